@@ -1,0 +1,296 @@
+defmodule PartitionedBuffer do
+  alias PartitionedBuffer.{Handle, Names, Native, Options, Owner, Router, Telemetry}
+
+  @moduledoc """
+  Buffers for writes that come faster than the thing behind them can take.
+
+  A buffer takes entries from any number of processes at little more than the cost of a function call,
+  holds them in partitioned native memory, and hands them in batches to a processor: a function of
+  yours. `PartitionedBuffer.Queue` keeps order. This module has what all buffers share.
+
+      children = [
+        {PartitionedBuffer.Queue,
+         name: :events,
+         processor: &MyApp.Events.insert_all/1,
+         processing_interval_ms: 1_000,
+         processing_batch_size: 500}
+      ]
+
+      PartitionedBuffer.Queue.push(:events, %{type: :click, user: 42})
+
+  ## Architecture
+
+                      buffer supervisor
+                              │
+          ┌──────────────┬────┴─────────┬─────────────┐
+          │              │              │             │
+      Registry   Task.Supervisor   partition       owner
+                         │         supervisor    (options,
+                         │              │       orderly end)
+                    processor      ┌────┴───┐
+                    calls     partition 0  …  partition N-1
+                                   │               │
+      ─────────────────────────────┼───────────────┼──────────  native
+                              live generation  live generation
+                              draining one     draining one
+
+  A write is copied once, into the live generation of one partition, under that partition's lock. At
+  the end of an interval the partition's process makes that generation the draining one, in constant
+  time and under the same lock, and starts a process that takes it out batch by batch and calls the
+  processor. Everything that counts is native: when a process of the buffer dies, the one that takes
+  its place goes on where it was.
+
+  ## Start options
+
+  #{Options.start_docs()}
+
+  Other options are ignored.
+
+  ## Runtime options
+
+  Options of a single write:
+
+  #{Options.runtime_docs()}
+
+  ## What is guaranteed
+
+    * What a write has returned `:ok` for is handed to the processor, once, across crashes of any
+      process of the buffer and across an orderly stop. If the buffer's own supervisor is killed and
+      started again under its name, it goes on with what it held.
+    * Entries of one partition are handed over in the order in which they were written.
+    * A batch whose processing fails is discarded and reported by an event; no other batch is.
+    * No write is lost silently: `accepted == processed + discarded + queued + in_flight` in every
+      reading of `info/1`.
+    * The end of the VM is the end of what is buffered. Nothing is written to disk.
+
+  ## Telemetry
+
+  #{Telemetry.docs()}
+  """
+
+  @typedoc "The name of a buffer."
+  @type buffer :: atom()
+
+  @typedoc "What is called with each batch: a function, or `{module, function, args}`."
+  @type processor :: (batch :: [term()] | :ets.table() -> term()) | {module(), atom(), [term()]}
+
+  @typedoc "Why entries were discarded."
+  @type reason :: :exception | :killed | :timeout | :shutdown
+
+  @typedoc """
+  The figures of a partition, or of all together, at one moment.
+
+    * `queued` - entries that no processor has been given yet
+    * `in_flight` - entries of batches that a processor has now
+    * `accepted`, `processed`, `discarded` - entries since the buffer was started
+    * `bytes` - the memory of queued entries and those in flight: their words on the heap and the
+      binaries that they refer to
+    * `oldest_age_ms` - how long the oldest entry has been held, or `nil` if there is none. It is kept
+      for 256 entries together, so it is never too small and may be too large by the time that the
+      partition took to accept those
+    * `high_water` - the most entries that were held at once, queued and in flight
+  """
+  @type figures :: %{
+          queued: non_neg_integer(),
+          in_flight: non_neg_integer(),
+          accepted: non_neg_integer(),
+          processed: non_neg_integer(),
+          discarded: %{reason() => non_neg_integer()},
+          bytes: non_neg_integer(),
+          oldest_age_ms: non_neg_integer() | nil,
+          high_water: non_neg_integer()
+        }
+
+  @doc "The type of the ETS table that a processor gets with `processing_batch_size: :table`."
+  @callback ets_type() :: :ordered_set | :set | :bag | :duplicate_bag
+
+  @doc """
+  Starts a buffer of the kind that `:module` names and links it to the calling process.
+
+  `PartitionedBuffer.Queue.start_link/1` is this with the module set. Takes the start options above.
+
+  Returns `{:ok, pid}`, `{:error, {:already_started, pid}}` if a buffer of this name is running, or
+  another `{:error, reason}` of `Supervisor.start_link/3`. Raises `NimbleOptions.ValidationError` if an
+  option is missing or wrong.
+
+      iex> {:ok, pid} =
+      ...>   PartitionedBuffer.start_link(
+      ...>     module: PartitionedBuffer.Queue,
+      ...>     name: :start_example,
+      ...>     processor: fn _batch -> :ok end
+      ...>   )
+      iex> PartitionedBuffer.stop(pid, :normal, :infinity)
+      :ok
+  """
+  @spec start_link(keyword()) :: Supervisor.on_start()
+  def start_link(opts) do
+    opts |> Options.start!() |> PartitionedBuffer.Supervisor.start_link()
+  end
+
+  @doc """
+  Stops a buffer after everything that it holds has been processed.
+
+  Writes that returned before are processed; later ones raise. All partitions process what is left at
+  the same time, for up to `:processing_timeout_ms` together; what is left then is discarded and
+  reported. `timeout` (milliseconds) is how long to wait for all that; when it is over, the buffer is
+  killed and the call exits with `:timeout`.
+
+  The call exits with `{:noproc, _}` if no such buffer is running.
+  """
+  @spec stop(buffer() | pid(), reason :: term(), timeout()) :: :ok
+  def stop(buffer, reason, timeout)
+
+  def stop(pid, reason, timeout) when is_pid(pid), do: Supervisor.stop(pid, reason, timeout)
+
+  def stop(buffer, reason, timeout) when is_atom(buffer) do
+    buffer |> Names.supervisor() |> Supervisor.stop(reason, timeout)
+  end
+
+  @doc """
+  How many entries the live generations of all partitions hold, that is: were written and are not yet
+  being drained.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :size_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Queue.push(:size_example, Enum.to_list(1..10))
+      iex> PartitionedBuffer.buffer_size(:size_example)
+      10
+      iex> PartitionedBuffer.Queue.stop(:size_example)
+      :ok
+
+  Raises `ArgumentError` if no buffer of this name is running.
+  """
+  @spec buffer_size(buffer()) :: non_neg_integer()
+  def buffer_size(buffer), do: Native.buffer_len(Handle.fetch!(buffer).ref)
+
+  @doc """
+  The partition that an entry goes to when it is written with this `:partition_key` (`nil` for none).
+  `object` is what the key is made from: the item of a queue.
+
+  The answer stays the same for as long as the buffer lives. Partitions are named after the buffer, as
+  in the metadata of events: `:"Elixir.my_buffer.0"` and so on.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(
+      ...>     name: :route_example,
+      ...>     partitions: 4,
+      ...>     processor: fn _ -> :ok end
+      ...>   )
+      iex> one = PartitionedBuffer.get_partition(:route_example, :some_user, %{any: :event})
+      iex> one == PartitionedBuffer.get_partition(:route_example, :some_user, %{other: :event})
+      true
+      iex> PartitionedBuffer.Queue.stop(:route_example)
+      :ok
+
+  Raises `ArgumentError` if no buffer of this name is running, and `RuntimeError` if it has no
+  partitions.
+  """
+  @spec get_partition(buffer(), partition_key :: term(), object :: term()) :: atom()
+  def get_partition(buffer, partition_key, object) do
+    case Handle.fetch!(buffer).partitions do
+      {} -> no_partitions!(buffer)
+      names -> elem(names, Router.index(partition_key, object, tuple_size(names)))
+    end
+  end
+
+  @doc """
+  Changes options of a running buffer: those that are given, and no others. Partitions use them from
+  their next cycle on; a new interval starts at once.
+
+  ## Options
+
+  #{Options.updatable_docs()}
+
+  (The defaults are those of starting: an option that is not given here stays as it is.)
+
+  ## Errors
+
+    * `NimbleOptions.ValidationError`: an unknown option or a wrong value; nothing was changed.
+    * `ArgumentError`: no buffer of this name is running.
+
+  ## Examples
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :update_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.update_options(:update_example, processing_interval_ms: 1000)
+      :ok
+      iex> PartitionedBuffer.Queue.stop(:update_example)
+      :ok
+
+  """
+  @spec update_options(buffer(), keyword()) :: :ok
+  def update_options(buffer, opts) do
+    changes = Options.update!(opts)
+    _running = Handle.fetch!(buffer)
+    Owner.update_options(buffer, Map.new(changes))
+  end
+
+  @doc """
+  Tells how things stand: `t:figures/0` of each partition and of all together.
+
+  Each partition's figures are of one moment: `accepted` is `processed`, `discarded` (all reasons),
+  `queued` and `in_flight` together, always.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :info_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Queue.push(:info_example, [1, 2, 3])
+      iex> info = PartitionedBuffer.info(:info_example)
+      iex> {info.accepted, info.queued, info.in_flight, info.processed}
+      {3, 3, 0, 0}
+      iex> length(info.partitions) == System.schedulers_online()
+      true
+      iex> PartitionedBuffer.Queue.stop(:info_example)
+      :ok
+
+  Raises `ArgumentError` if no buffer of this name is running.
+  """
+  @spec info(buffer()) :: map()
+  def info(buffer) do
+    %{ref: ref, partitions: names, module: module} = Handle.fetch!(buffer)
+
+    partitions =
+      for index <- Handle.indexes(ref) do
+        ref
+        |> Native.info_partition(index)
+        |> figures()
+        |> Map.put(:partition, elem(names, index))
+      end
+
+    partitions
+    |> total()
+    |> Map.merge(%{buffer: buffer, module: module, partitions: partitions})
+  end
+
+  @doc false
+  @spec no_partitions!(buffer()) :: no_return()
+  def no_partitions!(buffer) do
+    raise RuntimeError, "no partitions available for buffer #{inspect(buffer)}"
+  end
+
+  defp figures(stats) do
+    {age, figures} = stats |> Map.from_struct() |> Map.pop!(:oldest_age_ns)
+
+    figures
+    |> Map.update!(:discarded, &Map.from_struct/1)
+    |> Map.put(:oldest_age_ms, age && div(age, 1_000_000))
+  end
+
+  defp total(partitions) do
+    none = %{exception: 0, killed: 0, timeout: 0, shutdown: 0}
+    sum = fn key -> partitions |> Enum.map(& &1[key]) |> Enum.sum() end
+    ages = for %{oldest_age_ms: age} when age != nil <- partitions, do: age
+
+    for(
+      key <- [:queued, :in_flight, :accepted, :processed, :bytes, :high_water],
+      into: %{},
+      do: {key, sum.(key)}
+    )
+    |> Map.put(:oldest_age_ms, Enum.max(ages, fn -> nil end))
+    |> Map.put(
+      :discarded,
+      Enum.reduce(partitions, none, fn partition, sums ->
+        Map.merge(sums, partition.discarded, fn _reason, one, other -> one + other end)
+      end)
+    )
+  end
+end

@@ -1,0 +1,74 @@
+defmodule PartitionedBuffer.Handle do
+  @moduledoc false
+  # From a buffer's name to its storage: one read of `:persistent_term`, which takes no lock, copies
+  # nothing and scales with the schedulers.
+  #
+  # Invariant: the handle of a running buffer is there from before its first process starts until
+  # after its last batch. It stays when every process of the buffer is killed, so that writes are
+  # taken all the same and the tree that is started again finds them.
+
+  alias PartitionedBuffer.{Names, Native}
+
+  @enforce_keys [:ref, :partitions, :module]
+  defstruct [:ref, :partitions, :module]
+
+  @type t :: %__MODULE__{ref: Native.handle(), partitions: tuple(), module: module()}
+
+  @spec put(atom(), Native.handle(), module()) :: :ok
+  def put(buffer, ref, module) do
+    partitions = for index <- indexes(ref), do: Names.partition(buffer, index)
+
+    :persistent_term.put(key(buffer), %__MODULE__{
+      ref: ref,
+      partitions: List.to_tuple(partitions),
+      module: module
+    })
+  end
+
+  @spec fetch!(atom()) :: t()
+  def fetch!(buffer) do
+    case :persistent_term.get({PartitionedBuffer, buffer}, nil) do
+      nil -> unknown!(buffer)
+      handle -> handle
+    end
+  end
+
+  @spec fetch(atom()) :: {:ok, t()} | :error
+  def fetch(buffer) do
+    case :persistent_term.get(key(buffer), nil) do
+      nil -> :error
+      handle -> {:ok, handle}
+    end
+  end
+
+  @doc """
+  Returns if the storage that refused a write is no longer the one of this name: the write is to be
+  tried again there. Raises if it is, since the buffer has been stopped then.
+  """
+  @spec reopened!(atom(), Native.handle()) :: :ok
+  def reopened!(buffer, closed) do
+    case fetch(buffer) do
+      {:ok, %{ref: ref}} when ref != closed -> :ok
+      _stopped -> unknown!(buffer)
+    end
+  end
+
+  # Erasing makes the VM look through every process for the old value; that happens once for each
+  # stop of a buffer. Another buffer that was started under the name meanwhile keeps it.
+  @spec erase(atom(), Native.handle()) :: :ok
+  def erase(buffer, ref) do
+    with {:ok, %{ref: ^ref}} <- fetch(buffer), do: :persistent_term.erase(key(buffer))
+    :ok
+  end
+
+  @spec indexes(Native.handle()) :: Range.t()
+  def indexes(ref), do: 0..(Native.buffer_partitions(ref) - 1)//1
+
+  @spec unknown!(term()) :: no_return()
+  def unknown!(buffer) do
+    raise ArgumentError,
+          "unknown registry: #{inspect(buffer)} (no PartitionedBuffer is running under this name)"
+  end
+
+  defp key(buffer), do: {PartitionedBuffer, buffer}
+end

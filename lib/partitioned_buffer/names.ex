@@ -1,0 +1,59 @@
+defmodule PartitionedBuffer.Names do
+  @moduledoc false
+  # Every name that is derived from a buffer's name. The buffer's own name is that of its Registry.
+
+  @type name :: atom()
+
+  # An orphan has nothing to do but to end.
+  @orphan_ms 5_000
+
+  @spec supervisor(name()) :: name()
+  def supervisor(buffer), do: Module.concat(buffer, Supervisor)
+
+  @spec task_supervisor(name()) :: name()
+  def task_supervisor(buffer), do: Module.concat(buffer, TaskSupervisor)
+
+  @spec partition_supervisor(name()) :: name()
+  def partition_supervisor(buffer), do: Module.concat(buffer, PartitionSupervisor)
+
+  @spec owner(name()) :: name()
+  def owner(buffer), do: Module.concat(buffer, Owner)
+
+  @spec partition(name(), non_neg_integer()) :: name()
+  def partition(buffer, index), do: Module.concat(buffer, Integer.to_string(index))
+
+  @spec table(name()) :: name()
+  def table(partition), do: Module.concat(partition, Table)
+
+  @doc """
+  Waits until no process has this name: one that was orphaned by the death of its supervisor is about
+  to end. Another one that keeps the name is told by an exit.
+  """
+  @spec await_free(name()) :: :ok
+  def await_free(name) do
+    case Process.whereis(name) do
+      nil ->
+        :ok
+
+      pid ->
+        monitor = Process.monitor(pid)
+
+        receive do
+          {:DOWN, ^monitor, :process, ^pid, _reason} -> await_free(name)
+        after
+          @orphan_ms -> exit({:already_started, pid})
+        end
+    end
+  end
+
+  @doc "Gives the calling process this name as soon as it is free."
+  @spec register(name()) :: :ok
+  def register(name) do
+    :ok = await_free(name)
+    true = Process.register(self(), name)
+    :ok
+  rescue
+    # Somebody was faster.
+    ArgumentError -> register(name)
+  end
+end

@@ -1,0 +1,157 @@
+defmodule PartitionedBuffer.Native do
+  @moduledoc false
+  # The functions of the native library, section by section as in native/buffer_nif/src. Nothing
+  # else is here: what they do, what they cost and what they answer stands with each in Rust.
+  #
+  # Invariant: nothing outside `PartitionedBuffer.*` calls them, and none of them can crash the VM,
+  # whatever it is given.
+
+  version = Mix.Project.config()[:version]
+  source_url = Mix.Project.config()[:source_url]
+
+  use RustlerPrecompiled,
+    otp_app: :partitioned_buffer,
+    crate: "buffer_nif",
+    path: "native/buffer_nif",
+    base_url: "#{source_url}/releases/download/v#{version}",
+    version: version,
+    nif_versions: ["2.16"],
+    targets: [
+      "aarch64-apple-darwin",
+      "aarch64-unknown-linux-gnu",
+      "aarch64-unknown-linux-musl",
+      "x86_64-apple-darwin",
+      "x86_64-unknown-linux-gnu",
+      "x86_64-unknown-linux-musl"
+    ]
+
+  @typedoc "A buffer's storage."
+  @type handle :: reference()
+  @type index :: non_neg_integer()
+  @type written :: :ok | :closed | :heavy | :improper | :no_partitions
+  @type reason :: :exception | :killed | :timeout | :shutdown
+
+  # What the native side encodes with serde.
+  defmodule Stats do
+    @moduledoc false
+    defstruct [
+      :accepted,
+      :processed,
+      :discarded,
+      :queued,
+      :in_flight,
+      :bytes,
+      :high_water,
+      :oldest_age_ns
+    ]
+  end
+
+  defmodule Discarded do
+    @moduledoc false
+    defstruct [:exception, :killed, :timeout, :shutdown]
+  end
+
+  defmodule Alive do
+    @moduledoc false
+    defstruct [:arenas, :entries, :bytes]
+  end
+
+  # buffer
+
+  @spec buffer_open(String.t(), non_neg_integer()) ::
+          {:created | :adopted | :mismatch, handle()}
+  def buffer_open(_name, _partitions), do: not_loaded()
+
+  @spec buffer_replace(handle(), pos_integer()) :: handle()
+  def buffer_replace(_handle, _partitions), do: not_loaded()
+
+  @spec buffer_close(handle()) :: :ok
+  def buffer_close(_handle), do: not_loaded()
+
+  @spec buffer_partitions(handle()) :: non_neg_integer()
+  def buffer_partitions(_handle), do: not_loaded()
+
+  @spec buffer_len(handle()) :: non_neg_integer()
+  def buffer_len(_handle), do: not_loaded()
+
+  @spec buffer_put_settings(handle(), term()) :: :ok
+  def buffer_put_settings(_handle, _settings), do: not_loaded()
+
+  @spec buffer_settings(handle()) :: term()
+  def buffer_settings(_handle), do: not_loaded()
+
+  # queue
+
+  @spec queue_push(handle(), term()) :: written()
+  def queue_push(_handle, _item), do: not_loaded()
+
+  @spec queue_push_dirty(handle(), term()) :: written()
+  def queue_push_dirty(_handle, _item), do: not_loaded()
+
+  @spec queue_push_to(handle(), term(), index()) :: written()
+  def queue_push_to(_handle, _item, _index), do: not_loaded()
+
+  @spec queue_push_to_dirty(handle(), term(), index()) :: written()
+  def queue_push_to_dirty(_handle, _item, _index), do: not_loaded()
+
+  @spec queue_push_list(handle(), list()) :: written()
+  def queue_push_list(_handle, _items), do: not_loaded()
+
+  @spec queue_push_list_dirty(handle(), list()) :: written()
+  def queue_push_list_dirty(_handle, _items), do: not_loaded()
+
+  @spec queue_push_routed(handle(), list(), [index()]) :: written()
+  def queue_push_routed(_handle, _items, _indexes), do: not_loaded()
+
+  @spec queue_push_routed_dirty(handle(), list(), [index()]) :: written()
+  def queue_push_routed_dirty(_handle, _items, _indexes), do: not_loaded()
+
+  # partition
+
+  @spec partition_swap(handle(), index()) :: non_neg_integer()
+  def partition_swap(_handle, _index), do: not_loaded()
+
+  @spec partition_draining(handle(), index()) :: non_neg_integer()
+  def partition_draining(_handle, _index), do: not_loaded()
+
+  @spec partition_claim(handle(), index()) :: :ok | :not_owner
+  def partition_claim(_handle, _index), do: not_loaded()
+
+  @spec partition_next(handle(), index(), pos_integer()) ::
+          nonempty_list() | :large | :empty | :not_owner
+  def partition_next(_handle, _index, _limit), do: not_loaded()
+
+  @spec partition_start_all(handle(), index()) :: pos_integer() | :empty | :not_owner
+  def partition_start_all(_handle, _index), do: not_loaded()
+
+  @spec partition_copy_dirty(handle(), index()) :: list()
+  def partition_copy_dirty(_handle, _index), do: not_loaded()
+
+  @spec partition_peek_dirty(handle(), index(), non_neg_integer(), pos_integer()) :: list()
+  def partition_peek_dirty(_handle, _index, _skip, _count), do: not_loaded()
+
+  @spec partition_status(handle(), index()) :: {pid() | nil, non_neg_integer() | nil}
+  def partition_status(_handle, _index), do: not_loaded()
+
+  @spec partition_settle(handle(), index(), reason()) ::
+          :none | {pos_integer(), pos_integer(), non_neg_integer()}
+  def partition_settle(_handle, _index, _reason), do: not_loaded()
+
+  @spec partition_discard_rest(handle(), index(), reason()) ::
+          {non_neg_integer(), non_neg_integer()}
+  def partition_discard_rest(_handle, _index, _reason), do: not_loaded()
+
+  @spec partition_closed(handle(), index()) :: boolean()
+  def partition_closed(_handle, _index), do: not_loaded()
+
+  # info
+
+  @spec info_partition(handle(), index()) :: %Stats{}
+  def info_partition(_handle, _index), do: not_loaded()
+
+  @spec info_alive() :: %Alive{}
+  def info_alive, do: not_loaded()
+
+  @spec not_loaded() :: no_return()
+  defp not_loaded, do: :erlang.nif_error(:nif_not_loaded)
+end

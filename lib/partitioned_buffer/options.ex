@@ -1,0 +1,165 @@
+defmodule PartitionedBuffer.Options do
+  @moduledoc false
+  # The options of a buffer: what they are called, what they may be, what they are by default, and
+  # their documentation. Nothing else in the library knows a default.
+
+  # The longest time that a timer of the VM can wait.
+  @max_ms 4_294_967_295
+
+  updatable = [
+    processing_interval_ms: [
+      type: {:custom, __MODULE__, :interval, []},
+      type_doc: "`t:pos_integer/0`",
+      default: 5_000,
+      doc: """
+      How often (in milliseconds) each partition looks for buffered entries and starts to process
+      them. An empty partition starts nothing. If a cycle is still running when the interval ends,
+      the next one starts as soon as it is done. At most #{@max_ms}.
+      """
+    ],
+    processing_timeout_ms: [
+      type: {:custom, __MODULE__, :deadline, []},
+      type_doc: "`t:timeout/0`",
+      default: 60_000,
+      doc: """
+      How long (in milliseconds) one call of the processor may take. A call that takes longer is
+      killed, and its batch is discarded and reported. When the buffer is stopped, it is also the
+      budget for everything that is left, all partitions at the same time. At most #{@max_ms}.
+      """
+    ],
+    processing_batch_size: [
+      type: {:or, [:pos_integer, {:in, [:table]}]},
+      type_doc: "`t:pos_integer/0` or `:table`",
+      default: 10,
+      doc: """
+      How entries are handed to the processor.
+
+        * A positive integer: in lists of up to this many entries, one call each.
+
+        * `:table`: all that a partition holds at once, as the name of an ETS table. The rows are
+          `{:entry, key, value, version, updates}` with the key at position 2; the keys of a
+          queue are integers in the order of insertion. When the processor returns, the table is
+          deleted. To **keep** it, give it another name with `:ets.rename/2` before returning; after
+          that it can also be handed to another process with `:ets.give_away/3`. Entries are held
+          natively until the processor returns, so this takes twice the memory.
+      """
+    ]
+  ]
+
+  start =
+    [
+      module: [type: :atom, required: true, doc: false],
+      name: [
+        type: {:custom, __MODULE__, :name, []},
+        type_doc: "`t:atom/0`",
+        required: true,
+        doc: "The name that the buffer is used by. Its processes are named after it."
+      ],
+      processor: [
+        type: {:or, [{:fun, 1}, :mfa]},
+        type_doc: "`t:PartitionedBuffer.processor/0`",
+        required: true,
+        doc: """
+        What is called with each batch, in a process of its own.
+
+          * A function of arity 1: `&MyApp.Events.insert_all/1`.
+          * `{module, function, args}`: the batch is put before `args`.
+
+        What it returns is ignored. A batch whose call raises, throws, exits, is killed or takes too
+        long is discarded and reported; the batches after it are processed all the same.
+        """
+      ],
+      partitions: [
+        type: :non_neg_integer,
+        doc: """
+        The number of partitions. Each has a lock, a process and a cycle of its own, so more of them
+        means less waiting between writers and more batches processed at the same time. The default
+        is `System.schedulers_online()`. With `0` every write raises.
+        """
+      ]
+    ] ++ updatable
+
+  runtime = [
+    partition_key: [
+      type: :any,
+      default: nil,
+      doc: """
+      What decides which partition an entry goes to. Entries with the same routing key go to the same
+      partition, for as long as the buffer lives.
+
+        * `nil` (default): the entry itself (for a map, its key) is the routing key.
+        * A function of arity 1: called with the entry (for a map, its key), returns the routing key.
+        * `{module, function, args}`: the same, with the entry put before `args`.
+        * Any other term: is the routing key of all entries.
+      """
+    ]
+  ]
+
+  @start NimbleOptions.new!(start)
+  @updatable NimbleOptions.new!(for {key, spec} <- updatable, do: {key, spec})
+  @runtime NimbleOptions.new!(runtime)
+  @start_keys Keyword.keys(start)
+  @updatable_keys Keyword.keys(updatable)
+
+  @doc "Validates what a buffer is started with. Options that it does not know are dropped."
+  @spec start!(keyword()) :: keyword()
+  def start!(opts) do
+    opts
+    |> keyword!()
+    |> Keyword.take(@start_keys)
+    |> NimbleOptions.validate!(@start)
+    |> Keyword.put_new_lazy(:partitions, &System.schedulers_online/0)
+  end
+
+  @doc "Validates what a running buffer is given; answers only what was given."
+  @spec update!(keyword()) :: keyword()
+  def update!(opts) do
+    opts |> keyword!() |> NimbleOptions.validate!(@updatable) |> Keyword.take(Keyword.keys(opts))
+  end
+
+  @doc "What the processes of a buffer share: the processor and the options that can be updated."
+  @spec settings(keyword()) :: map()
+  def settings(opts), do: opts |> Keyword.take([:processor | @updatable_keys]) |> Map.new()
+
+  @doc "The routing key option of a write."
+  @spec partition_key!(keyword()) :: term()
+  def partition_key!([]), do: nil
+  def partition_key!(partition_key: key), do: key
+
+  def partition_key!(opts) do
+    opts |> keyword!() |> NimbleOptions.validate!(@runtime) |> Keyword.fetch!(:partition_key)
+  end
+
+  @doc false
+  def start_docs, do: NimbleOptions.docs(@start)
+  @doc false
+  def updatable_docs, do: NimbleOptions.docs(@updatable)
+  @doc false
+  def runtime_docs, do: NimbleOptions.docs(@runtime)
+
+  @doc false
+  def name(name) when is_atom(name) and name not in [nil, true, false, :undefined],
+    do: {:ok, name}
+
+  def name(other), do: {:error, "expected an atom other than nil, got: #{inspect(other)}"}
+
+  @doc false
+  def interval(ms) when is_integer(ms) and ms in 1..@max_ms, do: {:ok, ms}
+  def interval(other), do: {:error, "expected positive integer, got: #{inspect(other)}"}
+
+  @doc false
+  def deadline(:infinity), do: {:ok, :infinity}
+  def deadline(ms) when is_integer(ms) and ms in 0..@max_ms, do: {:ok, ms}
+
+  def deadline(other) do
+    {:error, "expected non-negative integer or :infinity, got: #{inspect(other)}"}
+  end
+
+  defp keyword!(opts) do
+    if Keyword.keyword?(opts) do
+      opts
+    else
+      raise ArgumentError, "expected options to be a keyword list, got: #{inspect(opts)}"
+    end
+  end
+end

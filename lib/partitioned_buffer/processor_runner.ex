@@ -1,0 +1,145 @@
+defmodule PartitionedBuffer.ProcessorRunner do
+  @moduledoc false
+  # Takes a partition's draining generation out batch by batch and calls the processor with each, in
+  # a process of its own.
+  #
+  # Invariant: the batch that the processor has is the only one that can be lost with this process.
+  # All others are held natively: a batch is settled by taking the next one.
+
+  alias PartitionedBuffer.{Names, Native, Telemetry}
+
+  # How long nobody listening to `processing` events may stay unnoticed to have changed.
+  @look_again_ms 10
+  @rows 1_000
+
+  @enforce_keys [:ref, :index, :metadata, :module, :processor, :batch_size]
+  defstruct [:look_again | @enforce_keys]
+
+  @type t :: %__MODULE__{
+          ref: Native.handle(),
+          index: Native.index(),
+          metadata: %{buffer: atom(), partition: atom()},
+          module: module(),
+          processor: PartitionedBuffer.processor(),
+          batch_size: pos_integer() | :table,
+          look_again: integer() | nil
+        }
+
+  # `:not_owner`: another process drains this partition already. That is so when a partition's process
+  # was killed after it had started one, and the process that took its place started a second.
+  @spec run(t()) :: :done | :not_owner
+  def run(%__MODULE__{} = job) do
+    look_again = System.convert_time_unit(@look_again_ms, :millisecond, :native)
+
+    case Native.partition_claim(job.ref, job.index) do
+      :ok -> drain(%{job | look_again: look_again})
+      :not_owner -> :not_owner
+    end
+  end
+
+  defp drain(%__MODULE__{batch_size: :table} = job) do
+    table = fill_table(job)
+
+    case Native.partition_start_all(job.ref, job.index) do
+      size when is_integer(size) -> call(job, table, size, Telemetry.listening?(), now())
+      _nothing_left -> :ok
+    end
+
+    delete_table(table)
+    # Settles the batch.
+    _ = Native.partition_start_all(job.ref, job.index)
+    :done
+  end
+
+  defp drain(%__MODULE__{} = job), do: batches(job, Telemetry.listening?(), now())
+
+  defp batches(job, listening?, looked_at) do
+    case next(job) do
+      batch when is_list(batch) ->
+        now = now()
+        look? = now - looked_at > job.look_again
+        listening? = if look?, do: Telemetry.listening?(), else: listening?
+        call(job, batch, nil, listening?, now)
+        batches(job, listening?, if(look?, do: now, else: looked_at))
+
+      :empty ->
+        :done
+
+      :not_owner ->
+        :not_owner
+    end
+  end
+
+  defp next(job) do
+    case Native.partition_next(job.ref, job.index, job.batch_size) do
+      :large -> Native.partition_copy_dirty(job.ref, job.index)
+      other -> other
+    end
+  end
+
+  defp call(job, batch, size, listening?, started) do
+    if listening? do
+      Telemetry.execute(
+        [:processing, :start],
+        %{system_time: System.system_time()},
+        job.metadata
+      )
+    end
+
+    try do
+      process(job.processor, batch)
+    catch
+      kind, reason ->
+        metadata =
+          Map.merge(job.metadata, %{kind: kind, reason: reason, stacktrace: __STACKTRACE__})
+
+        Telemetry.execute([:processing, :exception], %{duration: now() - started}, metadata)
+        # The process ends with it: the partition is told by that, as it is when it is killed.
+        :erlang.raise(kind, reason, __STACKTRACE__)
+    end
+
+    duration = now() - started
+
+    if listening? or duration > job.look_again do
+      Telemetry.execute(
+        [:processing, :stop],
+        %{duration: duration, size: size || length(batch)},
+        job.metadata
+      )
+    end
+
+    :ok
+  end
+
+  defp process(processor, batch) when is_function(processor, 1), do: processor.(batch)
+  defp process({module, function, args}, batch), do: apply(module, function, [batch | args])
+
+  # The table is filled while its entries still count as queued: a process that is killed here has
+  # lost nothing.
+  defp fill_table(job) do
+    name = Names.table(job.metadata.partition)
+    delete_table(name)
+    ^name = :ets.new(name, [job.module.ets_type(), :public, :named_table, keypos: 2])
+    fill_table(job, name, 0)
+  end
+
+  defp fill_table(job, name, skip) do
+    case Native.partition_peek_dirty(job.ref, job.index, skip, @rows) do
+      [] ->
+        name
+
+      entries ->
+        rows = entries |> Enum.with_index(skip + 1) |> Enum.map(&row/1)
+        :ets.insert(name, rows)
+        fill_table(job, name, skip + length(entries))
+    end
+  end
+
+  defp row({entry, key}), do: {:entry, key, entry, 0, 0}
+
+  defp delete_table(name) do
+    if :ets.whereis(name) != :undefined, do: :ets.delete(name)
+  end
+
+  defp now, do: System.monotonic_time()
+end

@@ -1,0 +1,71 @@
+defmodule PartitionedBuffer.Supervisor do
+  @moduledoc false
+  # The tree of one buffer:
+  #
+  #     buffer supervisor (one_for_one)
+  #     ├── Registry              named as the buffer
+  #     ├── Task.Supervisor       the processes that run the processor
+  #     ├── partition supervisor  (one_for_one)
+  #     │   ├── partition 0
+  #     │   └── …
+  #     └── owner                 options and orderly end; ended first
+  #
+  # No child needs another one to be started again: what they share is native. So each is restarted
+  # alone, and a high intensity of restarts is safe: a restart loses nothing and costs microseconds.
+
+  use Supervisor
+
+  alias PartitionedBuffer.{Handle, Names, Native, Options, Owner, PartitionSupervisor}
+
+  # Still ends what fails at every start, which takes microseconds each.
+  @restarts [max_restarts: 1_000, max_seconds: 1]
+
+  @doc "How often children may be restarted; the partition supervisor allows the same."
+  @spec restarts() :: keyword()
+  def restarts, do: @restarts
+
+  @spec start_link(keyword()) :: Supervisor.on_start()
+  def start_link(opts) do
+    Supervisor.start_link(__MODULE__, opts, name: Names.supervisor(opts[:name]))
+  end
+
+  @impl true
+  def init(opts) do
+    buffer = opts[:name]
+    # This process has the supervisor's name now, so it is the only one that starts this buffer.
+    Enum.each(
+      [buffer, Names.task_supervisor(buffer), Names.partition_supervisor(buffer)],
+      fn name ->
+        :ok = Names.await_free(name)
+      end
+    )
+
+    ref = open(buffer, opts[:partitions])
+    :ok = Native.buffer_put_settings(ref, Options.settings(opts))
+    :ok = Handle.put(buffer, ref, opts[:module])
+
+    children = [
+      {Registry, keys: :duplicate, name: buffer},
+      {Task.Supervisor, name: Names.task_supervisor(buffer)},
+      {PartitionSupervisor, buffer},
+      {Owner, buffer}
+    ]
+
+    Supervisor.init(children, [strategy: :one_for_one] ++ @restarts)
+  end
+
+  # Takes over what a tree of this name held that was killed.
+  defp open(buffer, partitions) do
+    case Native.buffer_open(Atom.to_string(buffer), partitions) do
+      {:mismatch, old} when partitions > 0 ->
+        Native.buffer_replace(old, partitions)
+
+      {:mismatch, _old} ->
+        raise ArgumentError,
+              "#{inspect(buffer)} holds entries of a former start and can't go on without partitions"
+
+      {_created_or_adopted, ref} ->
+        ref
+    end
+  end
+end

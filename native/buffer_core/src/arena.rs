@@ -1,0 +1,18 @@
+//! Where entries live.
+
+/// A place that many entries are copied into, one after the other, and that is freed as a whole.
+///
+/// Entries are named by their index: the first is 0. An arena never forgets an entry and never
+/// moves one.
+pub trait Arena: Send {
+    /// An arena without entries.
+    fn new() -> Self;
+
+    /// How many entries it holds.
+    fn len(&self) -> usize;
+
+    /// Whether it holds none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

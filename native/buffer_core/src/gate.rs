@@ -1,0 +1,63 @@
+//! Lets a write that spans partitions in as a whole, or not at all.
+//!
+//! Such a write takes one partition's lock after the other. Without a gate, closing could fall
+//! between two of them and leave the write half accepted. A write enters the gate first; once in,
+//! it may finish on partitions that are closed meanwhile, and closing waits until all that entered
+//! have left before the partitions are closed.
+
+use crate::sync::{yield_now, AtomicUsize, Ordering};
+use crate::Closed;
+
+const CLOSED: usize = 1;
+const WRITER: usize = 2;
+
+/// Counts the writes that are inside and remembers whether it has been closed.
+#[derive(Debug)]
+pub struct Gate {
+    // Bit 0: closed. The rest: how many writes are inside.
+    state: AtomicUsize,
+}
+
+/// A write that is inside; it leaves when this is dropped.
+#[derive(Debug)]
+pub struct Pass<'a>(&'a Gate);
+
+impl Gate {
+    /// An open gate.
+    pub fn open() -> Self {
+        Self {
+            state: AtomicUsize::new(0),
+        }
+    }
+
+    /// Enters, unless the gate is closed.
+    pub fn enter(&self) -> Result<Pass<'_>, Closed> {
+        // Acquire pairs with nothing that is read here: the partitions' locks order the data. The
+        // one counter makes "entered" and "closed" a single order, and that is all that is needed.
+        let before = self.state.fetch_add(WRITER, Ordering::Acquire);
+        let pass = Pass(self);
+        if before & CLOSED == 0 {
+            Ok(pass)
+        } else {
+            Err(Closed)
+        }
+    }
+
+    /// Closes the gate and returns when every write that had entered has left.
+    ///
+    /// The wait is bounded: what is inside copies at most one call's list and never blocks.
+    pub fn close(&self) {
+        let mut state = self.state.fetch_or(CLOSED, Ordering::AcqRel) | CLOSED;
+        while state != CLOSED {
+            yield_now();
+            // Pairs with the Release of `Pass::drop`: what the writers did is seen.
+            state = self.state.load(Ordering::Acquire);
+        }
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        self.0.state.fetch_sub(WRITER, Ordering::Release);
+    }
+}

@@ -1,0 +1,1 @@
+//! Definitions, invariants, lock order. Documentation only.

@@ -1,0 +1,38 @@
+//! The storage of PartitionedBuffer, without the BEAM.
+//!
+//! Everything here is generic over an [`Arena`], the place that entries are copied into. The NIF
+//! crate brings an arena of Erlang terms, the tests bring one of integers, and so proptest and loom
+//! run on the very code that ships.
+//!
+//! | module | one idea |
+//! |---|---|
+//! | [`implementation`] | definitions, invariants, lock order (documentation only) |
+//! | [`arena`] | where entries live |
+//! | [`segment`] | an arena and the weights of the entries in it |
+//! | [`queue`] | a generation that keeps order |
+//! | [`partition`] | one live and one draining generation, and their counters |
+//! | [`buffer`] | the partitions of one buffer, and its end |
+//! | [`gate`] | lets a write that spans partitions in as a whole, or not at all |
+//! | [`route`] | which partition a hash belongs to |
+//! | [`stats`] | what a partition reports |
+//! | [`sync`] | the one place that names locks and atomics (real or loom's) |
+#![forbid(unsafe_code)]
+
+pub mod arena;
+pub mod buffer;
+pub mod gate;
+pub mod implementation;
+pub mod partition;
+pub mod queue;
+pub mod route;
+pub mod segment;
+pub mod stats;
+pub mod sync;
+
+pub use arena::Arena;
+pub use buffer::Buffer;
+pub use gate::Gate;
+pub use partition::{Batch, Closed, Generation, NotOwner, Partition};
+pub use queue::Queue;
+pub use segment::{Retired, Segment};
+pub use stats::{Reason, Stats};

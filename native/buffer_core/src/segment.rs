@@ -1,0 +1,148 @@
+//! An arena and the weights of the entries in it.
+//!
+//! A segment is filled up to [`Segment::MAX_ENTRIES`] or [`Segment::MAX_BYTES`], whichever comes
+//! first, and freed as a whole when its last entry has been retired.
+
+use crate::Arena;
+
+/// An arena, the weight of each of its entries in bytes, and when the first one came.
+#[derive(Debug)]
+pub struct Segment<A> {
+    arena: A,
+    // Of every entry that was ever stored; those before `gone` have left, though their memory stays.
+    weights: Vec<u32>,
+    gone: usize,
+    bytes: u64,
+    opened_at: i64,
+}
+
+impl<A: Arena> Segment<A> {
+    /// An arena costs about 2 KB whatever is in it. At 256 entries that is 8 bytes an entry, and a
+    /// batch of the default size still frees memory often.
+    pub const MAX_ENTRIES: usize = 256;
+
+    /// Keeps the memory that one slow batch holds back small when entries are large.
+    pub const MAX_BYTES: u64 = 512 * 1024;
+
+    /// An empty segment, opened at `now` (nanoseconds of a monotonic clock).
+    pub fn open(now: i64) -> Self {
+        Self {
+            arena: A::new(),
+            weights: Vec::new(),
+            gone: 0,
+            bytes: 0,
+            opened_at: now,
+        }
+    }
+
+    /// Stores one entry of `weight` bytes. `store` must add exactly one entry to the arena.
+    ///
+    /// If `store` unwinds, the entry does not count: weights do.
+    pub fn push(&mut self, weight: u32, store: impl FnOnce(&mut A)) {
+        store(&mut self.arena);
+        debug_assert_eq!(self.arena.len(), self.weights.len() + 1);
+        self.weights.push(weight);
+        self.bytes += u64::from(weight);
+    }
+
+    /// Whether the next entry belongs into a new segment.
+    pub fn is_full(&self) -> bool {
+        self.weights.len() >= Self::MAX_ENTRIES || self.bytes >= Self::MAX_BYTES
+    }
+
+    /// How many entries are left in it.
+    pub fn len(&self) -> usize {
+        self.weights.len() - self.gone
+    }
+
+    /// Whether none is left.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The weight of the entries that are left.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The weight of the first `count` entries that are left.
+    pub fn bytes_of(&self, count: usize) -> u64 {
+        if count >= self.len() {
+            return self.bytes;
+        }
+        let weights = self.weights.iter().skip(self.gone).take(count);
+        weights.copied().map(u64::from).sum()
+    }
+
+    /// The first `count` entries that are left have left too.
+    pub fn retire(&mut self, count: usize) {
+        self.bytes -= self.bytes_of(count);
+        self.gone = self.weights.len().min(self.gone + count);
+    }
+
+    /// Where in the arena the entries lie that are left, after the first `skip`, `count` at the most.
+    pub fn range(&self, skip: usize, count: usize) -> std::ops::Range<usize> {
+        let from = self.weights.len().min(self.gone + skip);
+        from..self.weights.len().min(from + count)
+    }
+
+    /// When its first entry came.
+    pub fn opened_at(&self) -> i64 {
+        self.opened_at
+    }
+
+    /// The arena.
+    pub fn arena(&self) -> &A {
+        &self.arena
+    }
+}
+
+/// Segments that nothing is left in, to be freed where that holds nobody up.
+#[derive(Debug)]
+pub struct Retired<A> {
+    segments: Vec<Box<Segment<A>>>,
+    // What was left in them when they came: enough to tell large entries from small ones.
+    bytes: u64,
+}
+
+impl<A> Default for Retired<A> {
+    fn default() -> Self {
+        Self {
+            segments: Vec::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl<A: Arena> Retired<A> {
+    /// Handing memory over wakes a thread, which costs as much as copying a hundred entries out: it
+    /// is done for this many segments at once.
+    const SEGMENTS: usize = 64;
+    const BYTES: u64 = 1024 * 1024;
+
+    /// Adds segments; what is left in them is forgotten.
+    pub fn extend(&mut self, segments: impl IntoIterator<Item = Box<Segment<A>>>) {
+        for segment in segments {
+            self.bytes += segment.bytes();
+            self.segments.push(segment);
+        }
+    }
+
+    /// Whether it is time to free them.
+    pub fn is_due(&self) -> bool {
+        self.segments.len() >= Self::SEGMENTS || self.bytes >= Self::BYTES
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.segments.is_empty()
+    }
+
+    /// How many entries were in them.
+    pub fn entries(&self) -> usize {
+        self.segments
+            .iter()
+            .map(|segment| segment.weights.len())
+            .sum()
+    }
+}

@@ -1,0 +1,40 @@
+//! Locks and atomics: parking_lot's and std's, or loom's under `--cfg loom`.
+//!
+//! A panic under one of these locks leaves it usable: neither implementation poisons here.
+
+#[cfg(not(loom))]
+pub use parking_lot::{Mutex, MutexGuard};
+#[cfg(not(loom))]
+pub use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(not(loom))]
+pub use std::thread::yield_now;
+
+#[cfg(loom)]
+pub use self::model::Mutex;
+#[cfg(loom)]
+pub use loom::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(loom)]
+pub use loom::sync::MutexGuard;
+#[cfg(loom)]
+pub use loom::thread::yield_now;
+
+#[cfg(loom)]
+mod model {
+    /// loom's mutex with the shape of parking_lot's.
+    #[derive(Debug, Default)]
+    pub struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        /// A mutex that holds `value`.
+        pub fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        /// Waits for the lock and takes it.
+        pub fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
+            self.0
+                .lock()
+                .expect("a model that panics under a lock has failed already")
+        }
+    }
+}

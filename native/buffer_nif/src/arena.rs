@@ -1,0 +1,233 @@
+//! Erlang terms that belong to no process. All unsafe code of the project is here.
+//!
+//! An [`Arena`] is a process-independent environment of the VM. Terms are copied in one after the
+//! other and freed all together. What makes the rest of the crate safe:
+//!
+//! * A stored term is named by its index and leaves only as a copy in the reader's environment, so
+//!   no term outlives the memory that it lies in.
+//! * An environment may be used by one thread at a time. Writing takes `&mut Arena`; reading takes
+//!   `&Arena` and only reads memory that no longer changes. `Arena` is `Send` and not `Sync`.
+//!
+//! A [`Handle`] is a resource of the VM. rustler has resources of its own; this one is read without
+//! touching a reference count and without looking its type up in a hash map, which together cost a
+//! push a tenth of its time.
+
+use std::ffi::{c_int, c_void};
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::Arc;
+
+use rustler::sys::{
+    enif_alloc_env, enif_alloc_resource, enif_free_env, enif_get_resource, enif_get_tuple,
+    enif_init_resource_type, enif_inspect_binary, enif_make_copy, enif_make_resource,
+    enif_release_resource, ErlNifBinary, ErlNifEnv, ErlNifResourceFlags, ErlNifResourceType,
+    ErlNifResourceTypeInit,
+};
+use rustler::wrapper::NIF_TERM;
+use rustler::{Decoder, Env, Error, NifResult, Term};
+
+use crate::resource::Shared;
+
+static ALIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// Terms that share one environment of their own.
+pub struct Arena {
+    env: NonNull<ErlNifEnv>,
+    terms: Vec<NIF_TERM>,
+}
+
+// SAFETY: a process-independent environment is bound to no thread (erl_nif documentation,
+// "ErlNifEnv": it may be used by any thread, one at a time); `Arena` owns it alone.
+unsafe impl Send for Arena {}
+
+impl Arena {
+    /// Copies a term in.
+    pub fn store(&mut self, term: Term<'_>) {
+        // SAFETY: `self.env` is alive until `drop` and nobody else uses it during `&mut self`;
+        // `term` is valid, because its own environment outlives it.
+        let copy = unsafe { enif_make_copy(self.env.as_ptr(), term.as_c_arg()) };
+        self.terms.push(copy);
+    }
+
+    /// Copies the terms in `range` out, in order, to the end of `copies`.
+    pub fn load<'a>(&self, range: Range<usize>, env: Env<'a>, copies: &mut Vec<Term<'a>>) {
+        copies.extend(self.terms[range].iter().map(|&term| {
+            // SAFETY: `term` was made in `self.env`, which lives as long as `self`, and a term in an
+            // environment never changes. `env` is the caller's, used by this thread alone.
+            let copy = unsafe { enif_make_copy(env.as_c_arg(), term) };
+            // SAFETY: `copy` was just made in `env`.
+            unsafe { Term::new(env, copy) }
+        }));
+    }
+
+    /// How many arenas there are in the VM.
+    pub fn alive() -> usize {
+        ALIVE.load(Ordering::Relaxed)
+    }
+}
+
+impl buffer_core::Arena for Arena {
+    fn new() -> Self {
+        // SAFETY: no precondition.
+        let env = unsafe { enif_alloc_env() };
+        ALIVE.fetch_add(1, Ordering::Relaxed);
+        Self {
+            // The VM ends itself when it is out of memory; it never returns null here.
+            env: NonNull::new(env).expect("enif_alloc_env returned null"),
+            terms: Vec::new(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.terms.len()
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new`, freed only here, and no term of it has left except as a copy.
+        unsafe { enif_free_env(self.env.as_ptr()) };
+        ALIVE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The elements of a tuple, without copying them.
+pub fn tuple_elements<'a>(tuple: Term<'a>) -> Option<impl ExactSizeIterator<Item = Term<'a>>> {
+    let env = tuple.get_env();
+    let mut arity = 0;
+    let mut elements = std::ptr::null();
+    // SAFETY: `tuple` belongs to `env`, and both pointers are to live locals.
+    let found =
+        unsafe { enif_get_tuple(env.as_c_arg(), tuple.as_c_arg(), &mut arity, &mut elements) };
+    if found == 0 {
+        return None;
+    }
+    let arity = usize::try_from(arity).unwrap_or(0);
+    let elements: &'a [NIF_TERM] = if arity == 0 {
+        &[]
+    } else {
+        // SAFETY: on success `elements` points to `arity` terms on the heap of `env`, which does not
+        // move or change before 'a ends.
+        unsafe { std::slice::from_raw_parts(elements, arity) }
+    };
+    Some(elements.iter().map(move |&element| {
+        // SAFETY: an element of a tuple belongs to the tuple's environment.
+        unsafe { Term::new(env, element) }
+    }))
+}
+
+/// The length of a binary in bytes; `None` for a bitstring that does not end on a byte.
+pub fn binary_len(binary: Term<'_>) -> Option<usize> {
+    let mut inspected = std::mem::MaybeUninit::<ErlNifBinary>::uninit();
+    // SAFETY: `binary` belongs to its environment and `inspected` is a live local.
+    let found = unsafe {
+        enif_inspect_binary(
+            binary.get_env().as_c_arg(),
+            binary.as_c_arg(),
+            inspected.as_mut_ptr(),
+        )
+    };
+    if found == 0 {
+        return None;
+    }
+    // SAFETY: filled in, since the call succeeded.
+    let inspected = unsafe { inspected.assume_init() };
+    Some(inspected.size)
+}
+
+static HANDLE_TYPE: AtomicPtr<ErlNifResourceType> = AtomicPtr::new(std::ptr::null_mut());
+
+/// A buffer as a NIF's argument: borrowed from the term, which keeps it alive.
+#[derive(Clone, Copy)]
+pub struct Handle<'a>(pub &'a Shared);
+
+impl Handle<'_> {
+    /// Registers the resource type. Only while the library is loaded.
+    pub fn register(env: Env<'_>) -> bool {
+        let init = ErlNifResourceTypeInit {
+            dtor: drop_handle as *const _,
+            stop: std::ptr::null(),
+            down: std::ptr::null(),
+            members: 1,
+            dyncall: std::ptr::null(),
+        };
+        let mut tried = ErlNifResourceFlags::ERL_NIF_RT_CREATE;
+        // SAFETY: `env` is that of the load callback, the name ends in NUL, `init` names the one
+        // member that it fills in, and `drop_handle` has the signature of a destructor.
+        let found = unsafe {
+            enif_init_resource_type(
+                env.as_c_arg(),
+                c"PartitionedBuffer.Handle".as_ptr(),
+                &init,
+                ErlNifResourceFlags::ERL_NIF_RT_CREATE,
+                &mut tried,
+            )
+        };
+        HANDLE_TYPE.store(found.cast_mut(), Ordering::Release);
+        !found.is_null()
+    }
+
+    /// A new term that refers to this buffer and keeps it alive.
+    pub fn make(env: Env<'_>, shared: Arc<Shared>) -> Term<'_> {
+        let object = Self::allocate(shared);
+        // SAFETY: `object` is a live resource object of this thread's.
+        let term = unsafe { enif_make_resource(env.as_c_arg(), object) };
+        // SAFETY: gives up the reference of `allocate`; the term holds its own.
+        unsafe { enif_release_resource(object) };
+        // SAFETY: `term` was just made in `env`.
+        unsafe { Term::new(env, term) }
+    }
+
+    /// Keeps the library loaded for good: the VM unloads none of which a resource is alive.
+    pub fn pin_library(shared: Arc<Shared>) {
+        Self::allocate(shared);
+    }
+
+    /// A resource object that nobody but the caller holds.
+    fn allocate(shared: Arc<Shared>) -> *const c_void {
+        // SAFETY: the type was registered before any NIF can run.
+        let object = unsafe {
+            enif_alloc_resource(
+                HANDLE_TYPE.load(Ordering::Acquire),
+                size_of::<*const Shared>(),
+            )
+        };
+        let place = object.cast::<*const Shared>();
+        // SAFETY: the object is that large, and aligned for any type (erl_nif: like `malloc`).
+        unsafe { place.write(Arc::into_raw(shared)) };
+        object
+    }
+}
+
+impl<'a> Decoder<'a> for Handle<'a> {
+    #[inline]
+    fn decode(term: Term<'a>) -> NifResult<Self> {
+        let mut object: *const c_void = std::ptr::null();
+        // SAFETY: `term` belongs to its environment, the type is registered, `object` is a live local.
+        let found: c_int = unsafe {
+            enif_get_resource(
+                term.get_env().as_c_arg(),
+                term.as_c_arg(),
+                HANDLE_TYPE.load(Ordering::Acquire),
+                &mut object,
+            )
+        };
+        if found == 0 {
+            return Err(Error::BadArg);
+        }
+        // SAFETY: objects of this type hold the pointer that `allocate` wrote.
+        let shared = unsafe { object.cast::<*const Shared>().read() };
+        // SAFETY: it came from `Arc::into_raw`; the object holds that count until its destructor runs,
+        // which is not before `term` is gone, and `term` outlives 'a.
+        Ok(Handle(unsafe { &*shared }))
+    }
+}
+
+/// The destructor: the object's count of the buffer ends.
+extern "C" fn drop_handle(_env: *mut ErlNifEnv, object: *mut c_void) {
+    // SAFETY: called once for each object, which holds the pointer that `allocate` wrote.
+    let shared = unsafe { object.cast::<*const Shared>().read() };
+    // SAFETY: it came from `Arc::into_raw`, and its count is given back here only.
+    drop(unsafe { Arc::from_raw(shared) });
+}

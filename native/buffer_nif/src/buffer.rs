@@ -1,0 +1,72 @@
+//! NIFs on a whole buffer.
+
+use buffer_core::Arena as _;
+use rustler::{Atom, Encoder, Env, Error, NifResult, Term};
+
+use crate::arena::{Arena, Handle};
+use crate::atoms;
+use crate::reclaimer::reclaim;
+use crate::registry::{self, Opened};
+
+/// Opens the buffer of this name: `{:created | :adopted | :mismatch, handle}`. O(1).
+#[rustler::nif]
+fn buffer_open(env: Env<'_>, name: String, partitions: usize) -> (Atom, Term<'_>) {
+    let (how, shared) = match registry::open(name, partitions) {
+        Opened::Created(shared) => (atoms::created(), shared),
+        Opened::Adopted(shared) => (atoms::adopted(), shared),
+        Opened::Mismatch(shared) => (atoms::mismatch(), shared),
+    };
+    (how, Handle::make(env, shared))
+}
+
+/// Closes the buffer and answers another one of the same name, with at least one partition, that has
+/// taken over what it held. Dirty: it waits as `buffer_close` does.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn buffer_replace<'a>(env: Env<'a>, handle: Handle<'a>, partitions: usize) -> NifResult<Term<'a>> {
+    if partitions == 0 {
+        return Err(Error::BadArg);
+    }
+    let (shared, retired) = registry::replace(handle.0, partitions);
+    reclaim(retired);
+    Ok(Handle::make(env, shared))
+}
+
+/// Closes the buffer: when this returns, every write that was accepted is in, and no other ever
+/// will be. Waits for writes that are on their way, so it is dirty.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn buffer_close(handle: Handle<'_>) -> Atom {
+    handle.0.buffer.close();
+    registry::forget(handle.0);
+    atoms::ok()
+}
+
+/// How many partitions it has. O(1).
+#[rustler::nif]
+fn buffer_partitions(handle: Handle<'_>) -> usize {
+    handle.0.buffer.partitions().len()
+}
+
+/// Entries of all live generations. O(partitions).
+#[rustler::nif]
+fn buffer_len(handle: Handle<'_>) -> usize {
+    handle.0.buffer.partitions().iter().map(|p| p.len()).sum()
+}
+
+/// Keeps one term with the buffer. O(size of the term), which is an option list.
+#[rustler::nif]
+fn buffer_put_settings(handle: Handle<'_>, settings: Term<'_>) -> Atom {
+    let mut arena = Arena::new();
+    arena.store(settings);
+    let old = std::mem::replace(&mut *handle.0.settings.lock(), arena);
+    drop(old);
+    atoms::ok()
+}
+
+/// The term kept last, or nil.
+#[rustler::nif]
+fn buffer_settings<'a>(env: Env<'a>, handle: Handle<'_>) -> Term<'a> {
+    let mut settings = Vec::new();
+    let arena = handle.0.settings.lock();
+    arena.load(0..arena.len(), env, &mut settings);
+    settings.pop().unwrap_or_else(|| atoms::nil().encode(env))
+}

@@ -1,0 +1,27 @@
+//! The boundary between the BEAM and [`buffer_core`]: arenas of Erlang terms, and the NIFs.
+//!
+//! | module | one idea |
+//! |---|---|
+//! | [`arena`] | Erlang terms that belong to no process: all unsafe code of the project |
+//! | [`weigh`] | how large a term is, found out in bounded time |
+//! | [`resource`] | what a handle on the BEAM refers to |
+//! | [`registry`] | open buffers by name |
+//! | [`reclaimer`] | frees drained memory away from the schedulers |
+//! | [`buffer`], [`queue`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
+//!
+//! No NIF that runs on a normal scheduler does more than [`weigh::Limits`] allows; what may take
+//! longer has a twin ending in `_dirty`.
+
+mod arena;
+mod atoms;
+mod buffer;
+mod clock;
+mod info;
+mod partition;
+mod queue;
+mod reclaimer;
+mod registry;
+mod resource;
+mod weigh;
+
+rustler::init!("Elixir.PartitionedBuffer.Native", load = resource::load);
