@@ -83,12 +83,13 @@ defmodule PartitionedBuffer do
     * `queued` - entries that no processor has been given yet
     * `in_flight` - entries of batches that a processor has now
     * `accepted`, `processed`, `discarded` - entries since the buffer was started
-    * `bytes` - the memory of queued entries and those in flight: their words on the heap and the
-      binaries that they refer to
+    * `bytes` - the memory of queued entries and those in flight: a word for each, their words on the
+      heap, and the binaries that they refer to
     * `oldest_age_ms` - how long the oldest entry has been held, or `nil` if there is none. It is kept
       for 256 entries together, so it is never too small and may be too large by the time that the
       partition took to accept those
-    * `high_water` - the most entries that were held at once, queued and in flight
+    * `high_water` - the most entries that were held at once, queued and in flight; of all partitions
+      together: the sum of their marks
   """
   @type figures :: %{
           queued: non_neg_integer(),

@@ -61,6 +61,13 @@ defmodule PartitionedBuffer.Handle do
     :ok
   end
 
+  @doc "The options in force."
+  @spec settings(Native.handle()) :: map()
+  def settings(ref) do
+    [settings] = Native.buffer_settings(ref)
+    settings
+  end
+
   @spec indexes(Native.handle()) :: Range.t()
   def indexes(ref), do: 0..(Native.buffer_partitions(ref) - 1)//1
 

@@ -77,7 +77,7 @@ defmodule PartitionedBuffer.Native do
   @spec buffer_put_settings(handle(), term()) :: :ok
   def buffer_put_settings(_handle, _settings), do: not_loaded()
 
-  @spec buffer_settings(handle()) :: term()
+  @spec buffer_settings(handle()) :: [term()]
   def buffer_settings(_handle), do: not_loaded()
 
   # queue
@@ -152,6 +152,5 @@ defmodule PartitionedBuffer.Native do
   @spec info_alive() :: %Alive{}
   def info_alive, do: not_loaded()
 
-  @spec not_loaded() :: no_return()
   defp not_loaded, do: :erlang.nif_error(:nif_not_loaded)
 end

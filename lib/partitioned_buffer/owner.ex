@@ -52,7 +52,7 @@ defmodule PartitionedBuffer.Owner do
   @impl true
   def handle_call({:update_options, changes}, _from, state) do
     ref = state.handle.ref
-    :ok = Native.buffer_put_settings(ref, Map.merge(Native.buffer_settings(ref), changes))
+    :ok = Native.buffer_put_settings(ref, Map.merge(Handle.settings(ref), changes))
     state.handle.partitions |> Tuple.to_list() |> Enum.each(&Partition.settings_changed/1)
     {:reply, :ok, state}
   end
@@ -78,7 +78,7 @@ defmodule PartitionedBuffer.Owner do
   def ordered?(_killed_or_crashed), do: false
 
   defp close(%{buffer: buffer, handle: %{ref: ref, partitions: partitions}} = state) do
-    budget = Native.buffer_settings(ref).processing_timeout_ms
+    budget = Handle.settings(ref).processing_timeout_ms
     deadline = if budget == :infinity, do: :infinity, else: now() + budget
     names = Tuple.to_list(partitions)
 
@@ -98,11 +98,7 @@ defmodule PartitionedBuffer.Owner do
   defp guard_partitions(state) do
     supervisor = Names.partition_supervisor(state.buffer)
 
-    if Process.whereis(supervisor) == nil do
-      :ok = Names.await_free(supervisor)
-      {:ok, _pid} = PartitionSupervisor.start_link(state.buffer)
-    end
-
+    _ = Process.whereis(supervisor) || PartitionSupervisor.start_link(state.buffer)
     Map.put(state, :guarded, Process.monitor(supervisor))
   end
 

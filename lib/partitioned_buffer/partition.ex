@@ -71,7 +71,7 @@ defmodule PartitionedBuffer.Partition do
 
     # A predecessor that was orphaned by the death of its supervisor may be about to end.
     :ok = Names.register(name)
-    register(buffer, name)
+    {:ok, _registry} = Registry.register(buffer, :partitions, name)
 
     state = %__MODULE__{
       buffer: buffer,
@@ -80,7 +80,7 @@ defmodule PartitionedBuffer.Partition do
       ref: ref,
       module: module,
       metadata: %{buffer: buffer, partition: name},
-      settings: Native.buffer_settings(ref),
+      settings: Handle.settings(ref),
       started_at: System.monotonic_time()
     }
 
@@ -93,7 +93,7 @@ defmodule PartitionedBuffer.Partition do
 
   @impl true
   def handle_call(:settings_changed, _from, state) do
-    settings = Native.buffer_settings(state.ref)
+    settings = Handle.settings(state.ref)
     state = %{state | settings: settings}
     {:reply, :ok, state |> schedule_tick() |> schedule_watchdog()}
   end
@@ -327,7 +327,7 @@ defmodule PartitionedBuffer.Partition do
   ## Time
 
   defp schedule_tick(state) do
-    with {timer, _tick} <- state.tick, do: Process.cancel_timer(timer)
+    _ = with {timer, _tick} <- state.tick, do: Process.cancel_timer(timer)
     tick = make_ref()
     interval = state.settings.processing_interval_ms
     %{state | tick: {Process.send_after(self(), {:tick, tick}, interval), tick}}
@@ -369,7 +369,7 @@ defmodule PartitionedBuffer.Partition do
   defp cancel_watchdog(%{watchdog: nil} = state), do: state
 
   defp cancel_watchdog(%{watchdog: {timer, _ref}} = state) do
-    Process.cancel_timer(timer)
+    _ = Process.cancel_timer(timer)
     %{state | watchdog: nil}
   end
 
@@ -380,16 +380,14 @@ defmodule PartitionedBuffer.Partition do
 
   ## Names
 
-  defp register(buffer, name) do
-    {:ok, _registry} = Registry.register(buffer, :partitions, name)
-  end
-
   defp reregister(state) do
-    if Registry.keys(state.buffer, self()) == [], do: register(state.buffer, state.name)
+    keys = Registry.keys(state.buffer, self())
+    _ = if keys == [], do: Registry.register(state.buffer, :partitions, state.name)
     state
   rescue
+    # The Registry is not back yet.
     ArgumentError ->
-      Process.send_after(self(), :register, 10)
+      _timer = Process.send_after(self(), :register, 10)
       state
   end
 end

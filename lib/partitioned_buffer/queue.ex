@@ -94,7 +94,7 @@ defmodule PartitionedBuffer.Queue do
   ## Errors
 
     * `ArgumentError`: no buffer of this name is running ("unknown registry: …"), the list is
-      improper, or the options are not a keyword list.
+      improper, an item takes 4 GB or more, or the options are not a keyword list.
     * `RuntimeError`: the buffer was started with `partitions: 0`.
     * `NimbleOptions.ValidationError`: an unknown option.
     * What the function of a `:partition_key` raises; nothing was pushed then.
@@ -165,6 +165,7 @@ defmodule PartitionedBuffer.Queue do
   defp refused(:heavy, buffer, ref, item) do
     case Native.queue_push_dirty(ref, item) do
       :ok -> :ok
+      :heavy -> too_large!()
       other -> refused(other, buffer, ref, item)
     end
   end
@@ -179,6 +180,7 @@ defmodule PartitionedBuffer.Queue do
   defp list_refused(:heavy, buffer, ref, items) do
     case Native.queue_push_list_dirty(ref, items) do
       :ok -> :ok
+      :heavy -> too_large!()
       other -> list_refused(other, buffer, ref, items)
     end
   end
@@ -202,12 +204,7 @@ defmodule PartitionedBuffer.Queue do
       with :heavy <- Native.queue_push_routed(ref, items, indexes),
            do: Native.queue_push_routed_dirty(ref, items, indexes)
 
-    if written == :closed do
-      Handle.reopened!(buffer, ref)
-      push_by_key(buffer, items, key)
-    else
-      written
-    end
+    written_by_key(written, buffer, ref, items, key)
   end
 
   defp push_by_key(buffer, item, key) do
@@ -218,12 +215,15 @@ defmodule PartitionedBuffer.Queue do
       with :heavy <- Native.queue_push_to(ref, item, index),
            do: Native.queue_push_to_dirty(ref, item, index)
 
-    if written == :closed do
-      Handle.reopened!(buffer, ref)
-      push_by_key(buffer, item, key)
-    else
-      written
-    end
+    written_by_key(written, buffer, ref, item, key)
+  end
+
+  defp written_by_key(:ok, _buffer, _ref, _item_or_items, _key), do: :ok
+  defp written_by_key(:heavy, _buffer, _ref, _item_or_items, _key), do: too_large!()
+
+  defp written_by_key(:closed, buffer, ref, item_or_items, key) do
+    Handle.reopened!(buffer, ref)
+    push_by_key(buffer, item_or_items, key)
   end
 
   defp index(buffer, handle, key, item) do
@@ -233,6 +233,10 @@ defmodule PartitionedBuffer.Queue do
     end
   end
 
+  @spec too_large!() :: no_return()
+  defp too_large!, do: raise(ArgumentError, "an item of 4 GB or more can't be buffered")
+
+  @spec improper!(term()) :: no_return()
   defp improper!(items) do
     raise ArgumentError, "expected an item or a proper list of items, got: #{inspect(items)}"
   end

@@ -12,7 +12,7 @@
 //! touching a reference count and without looking its type up in a hash map, which together cost a
 //! push a tenth of its time.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -20,12 +20,13 @@ use std::sync::Arc;
 
 use rustler::sys::{
     enif_alloc_env, enif_alloc_resource, enif_free_env, enif_get_resource, enif_get_tuple,
-    enif_init_resource_type, enif_inspect_binary, enif_make_copy, enif_make_resource,
-    enif_release_resource, ErlNifBinary, ErlNifEnv, ErlNifResourceFlags, ErlNifResourceType,
-    ErlNifResourceTypeInit,
+    enif_init_resource_type, enif_inspect_binary, enif_make_copy, enif_make_list_from_array,
+    enif_make_resource, enif_release_resource, ErlNifBinary, ErlNifEnv, ErlNifResourceFlags,
+    ErlNifResourceType, ErlNifResourceTypeInit,
 };
 use rustler::wrapper::NIF_TERM;
 use rustler::{Decoder, Env, Error, NifResult, Term};
+use smallvec::SmallVec;
 
 use crate::resource::Shared;
 
@@ -50,20 +51,43 @@ impl Arena {
         self.terms.push(copy);
     }
 
-    /// Copies the terms in `range` out, in order, to the end of `copies`.
-    pub fn load<'a>(&self, range: Range<usize>, env: Env<'a>, copies: &mut Vec<Term<'a>>) {
-        copies.extend(self.terms[range].iter().map(|&term| {
-            // SAFETY: `term` was made in `self.env`, which lives as long as `self`, and a term in an
-            // environment never changes. `env` is the caller's, used by this thread alone.
-            let copy = unsafe { enif_make_copy(env.as_c_arg(), term) };
-            // SAFETY: `copy` was just made in `env`.
-            unsafe { Term::new(env, copy) }
-        }));
-    }
-
     /// How many arenas there are in the VM.
     pub fn alive() -> usize {
         ALIVE.load(Ordering::Relaxed)
+    }
+}
+
+/// Copies of stored terms on their way into a list of the caller's.
+pub struct Copies<'a> {
+    env: Env<'a>,
+    terms: SmallVec<[NIF_TERM; 32]>,
+}
+
+impl<'a> Copies<'a> {
+    /// None yet; about to become `count`.
+    pub fn with_capacity(env: Env<'a>, count: usize) -> Self {
+        let terms = SmallVec::with_capacity(count);
+        Self { env, terms }
+    }
+
+    /// Copies the terms in `range` out of their arena.
+    pub fn extend(&mut self, arena: &Arena, range: Range<usize>) {
+        let env = self.env;
+        self.terms.extend(arena.terms[range].iter().map(|&term| {
+            // SAFETY: `term` was made in the arena's environment, which lives as long as the arena,
+            // and a term in an environment never changes. `env` is the caller's, used by this thread.
+            unsafe { enif_make_copy(env.as_c_arg(), term) }
+        }));
+    }
+
+    /// The copies as a list, in order.
+    pub fn into_list(self) -> Term<'a> {
+        let len = c_uint::try_from(self.terms.len()).unwrap_or(c_uint::MAX);
+        // SAFETY: all of them were made in `env`, and there are at least `len`.
+        let list =
+            unsafe { enif_make_list_from_array(self.env.as_c_arg(), self.terms.as_ptr(), len) };
+        // SAFETY: `list` was just made in `env`.
+        unsafe { Term::new(self.env, list) }
     }
 }
 

@@ -1,4 +1,8 @@
 //! Every atom that the boundary names.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "`atoms!` makes its atoms in an `OwnedEnv`; no term but atoms comes out of it"
+)]
 
 rustler::atoms! {
     ok,
@@ -22,4 +26,15 @@ rustler::atoms! {
     killed,
     timeout,
     shutdown,
+    // fields of what serde encodes: it takes an atom for a name only if the atom exists
+    accepted,
+    processed,
+    discarded,
+    queued,
+    in_flight,
+    bytes,
+    high_water,
+    oldest_age_ns,
+    arenas,
+    entries,
 }

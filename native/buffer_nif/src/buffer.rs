@@ -1,9 +1,9 @@
 //! NIFs on a whole buffer.
 
 use buffer_core::Arena as _;
-use rustler::{Atom, Encoder, Env, Error, NifResult, Term};
+use rustler::{Atom, Env, Error, NifResult, Term};
 
-use crate::arena::{Arena, Handle};
+use crate::arena::{Arena, Copies, Handle};
 use crate::atoms;
 use crate::reclaimer::reclaim;
 use crate::registry::{self, Opened};
@@ -52,7 +52,7 @@ fn buffer_len(handle: Handle<'_>) -> usize {
     handle.0.buffer.partitions().iter().map(|p| p.len()).sum()
 }
 
-/// Keeps one term with the buffer. O(size of the term), which is an option list.
+/// Keeps one term with the buffer. O(size of the term), which is options.
 #[rustler::nif]
 fn buffer_put_settings(handle: Handle<'_>, settings: Term<'_>) -> Atom {
     let mut arena = Arena::new();
@@ -62,11 +62,11 @@ fn buffer_put_settings(handle: Handle<'_>, settings: Term<'_>) -> Atom {
     atoms::ok()
 }
 
-/// The term kept last, or nil.
+/// The term kept last, in a list; an empty list if there is none. O(size of the term).
 #[rustler::nif]
 fn buffer_settings<'a>(env: Env<'a>, handle: Handle<'_>) -> Term<'a> {
-    let mut settings = Vec::new();
     let arena = handle.0.settings.lock();
-    arena.load(0..arena.len(), env, &mut settings);
-    settings.pop().unwrap_or_else(|| atoms::nil().encode(env))
+    let mut settings = Copies::with_capacity(env, arena.len());
+    settings.extend(&arena, 0..arena.len());
+    settings.into_list()
 }

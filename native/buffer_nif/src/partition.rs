@@ -3,7 +3,7 @@
 use buffer_core::{Batch, NotOwner, Queue, Reason};
 use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
-use crate::arena::{Arena, Handle};
+use crate::arena::{Arena, Copies, Handle};
 use crate::reclaimer::{reclaim, Retired};
 use crate::resource::Partition;
 use crate::weigh::Limits;
@@ -165,11 +165,11 @@ fn copy<'a>(env: Env<'a>, drain: &Queue<Arena>, count: usize) -> Term<'a> {
 }
 
 fn list<'a>(env: Env<'a>, drain: &Queue<Arena>, skip: usize, count: usize) -> Term<'a> {
-    let mut entries: Vec<Term<'a>> = Vec::with_capacity(count);
+    let mut copies = Copies::with_capacity(env, count);
     for (arena, range) in drain.pieces(skip, count) {
-        arena.load(range, env, &mut entries);
+        copies.extend(arena, range);
     }
-    entries.encode(env)
+    copies.into_list()
 }
 
 fn decode_reason(reason: Atom) -> NifResult<Reason> {

@@ -1,7 +1,7 @@
 //! NIFs that write to a queue.
 //!
 //! Each answers `ok`, or says why nothing was written: `closed`, `no_partitions`, `improper` (not a
-//! proper list) or `heavy` (call the `_dirty` twin).
+//! proper list) or `heavy` (call the `_dirty` twin; from that one: an item of 4 GB or more).
 
 use buffer_core::route::route;
 use buffer_core::{Closed, Generation as _, Queue};
@@ -57,7 +57,7 @@ fn queue_push(handle: Handle<'_>, item: Term<'_>) -> Atom {
 /// One item of any size, routed by itself.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn queue_push_dirty(handle: Handle<'_>, item: Term<'_>) -> Atom {
-    answer(push(handle, item, None, Scale::unbounded()))
+    answer(push(handle, item, None, Scale::generous()))
 }
 
 /// One item to the partition of this index. Bounded.
@@ -69,7 +69,7 @@ fn queue_push_to(handle: Handle<'_>, item: Term<'_>, index: usize) -> Atom {
 /// One item of any size to the partition of this index.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn queue_push_to_dirty(handle: Handle<'_>, item: Term<'_>, index: usize) -> Atom {
-    answer(push(handle, item, Some(index), Scale::unbounded()))
+    answer(push(handle, item, Some(index), Scale::generous()))
 }
 
 /// A list of items, each routed by itself. Bounded.
@@ -91,7 +91,7 @@ fn queue_push_list_dirty(handle: Handle<'_>, items: Term<'_>) -> Atom {
         handle,
         items,
         Routes::Hash,
-        Scale::unbounded(),
+        Scale::generous(),
         usize::MAX,
     ))
 }
@@ -115,7 +115,7 @@ fn queue_push_routed_dirty<'a>(handle: Handle<'_>, items: Term<'a>, indexes: Ter
         handle,
         items,
         Routes::Given(indexes),
-        Scale::unbounded(),
+        Scale::generous(),
         usize::MAX,
     ))
 }

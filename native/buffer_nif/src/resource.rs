@@ -7,7 +7,7 @@ use buffer_core::{Arena as _, Buffer, Queue};
 use rustler::{Env, LocalPid, Term};
 
 use crate::arena::{Arena, Handle};
-use crate::weigh;
+use crate::{atoms, weigh};
 
 /// A partition as this library stores it.
 pub type Partition = buffer_core::Partition<Queue<Arena>, LocalPid>;
@@ -42,6 +42,8 @@ pub fn load(env: Env<'_>, _info: Term<'_>) -> bool {
     if !weigh::immediates_are_as_expected(env) || !Handle::register(env) {
         return false;
     }
+    // Makes all atoms, those that serde needs among them.
+    let _ = atoms::ok();
     // The reclaimer's thread runs code of this library.
     Handle::pin_library(Arc::new(Shared::new(String::new(), 0)));
     true

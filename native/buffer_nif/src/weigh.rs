@@ -1,8 +1,8 @@
 //! How large a term is, found out in bounded time.
 //!
-//! The weight of a term is what its copy takes in an arena: its words on the heap, and the bytes of
-//! binaries that are kept off the heap. It serves the byte counters, and it tells before a copy
-//! starts whether the copy is short enough for a normal scheduler.
+//! The weight of a term is what its copy takes in an arena: the word that refers to it, its words on
+//! the heap, and the bytes of the binaries that it refers to. It serves the byte counters, and it
+//! tells before a copy or a hash is begun whether it is short enough for a normal scheduler.
 //!
 //! The walk keeps its own stack: a deeply nested term must not overflow the thread's.
 
@@ -21,7 +21,7 @@ pub struct Limits;
 impl Limits {
     /// Steps of a walk. A step is a term inside the term.
     pub const STEPS: usize = 8_000;
-    /// Words to copy.
+    /// Bytes to copy and to hash.
     pub const BYTES: u64 = 128 * 1024;
     /// Entries of one list.
     pub const ENTRIES: usize = 1_024;
@@ -48,8 +48,9 @@ impl Scale {
         }
     }
 
-    /// For a dirty scheduler: walks to the end.
-    pub fn unbounded() -> Self {
+    /// For a dirty scheduler: gives up at terms of 4 GB. A term that refers to itself many times
+    /// over is small where it was made and may be larger than any memory when it is copied.
+    pub fn generous() -> Self {
         Self {
             steps: usize::MAX,
             bytes: u64::MAX,
@@ -57,7 +58,7 @@ impl Scale {
         }
     }
 
-    /// The weight of a term in bytes; at most `u32::MAX`, which stands for "4 GB or more".
+    /// The weight of a term in bytes.
     #[inline]
     pub fn weigh(&mut self, term: Term<'_>) -> Result<u32, Heavy> {
         match flat(term) {
@@ -72,79 +73,71 @@ impl Scale {
 
     fn walk(&mut self, term: Term<'_>) -> Result<u32, Heavy> {
         let mut stack: SmallVec<[Term<'_>; 8]> = SmallVec::new();
-        let (mut words, mut off_heap) = (0u64, 0u64);
+        let limit = self.bytes.min(u64::from(u32::MAX));
+        let mut bytes = WORD;
         let mut next = Some(term);
         while let Some(term) = next {
             self.steps = self.steps.checked_sub(1).ok_or(Heavy)?;
-            next = None;
-            match term.get_type() {
-                _ if is_immediate(term) => {}
-                TermType::Tuple => {
-                    let elements = tuple_elements(term).ok_or(Heavy)?;
-                    words += 1 + elements.len() as u64;
-                    if elements.len() > self.steps {
-                        return Err(Heavy);
-                    }
-                    for element in elements {
-                        if !is_immediate(element) {
-                            stack.push(element);
-                        }
-                    }
-                }
-                TermType::Binary => match binary_len(term) {
-                    Some(len) if len <= HEAP_BINARY => words += 2 + len.div_ceil(8) as u64,
-                    Some(len) => {
-                        words += 8;
-                        off_heap += len as u64;
-                    }
-                    None => {
-                        words += 8;
-                        off_heap += self.external_size(term)?;
-                    }
-                },
-                TermType::List => {
-                    if let Ok((head, tail)) = term.list_get_cell() {
-                        words += 2;
-                        if !is_immediate(head) {
-                            stack.push(head);
-                        }
-                        next = Some(tail);
-                    }
-                }
-                TermType::Map => {
-                    if let Some(entries) = rustler::types::MapIterator::new(term) {
-                        words += 5;
-                        for (key, value) in entries {
-                            words += 2;
-                            self.steps = self.steps.checked_sub(1).ok_or(Heavy)?;
-                            stack.extend([key, value].into_iter().filter(|t| !is_immediate(*t)));
-                        }
-                    }
-                }
-                TermType::Float => words += 2,
-                TermType::Integer => {
-                    words += 2;
-                    if term.decode::<i64>().is_err() && term.decode::<u64>().is_err() {
-                        off_heap += self.external_size(term)?;
-                    }
-                }
-                // A closure's environment can't be looked into.
-                TermType::Fun => {
-                    words += 8;
-                    off_heap += self.external_size(term)?;
-                }
-                // References and what comes from other nodes.
-                _ => words += 6,
-            }
-            if words * WORD > self.bytes {
+            let (own, tail) = self.look_at(term, &mut stack)?;
+            bytes += own;
+            if bytes > limit || stack.len() > self.steps {
                 return Err(Heavy);
             }
-            if next.is_none() {
-                next = stack.pop();
-            }
+            next = tail.or_else(|| stack.pop());
         }
-        self.bytes -= words * WORD;
-        Ok(u32::try_from(words * WORD + off_heap).unwrap_or(u32::MAX))
+        self.bytes -= bytes;
+        Ok(bytes as u32)
+    }
+
+    /// The bytes that a term takes without the terms inside it. Those go to the stack, but for the
+    /// tail of a list, which is answered: a list then takes no stack.
+    fn look_at<'a>(
+        &mut self,
+        term: Term<'a>,
+        stack: &mut SmallVec<[Term<'a>; 8]>,
+    ) -> Result<(u64, Option<Term<'a>>), Heavy> {
+        if is_immediate(term) {
+            return Ok((0, None));
+        }
+        let boxed = |term: &Term<'a>| !is_immediate(*term);
+        let bytes = match term.get_type() {
+            TermType::List => {
+                let Ok((head, tail)) = term.list_get_cell() else {
+                    return Ok((0, None));
+                };
+                stack.extend(Some(head).filter(boxed));
+                return Ok((2 * WORD, Some(tail)));
+            }
+            TermType::Tuple => {
+                let elements = tuple_elements(term).ok_or(Heavy)?;
+                let words = 1 + elements.len();
+                self.steps = self.steps.checked_sub(words / 8).ok_or(Heavy)?;
+                stack.extend(elements.filter(boxed));
+                WORD * words as u64
+            }
+            TermType::Map => {
+                let entries = rustler::types::MapIterator::new(term).ok_or(Heavy)?;
+                let mut words = 5;
+                for (key, value) in entries {
+                    self.steps = self.steps.checked_sub(1).ok_or(Heavy)?;
+                    words += 2;
+                    stack.extend([key, value].into_iter().filter(boxed));
+                }
+                WORD * words
+            }
+            TermType::Binary => match binary_len(term) {
+                Some(len) if len <= HEAP_BINARY => heap_binary_words(len) * WORD,
+                Some(len) => 8 * WORD + len as u64,
+                None => 8 * WORD + self.external_size(term)?,
+            },
+            TermType::Float => 2 * WORD,
+            TermType::Integer if term.decode::<i64>().is_ok() => 2 * WORD,
+            // A closure's environment can't be looked into, nor can a larger integer.
+            TermType::Integer | TermType::Fun => 8 * WORD + self.external_size(term)?,
+            // References, and what comes from other nodes.
+            _ => 6 * WORD,
+        };
+        Ok((bytes, None))
     }
 
     /// A stand-in for the size of what can't be walked: that of its external form. The VM makes
@@ -162,16 +155,16 @@ impl Scale {
 #[inline]
 fn flat(term: Term<'_>) -> Option<(usize, u64)> {
     if is_immediate(term) {
-        return Some((1, 0));
+        return Some((1, WORD));
     }
     let Some(elements) = tuple_elements(term) else {
-        return Some((1, heap_binary(term)? * WORD));
+        return Some((1, (1 + heap_binary(term)?) * WORD));
     };
     let arity = elements.len();
     if arity > 16 {
         return None;
     }
-    let mut words = 1 + arity as u64;
+    let mut words = 2 + arity as u64;
     for element in elements {
         if !is_immediate(element) {
             words += heap_binary(element)?;
@@ -184,7 +177,12 @@ fn flat(term: Term<'_>) -> Option<(usize, u64)> {
 #[inline]
 fn heap_binary(term: Term<'_>) -> Option<u64> {
     let len = binary_len(term)?;
-    (len <= HEAP_BINARY).then(|| 2 + len.div_ceil(8) as u64)
+    (len <= HEAP_BINARY).then(|| heap_binary_words(len))
+}
+
+#[inline]
+fn heap_binary_words(len: usize) -> u64 {
+    2 + len.div_ceil(8) as u64
 }
 
 /// Whether a term is all in its word: atoms, small integers, local pids and ports, the empty list.
