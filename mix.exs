@@ -32,7 +32,7 @@ defmodule PartitionedBuffer.MixProject do
 
   alias __MODULE__.Offline
 
-  @version "0.1.0"
+  @version "0.1.0-dev"
   @source_url "https://github.com/partitioned-buffer/partitioned_buffer"
 
   def project do

@@ -77,13 +77,13 @@ impl<A: Arena> Segment<A> {
     /// The first `count` entries that are left have left too.
     pub fn retire(&mut self, count: usize) {
         self.bytes -= self.bytes_of(count);
-        self.gone = self.weights.len().min(self.gone + count);
+        self.gone += self.len().min(count);
     }
 
     /// Where in the arena the entries lie that are left, after the first `skip`, `count` at the most.
     pub fn range(&self, skip: usize, count: usize) -> std::ops::Range<usize> {
-        let from = self.weights.len().min(self.gone + skip);
-        from..self.weights.len().min(from + count)
+        let from = self.gone + self.len().min(skip);
+        from..from + (self.weights.len() - from).min(count)
     }
 
     /// When its first entry came.

@@ -1,0 +1,88 @@
+//! An arena of integers whose existence is on record, for tests that run on one thread.
+//!
+//! The record belongs to the thread: tests that run beside each other do not see each other's arenas.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use buffer_core::Arena;
+
+/// Integers in one arena.
+pub struct Ints {
+    id: usize,
+    values: Vec<u64>,
+}
+
+/// What is on record of an arena: how many values it holds, and the last one.
+#[derive(Clone, Copy, Default)]
+pub struct Page {
+    pub len: usize,
+    pub last: u64,
+}
+
+#[derive(Default)]
+struct Ledger {
+    created: usize,
+    alive: BTreeMap<usize, Page>,
+}
+
+thread_local! {
+    static LEDGER: RefCell<Ledger> = RefCell::default();
+}
+
+fn with<R>(look: impl FnOnce(&mut Ledger) -> R) -> R {
+    LEDGER.with_borrow_mut(look)
+}
+
+impl Ints {
+    /// Adds a value.
+    pub fn store(&mut self, value: u64) {
+        self.values.push(value);
+        let page = Page {
+            len: self.values.len(),
+            last: value,
+        };
+        with(|ledger| ledger.alive.insert(self.id, page));
+    }
+
+    /// The values in `range`.
+    pub fn load(&self, range: std::ops::Range<usize>) -> &[u64] {
+        &self.values[range]
+    }
+}
+
+impl Arena for Ints {
+    fn new() -> Self {
+        let id = with(|ledger| {
+            ledger.created += 1;
+            ledger.alive.insert(ledger.created, Page::default());
+            ledger.created
+        });
+        let values = Vec::new();
+        Self { id, values }
+    }
+
+    fn len(&self) -> usize {
+        self.values.len()
+    }
+}
+
+impl Drop for Ints {
+    fn drop(&mut self) {
+        // A thread that ends takes its record along.
+        let _ = LEDGER.try_with(|ledger| {
+            let page = ledger.borrow_mut().alive.remove(&self.id);
+            assert!(page.is_some(), "arena {} was dropped twice", self.id);
+        });
+    }
+}
+
+/// The arenas that exist on this thread, in the order in which they were made.
+pub fn alive() -> Vec<Page> {
+    with(|ledger| ledger.alive.values().copied().collect())
+}
+
+/// How many arenas this thread has ever made.
+pub fn created() -> usize {
+    with(|ledger| ledger.created)
+}
