@@ -71,7 +71,6 @@ defmodule PartitionedBuffer.Partition do
 
     # A predecessor that was orphaned by the death of its supervisor may be about to end.
     :ok = Names.register(name)
-    {:ok, _registry} = Registry.register(buffer, :partitions, name)
 
     state = %__MODULE__{
       buffer: buffer,
@@ -85,7 +84,7 @@ defmodule PartitionedBuffer.Partition do
     }
 
     Telemetry.execute([:start], %{system_time: System.system_time()}, state.metadata)
-    {:ok, schedule_tick(state), {:continue, :resume}}
+    {:ok, state |> register() |> schedule_tick(), {:continue, :resume}}
   end
 
   @impl true
@@ -132,10 +131,10 @@ defmodule PartitionedBuffer.Partition do
 
   # The Registry was started again: be found in it again.
   def handle_info({:EXIT, _registry, _reason}, state) do
-    {:noreply, reregister(state)}
+    {:noreply, register(state)}
   end
 
-  def handle_info(:register, state), do: {:noreply, reregister(state)}
+  def handle_info(:register, state), do: {:noreply, register(state)}
 
   # Anybody may send anything to a registered name.
   def handle_info(_stray, state), do: {:noreply, state}
@@ -380,7 +379,7 @@ defmodule PartitionedBuffer.Partition do
 
   ## Names
 
-  defp reregister(state) do
+  defp register(state) do
     keys = Registry.keys(state.buffer, self())
     _ = if keys == [], do: Registry.register(state.buffer, :partitions, state.name)
     state

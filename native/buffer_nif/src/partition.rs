@@ -6,7 +6,7 @@ use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 use crate::arena::{Arena, Copies, Handle};
 use crate::reclaimer::{reclaim, Retired};
 use crate::resource::Partition;
-use crate::weigh::Limits;
+use crate::weigh::{account, Limits};
 use crate::{atoms, clock};
 
 fn partition<'a>(handle: Handle<'a>, index: usize) -> NifResult<&'a Partition> {
@@ -56,6 +56,7 @@ fn partition_next<'a>(
             if batch.len > Limits::ENTRIES || batch.bytes > Limits::BYTES {
                 atoms::large().encode(env)
             } else {
+                account(env, batch.len / 2, batch.bytes);
                 copy(env, drain, batch.len)
             }
         },

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::arena::{Arena, Handle};
 use crate::resource::Partition;
-use crate::weigh::{Heavy, Limits, Scale};
+use crate::weigh::{account, Heavy, Limits, Scale};
 use crate::{atoms, clock};
 
 /// Entries up to this weight, and lists up to this length, are copied under the partition's lock.
@@ -132,6 +132,7 @@ fn push(
         None => weigh_and_route(&mut scale, item, partitions)?,
     };
     let partition = partitions.get(index).ok_or(Refused::NoPartitions)?;
+    account(item.get_env(), 0, u64::from(weight));
     if weight <= COPIED_UNDER_LOCK {
         partition.write(|live| store(live, item, weight))?;
     } else {
@@ -168,7 +169,9 @@ fn push_list<'a>(
     if partitions.is_empty() {
         return Err(Refused::NoPartitions);
     }
+    let env = items.get_env();
     let items = gather(items, routes, partitions, &mut scale, limit)?;
+    account(env, items.len(), scale.weighed());
     let Some(first) = items.first() else {
         return Ok(());
     };

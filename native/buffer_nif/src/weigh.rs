@@ -6,7 +6,8 @@
 //!
 //! The walk keeps its own stack: a deeply nested term must not overflow the thread's.
 
-use rustler::{Term, TermType};
+use rustler::schedule::consume_timeslice;
+use rustler::{Env, Term, TermType};
 use smallvec::SmallVec;
 
 use crate::arena::{binary_len, tuple_elements};
@@ -27,6 +28,17 @@ impl Limits {
     pub const ENTRIES: usize = 1_024;
 }
 
+/// Tells the scheduler of work that is more than a moment's, so that a process that does nothing but
+/// such calls is taken off in time. A call counts as one reduction, whatever it did.
+#[inline]
+pub fn account(env: Env<'_>, entries: usize, bytes: u64) {
+    // About 100 ns an entry and 1 ns a byte; a time slice is a millisecond, and told in percent.
+    let percent = entries / 100 + (bytes / 10_000) as usize;
+    if percent > 0 {
+        consume_timeslice(env, percent.min(100) as i32);
+    }
+}
+
 /// The walk was given up: the term is too large to be handled here.
 #[derive(Debug)]
 pub struct Heavy;
@@ -39,6 +51,11 @@ pub struct Scale {
 }
 
 impl Scale {
+    /// How many bytes have been weighed, for one that is bounded.
+    pub fn weighed(&self) -> u64 {
+        Limits::BYTES.saturating_sub(self.bytes)
+    }
+
     /// For a normal scheduler: gives up at [`Limits`].
     pub fn bounded() -> Self {
         Self {
@@ -195,7 +212,7 @@ fn is_immediate(term: Term<'_>) -> bool {
 }
 
 /// Whether the assumption of [`is_immediate`] holds in the VM that loads the library.
-pub fn immediates_are_as_expected(env: rustler::Env<'_>) -> bool {
+pub fn immediates_are_as_expected(env: Env<'_>) -> bool {
     use rustler::Encoder;
     let immediate = [
         0i64.encode(env),
