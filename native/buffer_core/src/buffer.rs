@@ -34,3 +34,42 @@ impl<G: Generation, O: Copy + PartialEq> Buffer<G, O> {
         self.partitions.iter().for_each(Partition::close);
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Arena, Queue};
+
+    struct Nothing;
+
+    impl Arena for Nothing {
+        fn new() -> Self {
+            Self
+        }
+
+        fn len(&self) -> usize {
+            0
+        }
+    }
+
+    type TestBuffer = Buffer<Queue<Nothing>, u8>;
+
+    #[test]
+    fn closing_closes_the_gate_and_every_partition() {
+        let buffer = TestBuffer::new(3);
+        assert!(buffer.enter().is_ok());
+        assert!(buffer.partitions().iter().all(|p| p.write(|_| ()).is_ok()));
+        buffer.close();
+        assert!(buffer.enter().is_err());
+        assert!(buffer.partitions().iter().all(|p| p.write(|_| ()).is_err()));
+        assert!(buffer.partitions().iter().all(Partition::is_closed));
+    }
+
+    #[test]
+    fn may_be_without_partitions() {
+        let buffer = TestBuffer::new(0);
+        assert!(buffer.partitions().is_empty());
+        buffer.close();
+        assert!(buffer.enter().is_err());
+    }
+}

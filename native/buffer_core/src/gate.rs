@@ -32,6 +32,10 @@ impl Gate {
 
     /// Enters, unless the gate is closed.
     pub fn enter(&self) -> Result<Pass<'_>, Closed> {
+        // Writes that come too late do not keep `close` waiting: they leave a closed gate alone.
+        if self.state.load(Ordering::Relaxed) & CLOSED != 0 {
+            return Err(Closed);
+        }
         // Acquire pairs with nothing that is read here: the partitions' locks order the data. The
         // one counter makes "entered" and "closed" a single order, and that is all that is needed.
         let before = self.state.fetch_add(WRITER, Ordering::Acquire);
@@ -59,5 +63,47 @@ impl Gate {
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         self.0.state.fetch_sub(WRITER, Ordering::Release);
+    }
+}
+
+// Orders that threads can come in are in tests/loom_gate.rs.
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    #[test]
+    fn lets_in_until_it_is_closed() {
+        let gate = Gate::open();
+        let passes = [gate.enter(), gate.enter()];
+        assert!(passes.iter().all(Result::is_ok));
+        drop(passes);
+        gate.close();
+        assert!(matches!(gate.enter(), Err(Closed)));
+        gate.close();
+        assert!(matches!(gate.enter(), Err(Closed)));
+    }
+
+    #[test]
+    fn closes_when_the_last_one_has_left() {
+        let gate = Gate::open();
+        let (closed, is_closed) = channel();
+        std::thread::scope(|scope| {
+            let pass = gate.enter();
+            let other = gate.enter();
+            scope.spawn(|| {
+                gate.close();
+                closed.send(())
+            });
+            // Those that come while it waits are refused.
+            while gate.enter().is_ok() {
+                yield_now();
+            }
+            drop(pass);
+            assert!(is_closed.recv_timeout(Duration::from_millis(20)).is_err());
+            drop(other);
+            assert!(is_closed.recv().is_ok());
+        });
     }
 }

@@ -71,7 +71,9 @@ pub struct Partition<G: Generation, O> {
 
 struct Live<G> {
     generation: G,
-    accepted: u64,
+    // Entries of all former generations. What is in this one counts itself, so a write that unwinds
+    // leaves nothing uncounted.
+    swapped: u64,
     high_water: usize,
     closed: bool,
 }
@@ -90,7 +92,7 @@ impl<G: Generation, O: Copy + PartialEq> Default for Partition<G, O> {
         Self {
             live: CachePadded::new(Mutex::new(Live {
                 generation: G::default(),
-                accepted: 0,
+                swapped: 0,
                 high_water: 0,
                 closed: false,
             })),
@@ -124,10 +126,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     }
 
     fn write_locked<R>(&self, live: &mut Live<G>, write: impl FnOnce(&mut G) -> R) -> R {
-        let before = live.generation.len();
         let result = write(&mut live.generation);
         let len = live.generation.len();
-        live.accepted += (len - before) as u64;
         live.high_water = live
             .high_water
             .max(len + self.draining.load(Ordering::Relaxed));
@@ -161,6 +161,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         if drain.generation.is_empty() {
             let mut live = self.live.lock();
             drain.generation = std::mem::take(&mut live.generation);
+            live.swapped += drain.generation.len() as u64;
             self.draining
                 .store(drain.generation.len(), Ordering::Relaxed);
         }
@@ -206,9 +207,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             self.draining
                 .store(drain.generation.len(), Ordering::Relaxed);
         }
-        if drain.retired.is_due() || drain.generation.is_empty() {
-            *retired = std::mem::take(&mut drain.retired);
-        }
+        drain.hand_over(retired);
         if drain.generation.is_empty() {
             drain.owner = None;
             return Ok(None);
@@ -244,7 +243,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         drain.owner = None;
         let batch = drain.in_flight.take()?;
         drain.discarded[reason as usize] += batch.len as u64;
-        drain.generation.retire(batch.len, retired);
+        drain.generation.retire(batch.len, &mut drain.retired);
+        drain.hand_over(retired);
         self.draining
             .store(drain.generation.len(), Ordering::Relaxed);
         Some(batch)
@@ -259,15 +259,11 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         drain.in_flight = None;
         self.draining.store(0, Ordering::Relaxed);
         let mut live = self.live.lock();
-        let all = [
+        live.swapped -= drain.generation.len() as u64;
+        [
             std::mem::take(&mut drain.generation),
             std::mem::take(&mut live.generation),
-        ];
-        live.accepted -= all
-            .iter()
-            .map(|generation| generation.len() as u64)
-            .sum::<u64>();
-        all
+        ]
     }
 
     /// Discards all that a closed partition still holds, in flight or not. Returns how many entries
@@ -278,12 +274,14 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         drain.owner = None;
         drain.in_flight = None;
         let mut live = self.live.lock();
+        live.swapped += live.generation.len() as u64;
         let mut sum = (0, 0);
         for generation in [&mut drain.generation, &mut live.generation] {
             sum.0 += generation.len();
             sum.1 += generation.bytes();
-            generation.retire(generation.len(), retired);
+            generation.retire(generation.len(), &mut drain.retired);
         }
+        drain.hand_over(retired);
         drain.discarded[reason as usize] += sum.0 as u64;
         self.draining.store(0, Ordering::Relaxed);
         sum
@@ -295,7 +293,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let live = self.live.lock();
         let in_flight = drain.in_flight.map_or(0, |batch| batch.len);
         Stats {
-            accepted: live.accepted,
+            accepted: live.swapped + live.generation.len() as u64,
             processed: drain.processed,
             discarded: drain.discarded,
             live: live.generation.len(),
@@ -312,6 +310,13 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
 }
 
 impl<G: Generation, O> Drain<G, O> {
+    /// Gives memory away that is due to be freed: when it is much, and all of it at the end.
+    fn hand_over(&mut self, retired: &mut Retired<G::Arena>) {
+        if self.retired.is_due() || self.generation.is_empty() {
+            retired.append(&mut self.retired);
+        }
+    }
+
     /// How many entries have left this partition for good.
     fn left(&self) -> u64 {
         self.processed + self.discarded.iter().sum::<u64>()

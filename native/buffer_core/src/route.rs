@@ -95,4 +95,16 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn spreads_neighbours_over_all_partitions() {
+        for partitions in [1, 2, 3, 8, 13] {
+            let mut counts = vec![0; partitions as usize];
+            for hash in (1 << 27) - 10_000..1 << 27 {
+                counts[route(hash, partitions)] += 1;
+            }
+            let fair = 10_000 / partitions;
+            assert!(counts.iter().all(|count| fair.abs_diff(*count) < 300));
+        }
+    }
 }

@@ -128,6 +128,12 @@ impl<A: Arena> Retired<A> {
         }
     }
 
+    /// Adds the segments of another, which is left empty.
+    pub fn append(&mut self, other: &mut Self) {
+        self.bytes += std::mem::take(&mut other.bytes);
+        self.segments.append(&mut other.segments);
+    }
+
     /// Whether it is time to free them.
     pub fn is_due(&self) -> bool {
         self.segments.len() >= Self::SEGMENTS || self.bytes >= Self::BYTES
@@ -144,5 +150,114 @@ impl<A: Arena> Retired<A> {
             .iter()
             .map(|segment| segment.weights.len())
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+
+    #[derive(Default)]
+    struct Count(usize);
+
+    impl Arena for Count {
+        fn new() -> Self {
+            Self::default()
+        }
+
+        fn len(&self) -> usize {
+            self.0
+        }
+    }
+
+    type TestSegment = Segment<Count>;
+
+    fn segment(weights: impl IntoIterator<Item = u32>) -> TestSegment {
+        let mut segment = TestSegment::open(0);
+        for weight in weights {
+            assert!(!segment.is_full());
+            segment.push(weight, |arena| arena.0 += 1);
+        }
+        segment
+    }
+
+    fn retired(segments: usize, weight: u32) -> Retired<Count> {
+        let mut retired = Retired::default();
+        retired.extend((0..segments).map(|_| Box::new(segment([weight]))));
+        retired
+    }
+
+    #[test]
+    fn is_full_at_its_last_entry() {
+        assert!(!segment([0; TestSegment::MAX_ENTRIES - 1]).is_full());
+        assert!(segment([0; TestSegment::MAX_ENTRIES]).is_full());
+    }
+
+    #[test]
+    fn is_full_at_its_last_byte() {
+        let half = TestSegment::MAX_BYTES as u32 / 2;
+        assert!(!segment([half, half - 1]).is_full());
+        assert!(segment([half, half]).is_full());
+        assert!(segment([u32::MAX]).is_full());
+    }
+
+    #[test]
+    fn stays_full_when_entries_have_left() {
+        let mut segment = segment([1; TestSegment::MAX_ENTRIES]);
+        segment.retire(TestSegment::MAX_ENTRIES);
+        assert!(segment.is_full() && segment.is_empty());
+    }
+
+    #[test]
+    fn counts_what_is_left() {
+        let mut segment = segment([1, 10, 100]);
+        segment.retire(1);
+        assert_eq!((segment.len(), segment.bytes()), (2, 110));
+        assert_eq!([0, 1, 2, 3].map(|n| segment.bytes_of(n)), [0, 10, 110, 110]);
+        segment.retire(0);
+        assert_eq!(segment.len(), 2);
+    }
+
+    #[test]
+    fn ranges_end_with_the_segment() {
+        let mut segment = segment([1; 5]);
+        segment.retire(2);
+        assert_eq!(segment.range(0, 2), 2..4);
+        assert_eq!(segment.range(1, usize::MAX), 3..5);
+        assert_eq!(segment.range(3, 1), 5..5);
+        assert_eq!(segment.range(usize::MAX, usize::MAX), 5..5);
+        assert_eq!(segment.bytes_of(usize::MAX), 3);
+        segment.retire(usize::MAX);
+        assert_eq!((segment.len(), segment.bytes()), (0, 0));
+        assert_eq!(segment.range(0, usize::MAX), 5..5);
+    }
+
+    #[test]
+    fn an_entry_whose_store_unwinds_does_not_count() {
+        let mut segment = segment([1]);
+        let store = |_: &mut Count| resume_unwind(Box::new("unwinding"));
+        let unwound = catch_unwind(AssertUnwindSafe(|| segment.push(7, store)));
+        assert!(unwound.is_err());
+        assert_eq!((segment.len(), segment.bytes()), (1, 1));
+        segment.push(2, |arena| arena.0 += 1);
+        assert_eq!(segment.range(0, 9), 0..2);
+    }
+
+    #[test]
+    fn freeing_is_due_for_many_segments_or_large_ones() {
+        let (many, large) = (Retired::<Count>::SEGMENTS, Retired::<Count>::BYTES as u32);
+        assert!(!retired(0, 0).is_due());
+        assert!(!retired(many - 1, 0).is_due() && retired(many, 0).is_due());
+        assert!(!retired(1, large - 1).is_due() && retired(1, large).is_due());
+    }
+
+    #[test]
+    fn appending_adds_up_and_leaves_nothing_behind() {
+        let (mut one, mut other) = (retired(2, 500_000), retired(1, 500_000));
+        other.append(&mut one);
+        assert!(one.is_empty() && !one.is_due());
+        assert!(other.is_due());
+        assert_eq!((one.entries(), other.entries()), (0, 3));
     }
 }

@@ -15,6 +15,7 @@
 #![cfg(not(loom))]
 
 #[path = "support/ledger.rs"]
+#[allow(dead_code, reason = "shared: this file needs a part of it")]
 mod ledger;
 
 use std::collections::VecDeque;
@@ -165,6 +166,8 @@ fn read(queue: &Queue<Ints>, skip: usize, count: usize) -> Vec<u64> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 2048, failure_persistence: None, ..Default::default() })]
+
     #[test]
     fn agrees_with_a_deque(ops in prop::collection::vec(op(), 0..40)) {
         let made_before = ledger::created();

@@ -1,0 +1,145 @@
+//! Those who drain, against each other and against a reading.
+//!
+//! In every interleaving (see `support/model.rs` for the bound):
+//!
+//! 1. While the drain is taken from an owner that still asks for batches, an entry is handed out at most
+//!    once, a discarded batch is one that was handed out, and the rest is drained by the next owner.
+//! 2. Of two that ask for batches at once, one gets them; the other gets what is left once the first
+//!    is through.
+//! 3. The account holds in every reading meanwhile.
+//! 4. What is discarded at the end, beside an owner that still drains, is what it has not settled.
+#![cfg(loom)]
+
+#[path = "support/model.rs"]
+#[allow(dead_code, reason = "shared: each file needs a part of it")]
+mod model;
+
+use buffer_core::{Reason, Retired};
+use loom::sync::Arc;
+use loom::thread;
+use model::{assert_complete, check, drain, next, push, stats, Part};
+
+/// A partition that is about to drain these.
+fn draining(values: &[u8]) -> Arc<Part> {
+    let partition = Part::default();
+    for value in values {
+        partition.write_admitted(|live| push(live, *value));
+    }
+    partition.swap();
+    Arc::new(partition)
+}
+
+/// Asks for batches of one entry, so often; answers what it got.
+fn ask(partition: &Arc<Part>, owner: u8, times: usize) -> thread::JoinHandle<Vec<u8>> {
+    let partition = Arc::clone(partition);
+    thread::spawn(move || {
+        (0..times)
+            .filter_map(|_| next(&partition, owner, 1))
+            .flatten()
+            .collect()
+    })
+}
+
+#[test]
+fn settling_races_with_an_owner_that_goes_on() {
+    check(|| {
+        let partition = draining(&[1, 2, 3]);
+        let owner = ask(&partition, 1, 3);
+        let settled = partition.settle(Reason::Killed, &mut Retired::default());
+        let reading = stats(&partition);
+
+        let mut handed = owner.join().unwrap();
+        if let Some(batch) = settled {
+            // The first entry is the first one ever to leave: `first` is its value.
+            assert!(handed.contains(&(batch.first as u8)) && batch.len == 1);
+            assert_eq!(reading.discarded[Reason::Killed as usize], 1);
+        }
+        // The batch that the owner may still have is given up, as when a process is found dead.
+        let last = partition.settle(Reason::Killed, &mut Retired::default());
+        handed.extend(drain(&partition, 2));
+        assert_complete(&handed, &[&[1, 2, 3]]);
+
+        let end = stats(&partition);
+        let discarded = settled.iter().chain(&last).count() as u64;
+        assert_eq!(end.discarded[Reason::Killed as usize], discarded);
+        assert_eq!(end.processed, 3 - discarded);
+        assert_eq!(partition.drain_status(), (None, None));
+    });
+}
+
+#[test]
+fn two_that_ask_at_once_get_no_entry_twice() {
+    check(|| {
+        let partition = draining(&[1, 2]);
+        let (one, other) = (ask(&partition, 1, 3), ask(&partition, 2, 1));
+        let reading = stats(&partition);
+        assert!(reading.in_flight <= 1);
+        let (one, other) = (one.join().unwrap(), other.join().unwrap());
+        // The second never comes back for its batch, so it keeps the rest from the first.
+        match other.as_slice() {
+            [] => assert_eq!(one, [1, 2]),
+            [1] => assert!(one.is_empty()),
+            _ => panic!("{one:?} and {other:?}"),
+        }
+        stats(&partition);
+    });
+}
+
+#[test]
+fn claiming_keeps_others_from_draining() {
+    check(|| {
+        let partition = draining(&[1, 2]);
+        let claim = |owner| {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || partition.claim(owner).is_ok())
+        };
+        let claims = [claim(1), claim(2)].map(|claim| claim.join().unwrap());
+        assert_eq!(claims.iter().filter(|claimed| **claimed).count(), 1);
+        let winner = if claims[0] { 1 } else { 2 };
+        assert!(next(&partition, 3 - winner, 1).is_none());
+        assert_complete(&drain(&partition, winner), &[&[1, 2]]);
+    });
+}
+
+#[test]
+fn readings_add_up_while_swaps_follow_each_other() {
+    check(|| {
+        let partition = draining(&[1]);
+        let drainer = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || drain(&partition, 1))
+        };
+        let writer = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || partition.write_admitted(|live| push(live, 2)))
+        };
+        let (one, other) = (stats(&partition), stats(&partition));
+        assert!(one.processed <= other.processed && one.accepted <= other.accepted);
+        let mut all = drainer.join().unwrap();
+        writer.join().unwrap();
+        all.extend(drain(&partition, 1));
+        assert_eq!(all, [1, 2]);
+        assert_eq!(stats(&partition).processed, 2);
+    });
+}
+
+#[test]
+fn discarding_the_rest_leaves_the_owner_nothing() {
+    check(|| {
+        let partition = draining(&[1, 2]);
+        partition.write_admitted(|live| push(live, 3));
+        partition.close();
+        let owner = ask(&partition, 1, 2);
+        let (rest, bytes) = partition.discard_rest(Reason::Shutdown, &mut Retired::default());
+        assert_eq!(rest as u64, bytes);
+        let end = stats(&partition);
+        assert_eq!(end.queued + end.in_flight, 0);
+
+        let handed = owner.join().unwrap();
+        assert!([1, 2].starts_with(&handed));
+        // One that it had settled is processed, one that it still had is not.
+        assert_eq!(end.processed + rest as u64, 3);
+        assert!(end.processed <= handed.len() as u64);
+        assert!(drain(&partition, 2).is_empty());
+    });
+}

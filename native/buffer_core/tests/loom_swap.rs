@@ -1,0 +1,136 @@
+//! Writers against a swap, and against the close.
+//!
+//! In every interleaving (see `support/model.rs` for the bound):
+//!
+//! 1. What two writers write while a third thread swaps and drains is drained once, and each writer's
+//!    entries in the order in which it wrote them.
+//! 2. The counters add up in every reading on the way and at the end.
+//! 3. Of two swaps at once, neither takes the place of what the other has swapped out.
+//! 4. A write that races with the close is either accepted, and then part of what is drained
+//!    afterwards, or refused and nowhere.
+#![cfg(loom)]
+
+#[path = "support/model.rs"]
+#[allow(dead_code, reason = "shared: each file needs a part of it")]
+mod model;
+
+use loom::sync::Arc;
+use loom::thread;
+use model::{assert_complete, check, drain, next, push, stats, Part};
+
+#[test]
+fn nothing_is_lost_and_nothing_comes_twice() {
+    check(|| {
+        let partition = Arc::new(Part::default());
+        let write = |values: [u8; 2]| {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || {
+                for value in values {
+                    let written = partition.write(|live| push(live, value));
+                    assert!(written.is_ok());
+                }
+            })
+        };
+        let writers = [write([10, 11]), write([20, 21])];
+
+        let mut all = Vec::new();
+        partition.swap();
+        all.extend(next(&partition, 1, 2).unwrap_or_default());
+        all.extend(next(&partition, 1, 2).unwrap_or_default());
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        all.extend(drain(&partition, 1));
+
+        assert_complete(&all, &[&[10, 11], &[20, 21]]);
+        let end = stats(&partition);
+        assert_eq!((end.accepted, end.processed), (4, 4));
+    });
+}
+
+#[test]
+fn every_reading_adds_up_while_a_writer_and_a_swap_are_at_work() {
+    check(|| {
+        let partition = Arc::new(Part::default());
+        let writer = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || {
+                for value in [10, 11] {
+                    let written = partition.write(|live| push(live, value));
+                    assert!(written.is_ok());
+                }
+            })
+        };
+        let drainer = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || {
+                partition.swap();
+                let first = next(&partition, 1, 1);
+                (first, next(&partition, 1, 1))
+            })
+        };
+
+        let (one, other) = (stats(&partition), stats(&partition));
+        assert!(one.accepted <= other.accepted && one.processed <= other.processed);
+        assert!(one.high_water <= other.high_water);
+        writer.join().unwrap();
+        let (first, second) = drainer.join().unwrap();
+        let mut all: Vec<u8> = [first, second].into_iter().flatten().flatten().collect();
+        stats(&partition);
+        all.extend(drain(&partition, 1));
+        assert_complete(&all, &[&[10, 11]]);
+    });
+}
+
+#[test]
+fn two_swaps_at_once_lose_nothing() {
+    check(|| {
+        let partition = Arc::new(Part::default());
+        partition.write_admitted(|live| push(live, 10));
+        let writer = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || partition.write_admitted(|live| push(live, 11)))
+        };
+        let other = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || partition.swap())
+        };
+        let swapped = [partition.swap(), other.join().unwrap()];
+        assert!(swapped.iter().all(|len| (1..=2).contains(len)));
+        stats(&partition);
+        writer.join().unwrap();
+        assert_complete(&drain(&partition, 1), &[&[10, 11]]);
+    });
+}
+
+#[test]
+fn a_write_that_races_with_the_close_is_in_or_refused() {
+    check(|| {
+        let partition = Arc::new(Part::default());
+        let write = |value: u8| {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || {
+                let written = partition.write(|live| push(live, value));
+                written.map_or(0, |()| value)
+            })
+        };
+        let writers = [write(10), write(20)];
+
+        partition.swap();
+        partition.close();
+        let all = drain(&partition, 1);
+        // Nothing follows the close, so what has been drained by now is all.
+        let mut accepted = Vec::new();
+        for writer in writers {
+            accepted.push(writer.join().unwrap());
+        }
+        assert!(drain(&partition, 1).is_empty());
+        let accepted: Vec<&[u8]> = accepted
+            .iter()
+            .filter(|value| **value > 0)
+            .map(std::slice::from_ref)
+            .collect();
+        assert_complete(&all, &accepted);
+        assert!(partition.is_closed() && stats(&partition).accepted == all.len() as u64);
+    });
+}
