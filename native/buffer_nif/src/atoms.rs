@@ -6,12 +6,14 @@
 
 rustler::atoms! {
     ok,
+    error,
     nil,
     // what a write answers instead of `ok`
     closed,
     heavy,
     improper,
     no_partitions,
+    other_kind,
     // how a buffer was opened
     created,
     adopted,
@@ -30,6 +32,8 @@ rustler::atoms! {
     accepted,
     processed,
     discarded,
+    superseded,
+    deleted,
     queued,
     in_flight,
     bytes,
