@@ -45,12 +45,18 @@ defmodule PartitionedBuffer.Map do
 
   @behaviour PartitionedBuffer
 
-  alias PartitionedBuffer.{Handle, Native, Options, Refused}
+  alias PartitionedBuffer.{Handle, Native, Operation, Options, Refused}
 
   @type buffer :: PartitionedBuffer.buffer()
   @type key :: term()
   @type value :: term()
   @type version :: integer()
+  @type operation ::
+          {:add, number()}
+          | {:max, term()}
+          | {:min, term()}
+          | {:append, term()}
+          | {:put_new, term()}
 
   @doc """
   The type of the table that a processor gets with `processing_batch_size: :table`.
@@ -295,6 +301,148 @@ defmodule PartitionedBuffer.Map do
   end
 
   @doc """
+  Removes a key and returns `{:ok, value}`, or `:error` if it was not there.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :take_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.put(:take_example, :key, 1)
+      iex> PartitionedBuffer.Map.take(:take_example, :key)
+      {:ok, 1}
+      iex> PartitionedBuffer.Map.take(:take_example, :key)
+      :error
+      iex> PartitionedBuffer.Map.stop(:take_example)
+      :ok
+
+  """
+  @spec take(buffer(), key(), keyword()) :: {:ok, value()} | :error
+  def take(buffer, key, opts \\ []) do
+    {ref, index} = place(buffer, key, opts)
+
+    case Native.map_take(ref, key, index) do
+      {:ok, _value} = found ->
+        found
+
+      :error ->
+        :error
+
+      refused ->
+        dirty = fn -> Native.map_take_dirty(ref, key, index) end
+        Refused.go_on(refused, buffer, ref, dirty, fn -> take(buffer, key, opts) end)
+    end
+  end
+
+  @doc """
+  Whether a key is there.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :has_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.has_key?(:has_example, :key)
+      false
+      iex> PartitionedBuffer.Map.stop(:has_example)
+      :ok
+
+  """
+  @spec has_key?(buffer(), key(), keyword()) :: boolean()
+  def has_key?(buffer, key, opts \\ []) do
+    {ref, index} = place(buffer, key, opts)
+
+    case Native.map_has_key(ref, key, index) do
+      :ok ->
+        true
+
+      :error ->
+        false
+
+      refused ->
+        dirty = fn -> Native.map_has_key_dirty(ref, key, index) end
+        again = fn -> if has_key?(buffer, key, opts), do: :ok, else: :error end
+        Refused.go_on(refused, buffer, ref, dirty, again) == :ok
+    end
+  end
+
+  @doc """
+  Changes the value of a key, or puts `default` if the key is not there.
+
+  An operation is applied to the value in the buffer, under the partition's lock:
+
+    * `{:add, number}` - adds to a number
+    * `{:max, term}`, `{:min, term}` - keeps the larger or the smaller one, in Erlang's order of terms
+    * `{:append, term}` - adds to the end of a list
+    * `{:put_new, term}` - puts the term if the key is not there; `default` is not used
+
+  A function of arity 1 is called with the value, in the calling process, and returns the new one. If
+  another process has changed the value meanwhile, it is called again with that.
+
+  Each update of a value that is there counts in the entry's `updates`; the version stays.
+
+  Raises `ArithmeticError` or `ArgumentError` if the value is not of the type that the operation
+  takes, and nothing is changed; `ArgumentError` if there is no such operation; what the function
+  raises; and what `put/4` raises.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :update_map, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.update(:update_map, :clicks, 1, {:add, 1})
+      :ok
+      iex> PartitionedBuffer.Map.update(:update_map, :clicks, 1, {:add, 1})
+      :ok
+      iex> PartitionedBuffer.Map.update(:update_map, :clicks, 1, &(&1 * 10))
+      :ok
+      iex> PartitionedBuffer.Map.get(:update_map, :clicks)
+      20
+      iex> PartitionedBuffer.Map.stop(:update_map)
+      :ok
+
+  """
+  @spec update(buffer(), key(), default :: value(), operation() | (value() -> value()), keyword()) ::
+          :ok
+  def update(buffer, key, default, operation, opts \\ [])
+
+  def update(buffer, key, _default, {:put_new, value}, opts) do
+    _put_or_not = put_new(buffer, key, value, opts)
+    :ok
+  end
+
+  def update(buffer, key, default, {name, operand} = operation, opts)
+      when name in [:add, :max, :min, :append] do
+    if name == :add and not is_number(operand), do: no_operation!(operation)
+    {ref, index} = place(buffer, key, opts)
+
+    case Native.map_update(ref, key, name, operand, index) do
+      :ok ->
+        :ok
+
+      # Between the two another process may have put one.
+      :error ->
+        with :changed <- put_new(buffer, key, default, opts),
+             do: update(buffer, key, default, operation, opts)
+
+      too_much when too_much in [:unsuited, :heavy, :wrong_type] ->
+        update(buffer, key, default, Operation.function(operation), opts)
+
+      refused ->
+        again = fn -> update(buffer, key, default, operation, opts) end
+        Refused.go_on(refused, buffer, ref, again, again)
+    end
+  end
+
+  def update(buffer, key, default, fun, opts) when is_function(fun, 1) do
+    case fetch(buffer, key, opts) do
+      :error ->
+        with :changed <- put_new(buffer, key, default, opts),
+             do: update(buffer, key, default, fun, opts)
+
+      {:ok, value} ->
+        {ref, index} = place(buffer, key, opts)
+        again = fn -> update(buffer, key, default, fun, opts) end
+
+        case Native.map_compare_put_dirty(ref, key, value, fun.(value), index) do
+          :ok -> :ok
+          not_there_any_more when not_there_any_more in [:error, :changed] -> again.()
+          refused -> Refused.go_on(refused, buffer, ref, fn -> :heavy end, again)
+        end
+    end
+  end
+
+  def update(_buffer, _key, _default, other, _opts), do: no_operation!(other)
+
+  @doc """
   How many keys the live generations of all partitions hold. See `PartitionedBuffer.buffer_size/1`.
   """
   @spec size(buffer()) :: non_neg_integer()
@@ -316,6 +464,26 @@ defmodule PartitionedBuffer.Map do
       nil -> {handle.ref, nil}
       partition_key -> {handle.ref, Handle.index!(handle, buffer, partition_key, key)}
     end
+  end
+
+  defp put_new(buffer, key, value, opts) do
+    {ref, index} = place(buffer, key, opts)
+
+    case Native.map_put_new(ref, key, value, index) do
+      done when done in [:ok, :changed] ->
+        done
+
+      refused ->
+        dirty = fn -> Native.map_put_new_dirty(ref, key, value, index) end
+        Refused.go_on(refused, buffer, ref, dirty, fn -> put_new(buffer, key, value, opts) end)
+    end
+  end
+
+  @spec no_operation!(term()) :: no_return()
+  defp no_operation!(other) do
+    raise ArgumentError,
+          "expected an operation ({:add, number}, {:max, term}, {:min, term}, {:append, term}, " <>
+            "{:put_new, term}) or a function of arity 1, got: #{inspect(other)}"
   end
 
   defp write_all(buffer, entries, opts, valid?) do

@@ -142,6 +142,32 @@ defmodule PartitionedBuffer.Native do
   @spec map_delete_dirty(handle(), term(), index() | nil) :: written()
   def map_delete_dirty(_handle, _key, _index), do: not_loaded()
 
+  @spec map_take(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_take(_handle, _key, _index), do: not_loaded()
+
+  @spec map_take_dirty(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_take_dirty(_handle, _key, _index), do: not_loaded()
+
+  @spec map_has_key(handle(), term(), index() | nil) :: :ok | :error | refused()
+  def map_has_key(_handle, _key, _index), do: not_loaded()
+
+  @spec map_has_key_dirty(handle(), term(), index() | nil) :: :ok | :error | refused()
+  def map_has_key_dirty(_handle, _key, _index), do: not_loaded()
+
+  @spec map_update(handle(), term(), :add | :max | :min | :append, term(), index() | nil) ::
+          :ok | :error | :wrong_type | :unsuited | refused()
+  def map_update(_handle, _key, _operation, _operand, _index), do: not_loaded()
+
+  @spec map_compare_put_dirty(handle(), term(), term(), term(), index() | nil) ::
+          :ok | :error | :changed | refused()
+  def map_compare_put_dirty(_handle, _key, _expected, _value, _index), do: not_loaded()
+
+  @spec map_put_new(handle(), term(), term(), index() | nil) :: :ok | :changed | refused()
+  def map_put_new(_handle, _key, _value, _index), do: not_loaded()
+
+  @spec map_put_new_dirty(handle(), term(), term(), index() | nil) :: :ok | :changed | refused()
+  def map_put_new_dirty(_handle, _key, _value, _index), do: not_loaded()
+
   # partition
 
   @spec partition_swap(handle(), index()) :: non_neg_integer()

@@ -336,6 +336,24 @@ impl<A: Arena> Map<A> {
         self.clean(&now);
     }
 
+    /// Gives an entry another value under the same version: an update.
+    pub fn update(
+        &mut self,
+        slot: usize,
+        value: Given<A, impl FnOnce(&mut A)>,
+        now: impl Fn() -> i64,
+    ) {
+        let old = self.entry(slot).value;
+        let value = self.store(value, Owner::new(slot, Part::Value), &now);
+        let entry = self.entry_mut(slot);
+        entry.value = value;
+        entry.updates += 1;
+        self.kill(old);
+        self.tally.accepted += 1;
+        self.tally.superseded += 1;
+        self.clean(&now);
+    }
+
     /// Sets how often an entry was updated.
     pub fn set_updates(&mut self, slot: usize, updates: u64) {
         self.entry_mut(slot).updates = updates;

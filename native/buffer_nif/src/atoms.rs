@@ -14,6 +14,15 @@ rustler::atoms! {
     improper,
     no_partitions,
     other_kind,
+    // what an update answers
+    changed,
+    wrong_type,
+    unsuited,
+    // what it can do
+    add,
+    max,
+    min,
+    append,
     // how a buffer was opened
     created,
     adopted,

@@ -7,6 +7,7 @@
 //! | [`resource`] | what a handle on the BEAM refers to |
 //! | [`registry`] | open buffers by name |
 //! | [`cycle`] | what happens to a partition, whatever it stores |
+//! | [`operation`] | what an update of a map can do natively |
 //! | [`write`] | what all writes have in common |
 //! | [`reclaimer`] | frees drained memory away from the schedulers |
 //! | [`buffer`], [`queue`], [`map`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
@@ -21,6 +22,7 @@ mod clock;
 mod cycle;
 mod info;
 mod map;
+mod operation;
 mod partition;
 mod queue;
 mod reclaimer;
