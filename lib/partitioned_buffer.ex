@@ -6,7 +6,8 @@ defmodule PartitionedBuffer do
 
   A buffer takes entries from any number of processes at little more than the cost of a function call,
   holds them in partitioned native memory, and hands them in batches to a processor: a function of
-  yours. `PartitionedBuffer.Queue` keeps order. This module has what all buffers share.
+  yours. `PartitionedBuffer.Queue` keeps order, `PartitionedBuffer.Map` keeps the newest entry of each
+  key. This module has what both share.
 
       children = [
         {PartitionedBuffer.Queue,
@@ -60,7 +61,7 @@ defmodule PartitionedBuffer do
     * Entries of one partition are handed over in the order in which they were written.
     * A batch whose processing fails is discarded and reported by an event; no other batch is.
     * No write is lost silently: `accepted == processed + discarded + queued + in_flight` in every
-      reading of `info/1`.
+      reading of `info/1` (and for a map, `+ superseded + deleted`).
     * The end of the VM is the end of what is buffered. Nothing is written to disk.
 
   ## Telemetry
@@ -83,6 +84,8 @@ defmodule PartitionedBuffer do
     * `queued` - entries that no processor has been given yet
     * `in_flight` - entries of batches that a processor has now
     * `accepted`, `processed`, `discarded` - entries since the buffer was started
+    * `superseded`, `deleted` - entries of a map that a newer one has taken the place of, or that were
+      older than the one that was there, and entries that were deleted, since the buffer was started
     * `bytes` - the memory of queued entries and those in flight: a word for each, their words on the
       heap, and the binaries that they refer to
     * `oldest_age_ms` - how long the oldest entry has been held, or `nil` if there is none. It is kept
@@ -96,6 +99,8 @@ defmodule PartitionedBuffer do
           in_flight: non_neg_integer(),
           accepted: non_neg_integer(),
           processed: non_neg_integer(),
+          superseded: non_neg_integer(),
+          deleted: non_neg_integer(),
           discarded: %{reason() => non_neg_integer()},
           bytes: non_neg_integer(),
           oldest_age_ms: non_neg_integer() | nil,
@@ -105,10 +110,19 @@ defmodule PartitionedBuffer do
   @doc "The type of the ETS table that a processor gets with `processing_batch_size: :table`."
   @callback ets_type() :: :ordered_set | :set | :bag | :duplicate_bag
 
+  # How the native side stores it.
+  @doc false
+  @callback kind() :: Native.kind()
+
+  # The row of an entry in that table; `position` is its place in the generation.
+  @doc false
+  @callback row(entry :: term(), position :: pos_integer()) :: tuple()
+
   @doc """
   Starts a buffer of the kind that `:module` names and links it to the calling process.
 
-  `PartitionedBuffer.Queue.start_link/1` is this with the module set. Takes the start options above.
+  `PartitionedBuffer.Queue.start_link/1` and `PartitionedBuffer.Map.start_link/1` are this with the
+  module set. Takes the start options above.
 
   Returns `{:ok, pid}`, `{:error, {:already_started, pid}}` if a buffer of this name is running, or
   another `{:error, reason}` of `Supervisor.start_link/3`. Raises `NimbleOptions.ValidationError` if an
@@ -166,7 +180,7 @@ defmodule PartitionedBuffer do
 
   @doc """
   The partition that an entry goes to when it is written with this `:partition_key` (`nil` for none).
-  `object` is what the key is made from: the item of a queue.
+  `object` is what the key is made from: the item of a queue, the key of a map.
 
   The answer stays the same for as long as the buffer lives. Partitions are named after the buffer, as
   in the metadata of events: `:"Elixir.my_buffer.0"` and so on.
@@ -229,8 +243,8 @@ defmodule PartitionedBuffer do
   @doc """
   Tells how things stand: `t:figures/0` of each partition and of all together.
 
-  Each partition's figures are of one moment: `accepted` is `processed`, `discarded` (all reasons),
-  `queued` and `in_flight` together, always.
+  Each partition's figures are of one moment: `accepted` is `processed`, `superseded`, `deleted`,
+  `discarded` (all reasons), `queued` and `in_flight` together, always.
 
       iex> {:ok, _pid} =
       ...>   PartitionedBuffer.Queue.start_link(name: :info_example, processor: fn _ -> :ok end)
@@ -282,7 +296,16 @@ defmodule PartitionedBuffer do
     ages = for %{oldest_age_ms: age} when age != nil <- partitions, do: age
 
     for(
-      key <- [:queued, :in_flight, :accepted, :processed, :bytes, :high_water],
+      key <- [
+        :queued,
+        :in_flight,
+        :accepted,
+        :processed,
+        :superseded,
+        :deleted,
+        :bytes,
+        :high_water
+      ],
       into: %{},
       do: {key, sum.(key)}
     )

@@ -7,7 +7,7 @@ defmodule PartitionedBuffer.Handle do
   # after its last batch. It stays when every process of the buffer is killed, so that writes are
   # taken all the same and the tree that is started again finds them.
 
-  alias PartitionedBuffer.{Names, Native}
+  alias PartitionedBuffer.{Names, Native, Router}
 
   @enforce_keys [:ref, :partitions, :module]
   defstruct [:ref, :partitions, :module]
@@ -60,6 +60,16 @@ defmodule PartitionedBuffer.Handle do
     with {:ok, %{ref: ^ref}} <- fetch(buffer), do: :persistent_term.erase(key(buffer))
     :ok
   end
+
+  @doc """
+  The index of the partition that an entry goes to by a `:partition_key`. Raises if there is none.
+  """
+  @spec index!(t(), atom(), Router.key_option(), term()) :: Native.index()
+  def index!(%{partitions: {}}, buffer, _key, _entry),
+    do: PartitionedBuffer.no_partitions!(buffer)
+
+  def index!(handle, _buffer, key, entry),
+    do: Router.index(key, entry, tuple_size(handle.partitions))
 
   @doc "The options in force."
   @spec settings(Native.handle()) :: map()

@@ -28,7 +28,9 @@ defmodule PartitionedBuffer.Native do
   @typedoc "A buffer's storage."
   @type handle :: reference()
   @type index :: non_neg_integer()
-  @type written :: :ok | :closed | :heavy | :improper | :no_partitions
+  @type kind :: :queue | :map
+  @type refused :: :closed | :heavy | :improper | :no_partitions | :other_kind
+  @type written :: :ok | refused()
   @type reason :: :exception | :killed | :timeout | :shutdown
 
   # What the native side encodes with serde.
@@ -37,6 +39,8 @@ defmodule PartitionedBuffer.Native do
     defstruct [
       :accepted,
       :processed,
+      :superseded,
+      :deleted,
       :discarded,
       :queued,
       :in_flight,
@@ -58,12 +62,12 @@ defmodule PartitionedBuffer.Native do
 
   # buffer
 
-  @spec buffer_open(String.t(), non_neg_integer()) ::
+  @spec buffer_open(String.t(), kind(), non_neg_integer()) ::
           {:created | :adopted | :mismatch, handle()}
-  def buffer_open(_name, _partitions), do: not_loaded()
+  def buffer_open(_name, _kind, _partitions), do: not_loaded()
 
-  @spec buffer_replace(handle(), pos_integer()) :: handle()
-  def buffer_replace(_handle, _partitions), do: not_loaded()
+  @spec buffer_replace(handle(), kind(), pos_integer()) :: {:ok, handle()} | :other_kind
+  def buffer_replace(_handle, _kind, _partitions), do: not_loaded()
 
   @spec buffer_close(handle()) :: :ok
   def buffer_close(_handle), do: not_loaded()
@@ -106,6 +110,64 @@ defmodule PartitionedBuffer.Native do
   @spec queue_push_routed_dirty(handle(), list(), [index()]) :: written()
   def queue_push_routed_dirty(_handle, _items, _indexes), do: not_loaded()
 
+  # map
+
+  @spec map_put(handle(), term(), term(), index() | nil) :: written()
+  def map_put(_handle, _key, _value, _index), do: not_loaded()
+
+  @spec map_put_dirty(handle(), term(), term(), index() | nil) :: written()
+  def map_put_dirty(_handle, _key, _value, _index), do: not_loaded()
+
+  @spec map_put_newer(handle(), term(), term(), integer(), index() | nil) :: written()
+  def map_put_newer(_handle, _key, _value, _version, _index), do: not_loaded()
+
+  @spec map_put_newer_dirty(handle(), term(), term(), integer(), index() | nil) :: written()
+  def map_put_newer_dirty(_handle, _key, _value, _version, _index), do: not_loaded()
+
+  @spec map_put_all(handle(), list(), [index()] | nil) :: written()
+  def map_put_all(_handle, _entries, _indexes), do: not_loaded()
+
+  @spec map_put_all_dirty(handle(), list(), [index()] | nil) :: written()
+  def map_put_all_dirty(_handle, _entries, _indexes), do: not_loaded()
+
+  @spec map_fetch(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_fetch(_handle, _key, _index), do: not_loaded()
+
+  @spec map_fetch_dirty(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_fetch_dirty(_handle, _key, _index), do: not_loaded()
+
+  @spec map_delete(handle(), term(), index() | nil) :: written()
+  def map_delete(_handle, _key, _index), do: not_loaded()
+
+  @spec map_delete_dirty(handle(), term(), index() | nil) :: written()
+  def map_delete_dirty(_handle, _key, _index), do: not_loaded()
+
+  @spec map_take(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_take(_handle, _key, _index), do: not_loaded()
+
+  @spec map_take_dirty(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_take_dirty(_handle, _key, _index), do: not_loaded()
+
+  @spec map_has_key(handle(), term(), index() | nil) :: :ok | :error | refused()
+  def map_has_key(_handle, _key, _index), do: not_loaded()
+
+  @spec map_has_key_dirty(handle(), term(), index() | nil) :: :ok | :error | refused()
+  def map_has_key_dirty(_handle, _key, _index), do: not_loaded()
+
+  @spec map_update(handle(), term(), :add | :max | :min | :append, term(), index() | nil) ::
+          :ok | :error | :wrong_type | :unsuited | refused()
+  def map_update(_handle, _key, _operation, _operand, _index), do: not_loaded()
+
+  @spec map_compare_put_dirty(handle(), term(), term(), term(), index() | nil) ::
+          :ok | :error | :changed | refused()
+  def map_compare_put_dirty(_handle, _key, _expected, _value, _index), do: not_loaded()
+
+  @spec map_put_new(handle(), term(), term(), index() | nil) :: :ok | :changed | refused()
+  def map_put_new(_handle, _key, _value, _index), do: not_loaded()
+
+  @spec map_put_new_dirty(handle(), term(), term(), index() | nil) :: :ok | :changed | refused()
+  def map_put_new_dirty(_handle, _key, _value, _index), do: not_loaded()
+
   # partition
 
   @spec partition_swap(handle(), index()) :: non_neg_integer()
@@ -121,14 +183,19 @@ defmodule PartitionedBuffer.Native do
           nonempty_list() | :large | :empty | :not_owner
   def partition_next(_handle, _index, _limit), do: not_loaded()
 
+  @spec partition_next_dirty(handle(), index(), pos_integer()) ::
+          nonempty_list() | :empty | :not_owner
+  def partition_next_dirty(_handle, _index, _limit), do: not_loaded()
+
   @spec partition_start_all(handle(), index()) :: pos_integer() | :empty | :not_owner
   def partition_start_all(_handle, _index), do: not_loaded()
 
   @spec partition_copy_dirty(handle(), index()) :: list()
   def partition_copy_dirty(_handle, _index), do: not_loaded()
 
-  @spec partition_peek_dirty(handle(), index(), non_neg_integer(), pos_integer()) :: list()
-  def partition_peek_dirty(_handle, _index, _skip, _count), do: not_loaded()
+  @spec partition_peek_dirty(handle(), index(), non_neg_integer(), pos_integer()) ::
+          {list(), non_neg_integer()}
+  def partition_peek_dirty(_handle, _index, _cursor, _count), do: not_loaded()
 
   @spec partition_status(handle(), index()) :: {pid() | nil, non_neg_integer() | nil}
   def partition_status(_handle, _index), do: not_loaded()

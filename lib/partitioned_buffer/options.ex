@@ -48,7 +48,11 @@ defmodule PartitionedBuffer.Options do
 
   start =
     [
-      module: [type: :atom, required: true, doc: false],
+      module: [
+        type: {:in, [PartitionedBuffer.Queue, PartitionedBuffer.Map]},
+        required: true,
+        doc: false
+      ],
       name: [
         type: {:custom, __MODULE__, :name, []},
         type_doc: "`t:atom/0`",

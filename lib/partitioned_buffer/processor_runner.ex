@@ -11,6 +11,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
   # How long nobody listening to `processing` events may stay unnoticed to have changed.
   @look_again_ms 10
   @rows 1_000
+  @settled_quickly 10_000
 
   # Words. A drain allocates all the time and keeps nothing: with the VM's smallest heap it would
   # collect garbage every few batches, which took a fifth of the time of a drain.
@@ -76,6 +77,11 @@ defmodule PartitionedBuffer.ProcessorRunner do
     end
   end
 
+  # Settling a batch takes time for each of its entries.
+  defp next(%{batch_size: size} = job) when size > @settled_quickly do
+    Native.partition_next_dirty(job.ref, job.index, size)
+  end
+
   defp next(job) do
     case Native.partition_next(job.ref, job.index, job.batch_size) do
       :large -> Native.partition_copy_dirty(job.ref, job.index)
@@ -126,22 +132,22 @@ defmodule PartitionedBuffer.ProcessorRunner do
     name = Names.table(job.metadata.partition)
     delete_table(name)
     ^name = :ets.new(name, [job.module.ets_type(), :public, :named_table, keypos: 2])
-    fill_table(job, name, 0)
+    fill_table(job, name, 0, 1)
   end
 
-  defp fill_table(job, name, skip) do
-    case Native.partition_peek_dirty(job.ref, job.index, skip, @rows) do
-      [] ->
+  defp fill_table(job, name, cursor, position) do
+    case Native.partition_peek_dirty(job.ref, job.index, cursor, @rows) do
+      {[], _cursor} ->
         name
 
-      entries ->
-        rows = entries |> Enum.with_index(skip + 1) |> Enum.map(&row/1)
+      {entries, cursor} ->
+        rows = entries |> Enum.with_index(position) |> Enum.map(&row(job.module, &1))
         :ets.insert(name, rows)
-        fill_table(job, name, skip + length(entries))
+        fill_table(job, name, cursor, position + length(entries))
     end
   end
 
-  defp row({entry, key}), do: {:entry, key, entry, 0, 0}
+  defp row(module, {entry, position}), do: module.row(entry, position)
 
   defp delete_table(name) do
     if :ets.whereis(name) != :undefined, do: :ets.delete(name)

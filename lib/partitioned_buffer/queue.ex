@@ -29,7 +29,7 @@ defmodule PartitionedBuffer.Queue do
 
   @behaviour PartitionedBuffer
 
-  alias PartitionedBuffer.{Handle, Native, Options, Router}
+  alias PartitionedBuffer.{Handle, Native, Options, Refused}
 
   @type buffer :: PartitionedBuffer.buffer()
 
@@ -41,6 +41,14 @@ defmodule PartitionedBuffer.Queue do
   """
   @impl PartitionedBuffer
   def ets_type, do: :ordered_set
+
+  @doc false
+  @impl PartitionedBuffer
+  def kind, do: :queue
+
+  @doc false
+  @impl PartitionedBuffer
+  def row(item, position), do: {:entry, position, item, 0, 0}
 
   @doc """
   Starts a queue and links it to the calling process.
@@ -122,8 +130,15 @@ defmodule PartitionedBuffer.Queue do
     %{ref: ref} = Handle.fetch!(buffer)
 
     case Native.queue_push_list(ref, items) do
-      :ok -> :ok
-      other -> list_refused(other, buffer, ref, items)
+      :ok ->
+        :ok
+
+      :improper ->
+        improper!(items)
+
+      refused ->
+        dirty = fn -> Native.queue_push_list_dirty(ref, items) end
+        Refused.go_on(refused, buffer, ref, dirty, fn -> push(buffer, items, []) end)
     end
   end
 
@@ -131,8 +146,12 @@ defmodule PartitionedBuffer.Queue do
     %{ref: ref} = Handle.fetch!(buffer)
 
     case Native.queue_push(ref, item) do
-      :ok -> :ok
-      other -> refused(other, buffer, ref, item)
+      :ok ->
+        :ok
+
+      refused ->
+        dirty = fn -> Native.queue_push_dirty(ref, item) end
+        Refused.go_on(refused, buffer, ref, dirty, fn -> push(buffer, item, []) end)
     end
   end
 
@@ -162,79 +181,26 @@ defmodule PartitionedBuffer.Queue do
     if Keyword.keyword?(opts), do: Keyword.put(opts, :module, __MODULE__), else: opts
   end
 
-  defp refused(:heavy, buffer, ref, item) do
-    case Native.queue_push_dirty(ref, item) do
-      :ok -> :ok
-      :heavy -> too_large!()
-      other -> refused(other, buffer, ref, item)
-    end
-  end
-
-  defp refused(:closed, buffer, ref, item) do
-    Handle.reopened!(buffer, ref)
-    push(buffer, item, [])
-  end
-
-  defp refused(:no_partitions, buffer, _ref, _item), do: PartitionedBuffer.no_partitions!(buffer)
-
-  defp list_refused(:heavy, buffer, ref, items) do
-    case Native.queue_push_list_dirty(ref, items) do
-      :ok -> :ok
-      :heavy -> too_large!()
-      other -> list_refused(other, buffer, ref, items)
-    end
-  end
-
-  defp list_refused(:closed, buffer, ref, items) do
-    Handle.reopened!(buffer, ref)
-    push(buffer, items, [])
-  end
-
-  defp list_refused(:improper, _buffer, _ref, items), do: improper!(items)
-
-  defp list_refused(:no_partitions, buffer, _ref, _items),
-    do: PartitionedBuffer.no_partitions!(buffer)
-
   defp push_by_key(buffer, items, key) when is_list(items) do
     %{ref: ref} = handle = Handle.fetch!(buffer)
     if List.improper?(items), do: improper!(items)
-    indexes = Enum.map(items, &index(buffer, handle, key, &1))
+    indexes = Enum.map(items, &Handle.index!(handle, buffer, key, &1))
 
-    written =
-      with :heavy <- Native.queue_push_routed(ref, items, indexes),
-           do: Native.queue_push_routed_dirty(ref, items, indexes)
-
-    written_by_key(written, buffer, ref, items, key)
+    with refused when refused != :ok <- Native.queue_push_routed(ref, items, indexes) do
+      dirty = fn -> Native.queue_push_routed_dirty(ref, items, indexes) end
+      Refused.go_on(refused, buffer, ref, dirty, fn -> push_by_key(buffer, items, key) end)
+    end
   end
 
   defp push_by_key(buffer, item, key) do
     %{ref: ref} = handle = Handle.fetch!(buffer)
-    index = index(buffer, handle, key, item)
+    index = Handle.index!(handle, buffer, key, item)
 
-    written =
-      with :heavy <- Native.queue_push_to(ref, item, index),
-           do: Native.queue_push_to_dirty(ref, item, index)
-
-    written_by_key(written, buffer, ref, item, key)
-  end
-
-  defp written_by_key(:ok, _buffer, _ref, _item_or_items, _key), do: :ok
-  defp written_by_key(:heavy, _buffer, _ref, _item_or_items, _key), do: too_large!()
-
-  defp written_by_key(:closed, buffer, ref, item_or_items, key) do
-    Handle.reopened!(buffer, ref)
-    push_by_key(buffer, item_or_items, key)
-  end
-
-  defp index(buffer, handle, key, item) do
-    case tuple_size(handle.partitions) do
-      0 -> PartitionedBuffer.no_partitions!(buffer)
-      partitions -> Router.index(key, item, partitions)
+    with refused when refused != :ok <- Native.queue_push_to(ref, item, index) do
+      dirty = fn -> Native.queue_push_to_dirty(ref, item, index) end
+      Refused.go_on(refused, buffer, ref, dirty, fn -> push_by_key(buffer, item, key) end)
     end
   end
-
-  @spec too_large!() :: no_return()
-  defp too_large!, do: raise(ArgumentError, "an item of 4 GB or more can't be buffered")
 
   @spec improper!(term()) :: no_return()
   defp improper!(items) do

@@ -40,7 +40,7 @@ defmodule PartitionedBuffer.Supervisor do
       end
     )
 
-    ref = open(buffer, opts[:partitions])
+    ref = open(buffer, opts[:module].kind(), opts[:partitions])
     :ok = Native.buffer_put_settings(ref, Options.settings(opts))
     :ok = Handle.put(buffer, ref, opts[:module])
 
@@ -55,17 +55,21 @@ defmodule PartitionedBuffer.Supervisor do
   end
 
   # Takes over what a tree of this name held that was killed.
-  defp open(buffer, partitions) do
-    case Native.buffer_open(Atom.to_string(buffer), partitions) do
-      {:mismatch, old} when partitions > 0 ->
-        Native.buffer_replace(old, partitions)
-
-      {:mismatch, _old} ->
-        raise ArgumentError,
-              "#{inspect(buffer)} holds entries of a former start and can't go on without partitions"
+  defp open(buffer, kind, partitions) do
+    case Native.buffer_open(Atom.to_string(buffer), kind, partitions) do
+      {:mismatch, old} ->
+        case partitions > 0 and Native.buffer_replace(old, kind, partitions) do
+          {:ok, ref} -> ref
+          _other_kind_or_none -> raise ArgumentError, held_back(buffer)
+        end
 
       {_created_or_adopted, ref} ->
         ref
     end
+  end
+
+  defp held_back(buffer) do
+    "#{inspect(buffer)} was killed and holds entries: it can only be started again as a buffer of the " <>
+      "same kind that has partitions"
   end
 end

@@ -8,6 +8,9 @@ pub trait Arena: Send {
     /// An arena without entries.
     fn new() -> Self;
 
+    /// Adds a copy of an entry of another arena.
+    fn copy_from(&mut self, other: &Self, index: usize);
+
     /// How many entries it holds.
     fn len(&self) -> usize;
 

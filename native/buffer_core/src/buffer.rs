@@ -47,6 +47,10 @@ mod tests {
             Self
         }
 
+        fn copy_from(&mut self, other: &Self, index: usize) {
+            _ = (other, index);
+        }
+
         fn len(&self) -> usize {
             0
         }

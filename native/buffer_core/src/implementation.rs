@@ -1,1 +1,119 @@
 //! Definitions, invariants, lock order. Documentation only.
+//!
+//! # Definitions
+//!
+//! | word | meaning |
+//! |---|---|
+//! | *arena* | a place that many entries are copied into; it only grows and is freed as a whole |
+//! | *segment* | an arena, with the weight in bytes of each entry in it |
+//! | *generation* | segments that are swapped out and drained together: a queue or a map |
+//! | *live* | the generation that writes go to |
+//! | *draining* | the generation whose entries are handed to a processor |
+//! | *partition* | one live generation, one draining, and their counters |
+//! | *drain* | the draining generation, and who works on it: its *owner* |
+//! | *batch* | the first few entries of the draining generation, given to the owner; *in flight* until it is settled |
+//! | *settled* | what became of a batch: *processed* or *discarded*, for one of the [reasons](crate::Reason) |
+//! | *gate* | counts the writes that are on their way over several partitions |
+//! | *retired* | segments that nothing is left in, on their way to be freed |
+//!
+//! # The path of an entry
+//!
+//! ```text
+//!                  live lock              drain lock
+//!             +-----------------+    +--------------------+   next    +-----------+
+//!   write --> | live generation | -> |     draining       | --------> | batch in  |
+//!    (copy)   | [seg][seg][seg  | swap   [seg][seg][seg]  |           | flight    |
+//!             +-----------------+    +--------------------+           +-----------+
+//!                      |                       |                 next again |  | settle
+//!       map: superseded, deleted        last entry of a             processed  discarded
+//!                                     segment leaves it
+//!                                              |
+//!                                           retired --> freed, with no lock held
+//! ```
+//!
+//! * **Write.** The entry is copied to the end of the live generation under the `live` lock. What takes
+//!   long to copy is copied before, into segments of its own, and only those are handed over.
+//! * **Swap.** With both locks held, the live generation becomes the draining one, if that is empty.
+//!   Nothing is copied, and no writer can be left with the old one: it looks for it under the lock.
+//! * **Next.** The owner asks for the next batch, which says that it is through with the former one.
+//!   Entries do not leave when they are handed out, only when their batch is settled; so whatever
+//!   happens to the owner, what it had is known.
+//! * **Settle.** Takes the drain away from an owner that is gone. The batch it had is discarded, all
+//!   behind it is left for the next owner.
+//! * **Retire.** A segment goes when its last entry does. Retired segments are gathered and handed over
+//!   64 at a time, and all of them once the drain is through.
+//!
+//! # Invariants
+//!
+//! 1. *The account.* In every reading of [`Stats`](crate::Stats), for one partition,
+//!
+//!    ```text
+//!    accepted = processed + superseded + deleted + discarded + queued + in flight
+//!    ```
+//!
+//!    where the entries held, in both generations, are those queued and those in flight.
+//! 2. Entries of a queue leave in the order in which their writes took the `live` lock.
+//! 3. An entry is in one batch at the most. Batches follow each other without a gap: a batch begins
+//!    behind all that was settled before it.
+//! 4. There is a batch in flight only if there is an owner, and the draining generation begins with it.
+//! 5. No segment without entries is in a generation that is drained in order. Retired segments wait in a
+//!    partition only while it has something to drain.
+//! 6. A write that unwinds leaves the partition usable: entries that it had stored by then are in, and
+//!    count.
+//!
+//! # Why the account holds
+//!
+//! Each figure has one place and one lock, and an entry changes places under all the locks that are
+//! concerned:
+//!
+//! | figure | kept with | changes when |
+//! |---|---|---|
+//! | accepted, superseded, deleted | the live generation, which counts what is done to it; sums of the former generations beside it | a write (`live`) |
+//! | live entries | the live generation: its length | a write (`live`), a swap (both) |
+//! | draining entries | the draining generation: its length | a swap (both), a batch that is settled (`drain`) |
+//! | in flight | the batch, which is part of the draining entries | `next`, `settle` (`drain`) |
+//! | processed, discarded | the drain | a batch that is settled (`drain`) |
+//!
+//! * A write changes both sides by as much: a generation's length and its count of what was accepted are
+//!   changed together, or one is the other.
+//! * A swap moves live entries to draining ones, and the generation's counts to the sums.
+//! * A settled batch leaves the draining entries and enters `processed` or `discarded`.
+//! * `next` and `settle` move entries between queued and in flight, whose sum is what is held.
+//! * What is taken out for another partition ([`take_all`](crate::Partition::take_all)) is no longer
+//!   accepted here: it is accepted there.
+//!
+//! Each of these happens while all locks over what it changes are held, and a reading takes both locks,
+//! so it falls before or after, never in between. The high-water mark alone reads one number without
+//! its lock. That number is never less than what is draining, so the mark is never less than what was
+//! held; it may be more by what was settled a moment ago.
+//!
+//! # Locks
+//!
+//! * Within a partition: `drain` before `live`. Writers take `live` alone.
+//! * Between partitions: nobody holds the locks of two. What visits several does so in ascending order,
+//!   one after the other.
+//! * What else a buffer locks, such as its settings, is locked apart: never together with a partition.
+//! * Under a lock nothing is sent, nothing is freed that may be large, and no Erlang code is run.
+//!   Copying into and out of arenas is all that the VM is asked for, and it is bounded for what runs on a
+//!   normal scheduler.
+//! * A panic under a lock releases it, and no lock is poisoned (see [`sync`](crate::sync)).
+//!
+//! # What closing means
+//!
+//! Closing a partition sets a flag under its `live` lock, and [`write`](crate::Partition::write) looks at
+//! it under the same lock. So each write is before the close, and in the live generation, or after
+//! it, and refused. Draining goes on; nothing else changes.
+//!
+//! A write over several partitions has no such point of its own. It enters the [`Gate`](crate::Gate)
+//! instead, or is refused there as a whole. Once in, it may finish
+//! ([`write_admitted`](crate::Partition::write_admitted)). Closing a [`Buffer`](crate::Buffer) closes the
+//! gate first, waits until all that entered have left, and closes the partitions then: when it
+//! returns, every accepted write is complete, and there will be no other. The wait is as long as one
+//! write takes, since writes that come later leave a closed gate alone.
+//!
+//! # Memory
+//!
+//! An arena is owned by exactly one of: a segment of the live or the draining generation, the partition's
+//! retired segments, a hand-over to who frees them, or a write that is staging it. It moves between
+//! them and is dropped once. Bytes are the weights of entries that are held, and return to zero with
+//! them.

@@ -10,6 +10,7 @@
 //! | [`arena`] | where entries live |
 //! | [`segment`] | an arena and the weights of the entries in it |
 //! | [`queue`] | a generation that keeps order |
+//! | [`map`] | a generation that keeps the newest entry of each key |
 //! | [`partition`] | one live and one draining generation, and their counters |
 //! | [`buffer`] | the partitions of one buffer, and its end |
 //! | [`gate`] | lets a write that spans partitions in as a whole, or not at all |
@@ -22,6 +23,7 @@ pub mod arena;
 pub mod buffer;
 pub mod gate;
 pub mod implementation;
+pub mod map;
 pub mod partition;
 pub mod queue;
 pub mod route;
@@ -32,7 +34,8 @@ pub mod sync;
 pub use arena::Arena;
 pub use buffer::Buffer;
 pub use gate::Gate;
-pub use partition::{Batch, Closed, Generation, NotOwner, Partition};
+pub use map::Map;
+pub use partition::{Batch, Closed, Generation, NotOwner, Partition, Tally};
 pub use queue::Queue;
 pub use segment::{Retired, Segment};
 pub use stats::{Reason, Stats};

@@ -3,8 +3,8 @@
 //! Writers only ever take the `live` lock. Who drains takes `drain`, and `live` inside it for the
 //! swap: the order is `drain`, then `live`, never the other way round.
 //!
-//! Invariant: `accepted == processed + discarded + draining entries + live entries`, whenever both
-//! locks are held. An entry is counted where it is moved, under the lock that moves it.
+//! Invariant: `accepted == processed + superseded + deleted + discarded + draining entries + live
+//! entries`, whenever both locks are held. An entry is counted where it is moved, under the lock that moves it.
 
 use crossbeam_utils::CachePadded;
 
@@ -29,6 +29,9 @@ pub trait Generation: Default {
     /// The weight of its entries.
     fn bytes(&self) -> u64;
 
+    /// What writes have done to it.
+    fn tally(&self) -> Tally;
+
     /// When its oldest entry came, to the precision of a segment.
     fn oldest(&self) -> Option<i64>;
 
@@ -37,6 +40,29 @@ pub trait Generation: Default {
 
     /// Forgets the first `count` entries. Memory that nothing is left in goes to `retired`.
     fn retire(&mut self, count: usize, retired: &mut Retired<Self::Arena>);
+}
+
+/// What writes did to a generation, all of them together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Entries written.
+    pub accepted: u64,
+    /// Entries that a newer one has taken the place of, before they were drained.
+    pub superseded: u64,
+    /// Entries removed before they were drained.
+    pub deleted: u64,
+}
+
+impl std::ops::Add for Tally {
+    type Output = Tally;
+
+    fn add(self, other: Tally) -> Tally {
+        Tally {
+            accepted: self.accepted + other.accepted,
+            superseded: self.superseded + other.superseded,
+            deleted: self.deleted + other.deleted,
+        }
+    }
 }
 
 /// The buffer has been closed; nothing was written.
@@ -71,9 +97,9 @@ pub struct Partition<G: Generation, O> {
 
 struct Live<G> {
     generation: G,
-    // Entries of all former generations. What is in this one counts itself, so a write that unwinds
-    // leaves nothing uncounted.
-    swapped: u64,
+    // Of the generations before this one. This one counts by itself, so a write that unwinds leaves
+    // nothing uncounted.
+    former: Tally,
     high_water: usize,
     closed: bool,
 }
@@ -92,7 +118,7 @@ impl<G: Generation, O: Copy + PartialEq> Default for Partition<G, O> {
         Self {
             live: CachePadded::new(Mutex::new(Live {
                 generation: G::default(),
-                swapped: 0,
+                former: Tally::default(),
                 high_water: 0,
                 closed: false,
             })),
@@ -110,8 +136,7 @@ impl<G: Generation, O: Copy + PartialEq> Default for Partition<G, O> {
 }
 
 impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
-    /// Writes to the live generation, unless the partition is closed. What the generation has
-    /// gained in length is what was accepted.
+    /// Writes to the live generation, unless the partition is closed.
     pub fn write<R>(&self, write: impl FnOnce(&mut G) -> R) -> Result<R, Closed> {
         let mut live = self.live.lock();
         if live.closed {
@@ -127,11 +152,18 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
 
     fn write_locked<R>(&self, live: &mut Live<G>, write: impl FnOnce(&mut G) -> R) -> R {
         let result = write(&mut live.generation);
-        let len = live.generation.len();
-        live.high_water = live
-            .high_water
-            .max(len + self.draining.load(Ordering::Relaxed));
+        let held = live.generation.len() + self.draining.load(Ordering::Relaxed);
+        live.high_water = live.high_water.max(held);
         result
+    }
+
+    /// Reads the live generation, unless the partition is closed.
+    pub fn read_live<R>(&self, read: impl FnOnce(&G) -> R) -> Result<R, Closed> {
+        let live = self.live.lock();
+        if live.closed {
+            return Err(Closed);
+        }
+        Ok(read(&live.generation))
     }
 
     /// Closes the partition: later writes are refused, earlier ones are in the live generation.
@@ -160,8 +192,10 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let mut drain = self.drain.lock();
         if drain.generation.is_empty() {
             let mut live = self.live.lock();
-            drain.generation = std::mem::take(&mut live.generation);
-            live.swapped += drain.generation.len() as u64;
+            // One that is empty is kept: what it has allocated will be used.
+            if !live.generation.is_empty() {
+                drain.generation = live.take();
+            }
             self.draining
                 .store(drain.generation.len(), Ordering::Relaxed);
         }
@@ -259,11 +293,9 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         drain.in_flight = None;
         self.draining.store(0, Ordering::Relaxed);
         let mut live = self.live.lock();
-        live.swapped -= drain.generation.len() as u64;
-        [
-            std::mem::take(&mut drain.generation),
-            std::mem::take(&mut live.generation),
-        ]
+        let all = [std::mem::take(&mut drain.generation), live.take()];
+        live.former.accepted -= all.iter().map(|one| one.len() as u64).sum::<u64>();
+        all
     }
 
     /// Discards all that a closed partition still holds, in flight or not. Returns how many entries
@@ -273,10 +305,9 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let drain = &mut *guard;
         drain.owner = None;
         drain.in_flight = None;
-        let mut live = self.live.lock();
-        live.swapped += live.generation.len() as u64;
+        let mut live = self.live.lock().take();
         let mut sum = (0, 0);
-        for generation in [&mut drain.generation, &mut live.generation] {
+        for generation in [&mut drain.generation, &mut live] {
             sum.0 += generation.len();
             sum.1 += generation.bytes();
             generation.retire(generation.len(), &mut drain.retired);
@@ -291,9 +322,12 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     pub fn stats(&self) -> Stats {
         let drain = self.drain.lock();
         let live = self.live.lock();
+        let tally = live.former + live.generation.tally();
         let in_flight = drain.in_flight.map_or(0, |batch| batch.len);
         Stats {
-            accepted: live.swapped + live.generation.len() as u64,
+            accepted: tally.accepted,
+            superseded: tally.superseded,
+            deleted: tally.deleted,
             processed: drain.processed,
             discarded: drain.discarded,
             live: live.generation.len(),
@@ -306,6 +340,14 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 .oldest()
                 .or_else(|| live.generation.oldest()),
         }
+    }
+}
+
+impl<G: Generation> Live<G> {
+    /// Takes the generation; what was done to it stays counted.
+    fn take(&mut self) -> G {
+        self.former = self.former + self.generation.tally();
+        std::mem::take(&mut self.generation)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::segment::Retired;
-use crate::{Arena, Generation, Segment};
+use crate::{Arena, Generation, Segment, Tally};
 
 /// Segments in the order in which their entries were accepted; none of them is empty.
 #[derive(Debug)]
@@ -78,6 +78,14 @@ impl<A: Arena> Generation for Queue<A> {
 
     fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    fn tally(&self) -> Tally {
+        // Nothing leaves a live queue.
+        Tally {
+            accepted: self.len as u64,
+            ..Tally::default()
+        }
     }
 
     fn oldest(&self) -> Option<i64> {

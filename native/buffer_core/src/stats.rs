@@ -25,13 +25,18 @@ impl Reason {
 
 /// The figures of one partition at one moment.
 ///
-/// `accepted == processed + discarded (all reasons) + queued + in_flight` holds in every reading.
+/// `accepted == processed + superseded + deleted + discarded (all reasons) + queued + in_flight` holds
+/// in every reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Entries accepted, ever.
     pub accepted: u64,
     /// Entries of batches that a processor returned from, ever.
     pub processed: u64,
+    /// Entries that a newer one has taken the place of, ever.
+    pub superseded: u64,
+    /// Entries removed before they were drained, ever.
+    pub deleted: u64,
     /// Entries discarded, ever, by reason.
     pub discarded: [u64; Reason::ALL.len()],
     /// Entries of the live generation.

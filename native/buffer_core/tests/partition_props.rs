@@ -134,6 +134,8 @@ impl Model {
         Stats {
             accepted: self.accepted,
             processed: self.processed,
+            superseded: 0,
+            deleted: 0,
             discarded: self.discarded,
             live: self.live.len(),
             queued: self.held() - self.in_flight(),

@@ -20,9 +20,9 @@ use std::sync::Arc;
 
 use rustler::sys::{
     enif_alloc_env, enif_alloc_resource, enif_free_env, enif_get_resource, enif_get_tuple,
-    enif_init_resource_type, enif_inspect_binary, enif_make_copy, enif_make_list_from_array,
-    enif_make_resource, enif_release_resource, ErlNifBinary, ErlNifEnv, ErlNifResourceFlags,
-    ErlNifResourceType, ErlNifResourceTypeInit,
+    enif_init_resource_type, enif_inspect_binary, enif_is_identical, enif_make_copy,
+    enif_make_list_from_array, enif_make_resource, enif_release_resource, ErlNifBinary, ErlNifEnv,
+    ErlNifResourceFlags, ErlNifResourceType, ErlNifResourceTypeInit,
 };
 use rustler::wrapper::NIF_TERM;
 use rustler::{Decoder, Env, Error, NifResult, Term};
@@ -49,6 +49,22 @@ impl Arena {
         // `term` is valid, because its own environment outlives it.
         let copy = unsafe { enif_make_copy(self.env.as_ptr(), term.as_c_arg()) };
         self.terms.push(copy);
+    }
+
+    /// A copy of one term.
+    pub fn load<'a>(&self, index: usize, env: Env<'a>) -> Term<'a> {
+        // SAFETY: the term was made in `self.env`, which lives as long as `self`, and a term in an
+        // environment never changes. `env` is the caller's, used by this thread.
+        let copy = unsafe { enif_make_copy(env.as_c_arg(), self.terms[index]) };
+        // SAFETY: `copy` was just made in `env`.
+        unsafe { Term::new(env, copy) }
+    }
+
+    /// Whether a stored term and another one are the same, as `=:=` has it.
+    #[inline]
+    pub fn is(&self, index: usize, term: Term<'_>) -> bool {
+        // SAFETY: both terms are valid while their environments live, and this only reads.
+        unsafe { enif_is_identical(self.terms[index], term.as_c_arg()) != 0 }
     }
 
     /// How many arenas there are in the VM.
@@ -80,6 +96,16 @@ impl<'a> Copies<'a> {
         }));
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.terms.len()
+    }
+
+    /// Adds a term of the same environment.
+    pub fn push(&mut self, term: Term<'a>) {
+        self.terms.push(term.as_c_arg());
+    }
+
     /// The copies as a list, in order.
     pub fn into_list(self) -> Term<'a> {
         let len = c_uint::try_from(self.terms.len()).unwrap_or(c_uint::MAX);
@@ -103,6 +129,13 @@ impl buffer_core::Arena for Arena {
         }
     }
 
+    fn copy_from(&mut self, other: &Self, index: usize) {
+        // SAFETY: `other` is alive, so its term is valid; `self.env` is used by nobody else during
+        // `&mut self`.
+        let copy = unsafe { enif_make_copy(self.env.as_ptr(), other.terms[index]) };
+        self.terms.push(copy);
+    }
+
     fn len(&self) -> usize {
         self.terms.len()
     }
@@ -114,6 +147,31 @@ impl Drop for Arena {
         unsafe { enif_free_env(self.env.as_ptr()) };
         ALIVE.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// The term of a word that is all of it: an atom, a small integer, a local pid or port, or the empty
+/// list. `None` for other words.
+#[inline]
+pub fn immediate<'a>(env: Env<'a>, word: u64) -> Option<Term<'a>> {
+    let word = usize::try_from(word)
+        .ok()
+        .filter(|&word| is_immediate_word(word))?;
+    // SAFETY: such a word refers to no memory, so it is a term of every environment.
+    Some(unsafe { Term::new(env, word) })
+}
+
+/// The word of a term that is all in it.
+#[inline]
+pub fn immediate_word(term: Term<'_>) -> Option<u64> {
+    let word = term.as_c_arg();
+    is_immediate_word(word).then_some(word as u64)
+}
+
+/// The two low bits of such a word are set; that is so in every release that the library supports,
+/// and `weigh::immediates_are_as_expected` checks it when the library is loaded.
+#[inline]
+fn is_immediate_word(word: usize) -> bool {
+    word & 0b11 == 0b11
 }
 
 /// The elements of a tuple, without copying them.

@@ -6,12 +6,23 @@
 
 rustler::atoms! {
     ok,
+    error,
     nil,
     // what a write answers instead of `ok`
     closed,
     heavy,
     improper,
     no_partitions,
+    other_kind,
+    // what an update answers
+    changed,
+    wrong_type,
+    unsuited,
+    // what it can do
+    add,
+    max,
+    min,
+    append,
     // how a buffer was opened
     created,
     adopted,
@@ -30,6 +41,8 @@ rustler::atoms! {
     accepted,
     processed,
     discarded,
+    superseded,
+    deleted,
     queued,
     in_flight,
     bytes,

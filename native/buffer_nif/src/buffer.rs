@@ -1,17 +1,17 @@
 //! NIFs on a whole buffer.
 
 use buffer_core::Arena as _;
-use rustler::{Atom, Env, Error, NifResult, Term};
+use rustler::{Atom, Encoder, Env, Error, NifResult, Term};
 
 use crate::arena::{Arena, Copies, Handle};
 use crate::atoms;
-use crate::reclaimer::reclaim;
 use crate::registry::{self, Opened};
+use crate::resource::Kind;
 
 /// Opens the buffer of this name: `{:created | :adopted | :mismatch, handle}`. O(1).
 #[rustler::nif]
-fn buffer_open(env: Env<'_>, name: String, partitions: usize) -> (Atom, Term<'_>) {
-    let (how, shared) = match registry::open(name, partitions) {
+fn buffer_open(env: Env<'_>, name: String, kind: Kind, partitions: usize) -> (Atom, Term<'_>) {
+    let (how, shared) = match registry::open(name, kind, partitions) {
         Opened::Created(shared) => (atoms::created(), shared),
         Opened::Adopted(shared) => (atoms::adopted(), shared),
         Opened::Mismatch(shared) => (atoms::mismatch(), shared),
@@ -20,22 +20,29 @@ fn buffer_open(env: Env<'_>, name: String, partitions: usize) -> (Atom, Term<'_>
 }
 
 /// Closes the buffer and answers another one of the same name, with at least one partition, that has
-/// taken over what it held. Dirty: it waits as `buffer_close` does.
+/// taken over what it held: `{ok, handle}`, or `other_kind`. Dirty: it waits as `buffer_close` does.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn buffer_replace<'a>(env: Env<'a>, handle: Handle<'a>, partitions: usize) -> NifResult<Term<'a>> {
+fn buffer_replace<'a>(
+    env: Env<'a>,
+    handle: Handle<'a>,
+    kind: Kind,
+    partitions: usize,
+) -> NifResult<Term<'a>> {
     if partitions == 0 {
         return Err(Error::BadArg);
     }
-    let (shared, retired) = registry::replace(handle.0, partitions);
-    reclaim(retired);
-    Ok(Handle::make(env, shared))
+    if handle.0.storage.kind() != kind {
+        return Ok(atoms::other_kind().encode(env));
+    }
+    let shared = registry::replace(env, handle.0, partitions);
+    Ok((atoms::ok(), Handle::make(env, shared)).encode(env))
 }
 
 /// Closes the buffer: when this returns, every write that was accepted is in, and no other ever
 /// will be. Waits for writes that are on their way, so it is dirty.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn buffer_close(handle: Handle<'_>) -> Atom {
-    handle.0.buffer.close();
+    handle.0.storage.close();
     registry::forget(handle.0);
     atoms::ok()
 }
@@ -43,13 +50,18 @@ fn buffer_close(handle: Handle<'_>) -> Atom {
 /// How many partitions it has. O(1).
 #[rustler::nif]
 fn buffer_partitions(handle: Handle<'_>) -> usize {
-    handle.0.buffer.partitions().len()
+    handle.0.storage.partitions()
 }
 
 /// Entries of all live generations. O(partitions).
 #[rustler::nif]
 fn buffer_len(handle: Handle<'_>) -> usize {
-    handle.0.buffer.partitions().iter().map(|p| p.len()).sum()
+    handle
+        .0
+        .storage
+        .all()
+        .map(|partition| partition.live())
+        .sum()
 }
 
 /// Keeps one term with the buffer. O(size of the term), which is options.

@@ -13,6 +13,8 @@ use crate::{clock, reclaimer, registry};
 struct PartitionStats {
     accepted: u64,
     processed: u64,
+    superseded: u64,
+    deleted: u64,
     discarded: Discarded,
     queued: usize,
     in_flight: usize,
@@ -45,6 +47,8 @@ impl From<Stats> for PartitionStats {
         Self {
             accepted: stats.accepted,
             processed: stats.processed,
+            superseded: stats.superseded,
+            deleted: stats.deleted,
             discarded: Discarded {
                 exception: discarded(Reason::Exception),
                 killed: discarded(Reason::Killed),
@@ -63,12 +67,7 @@ impl From<Stats> for PartitionStats {
 /// The figures of one partition, all of one moment. O(1).
 #[rustler::nif]
 fn info_partition(handle: Handle<'_>, index: usize) -> NifResult<SerdeTerm<impl Serialize>> {
-    let partition = handle
-        .0
-        .buffer
-        .partitions()
-        .get(index)
-        .ok_or(Error::BadArg)?;
+    let partition = handle.0.storage.partition(index).ok_or(Error::BadArg)?;
     Ok(SerdeTerm(PartitionStats::from(partition.stats())))
 }
 
@@ -82,7 +81,7 @@ fn info_alive() -> SerdeTerm<impl Serialize> {
         bytes: 0,
     };
     for shared in registry::all() {
-        for partition in shared.buffer.partitions() {
+        for partition in shared.storage.all() {
             let stats = partition.stats();
             alive.entries += stats.queued + stats.in_flight;
             alive.bytes += stats.bytes;

@@ -6,8 +6,11 @@
 //! | [`weigh`] | how large a term is, found out in bounded time |
 //! | [`resource`] | what a handle on the BEAM refers to |
 //! | [`registry`] | open buffers by name |
+//! | [`cycle`] | what happens to a partition, whatever it stores |
+//! | [`operation`] | what an update of a map can do natively |
+//! | [`write`] | what all writes have in common |
 //! | [`reclaimer`] | frees drained memory away from the schedulers |
-//! | [`buffer`], [`queue`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
+//! | [`buffer`], [`queue`], [`map`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
 //!
 //! No NIF that runs on a normal scheduler does more than [`weigh::Limits`] allows; what may take
 //! longer has a twin ending in `_dirty`.
@@ -16,12 +19,16 @@ mod arena;
 mod atoms;
 mod buffer;
 mod clock;
+mod cycle;
 mod info;
+mod map;
+mod operation;
 mod partition;
 mod queue;
 mod reclaimer;
 mod registry;
 mod resource;
 mod weigh;
+mod write;
 
 rustler::init!("Elixir.PartitionedBuffer.Native", load = resource::load);

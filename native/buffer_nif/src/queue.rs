@@ -3,50 +3,22 @@
 //! Each answers `ok`, or says why nothing was written: `closed`, `no_partitions`, `improper` (not a
 //! proper list) or `heavy` (call the `_dirty` twin; from that one: an item of 4 GB or more).
 
-use buffer_core::route::route;
-use buffer_core::{Closed, Generation as _, Queue};
-use rustler::{Atom, Term};
+use buffer_core::{Generation as _, Partition, Queue};
+use rustler::{Atom, Env, LocalPid, Term};
 use smallvec::SmallVec;
 
-use crate::arena::{Arena, Handle};
-use crate::resource::Partition;
-use crate::weigh::{account, Heavy, Limits, Scale};
-use crate::{atoms, clock};
+use crate::arena::{Arena, Copies, Handle};
+use crate::clock;
+use crate::cycle::Readable;
+use crate::resource::{QueueBuffer, Storage};
+use crate::weigh::{account, Limits, Scale};
+use crate::write::{answer, own_route, Refused};
 
-/// Entries up to this weight, and lists up to this length, are copied under the partition's lock.
+/// Entries up to this weight, and lists of which a partition gets no more than that many, are copied
+/// under the partition's lock.
 /// What is larger is copied into segments of its own first, and only those are handed over under it.
 const COPIED_UNDER_LOCK: u32 = 8 * 1024;
 const LISTED_UNDER_LOCK: usize = 64;
-
-/// Why nothing was written.
-enum Refused {
-    Closed,
-    Heavy,
-    Improper,
-    NoPartitions,
-}
-
-impl From<Closed> for Refused {
-    fn from(_: Closed) -> Self {
-        Refused::Closed
-    }
-}
-
-impl From<Heavy> for Refused {
-    fn from(_: Heavy) -> Self {
-        Refused::Heavy
-    }
-}
-
-fn answer(result: Result<(), Refused>) -> Atom {
-    match result {
-        Ok(()) => atoms::ok(),
-        Err(Refused::Closed) => atoms::closed(),
-        Err(Refused::Heavy) => atoms::heavy(),
-        Err(Refused::Improper) => atoms::improper(),
-        Err(Refused::NoPartitions) => atoms::no_partitions(),
-    }
-}
 
 /// One item, routed by itself. Bounded.
 #[rustler::nif]
@@ -126,7 +98,7 @@ fn push(
     index: Option<usize>,
     mut scale: Scale,
 ) -> Result<(), Refused> {
-    let partitions = handle.0.buffer.partitions();
+    let partitions = queue(handle)?.partitions();
     let (weight, index) = match index {
         Some(index) => (scale.weigh(item)?, index),
         None => weigh_and_route(&mut scale, item, partitions)?,
@@ -141,6 +113,13 @@ fn push(
         partition.write(|live| live.append(staged))?;
     }
     Ok(())
+}
+
+fn queue(handle: Handle<'_>) -> Result<&QueueBuffer, Refused> {
+    match &handle.0.storage {
+        Storage::Queue(buffer) => Ok(buffer),
+        Storage::Map(_) => Err(Refused::OtherKind),
+    }
 }
 
 enum Routes<'a> {
@@ -164,7 +143,7 @@ fn push_list<'a>(
     mut scale: Scale,
     limit: usize,
 ) -> Result<(), Refused> {
-    let buffer = &handle.0.buffer;
+    let buffer = queue(handle)?;
     let partitions = buffer.partitions();
     if partitions.is_empty() {
         return Err(Refused::NoPartitions);
@@ -172,57 +151,69 @@ fn push_list<'a>(
     let env = items.get_env();
     let items = gather(items, routes, partitions, &mut scale, limit)?;
     account(env, items.len(), scale.weighed());
-    let Some(first) = items.first() else {
-        return Ok(());
+
+    let mut shares: SmallVec<[Share; 16]> = partitions.iter().map(|_| Share::default()).collect();
+    for routed in &items {
+        shares[routed.index].add(routed);
+    }
+    for (index, share) in shares.iter_mut().enumerate() {
+        if share.count > LISTED_UNDER_LOCK || share.heaviest > COPIED_UNDER_LOCK {
+            let staged = share.staged.insert(Queue::default());
+            of_partition(&items, index).for_each(|routed| routed.store(staged));
+        }
+    }
+    let write = |index: usize, staged: Option<Queue<Arena>>, live: &mut Queue<Arena>| match staged {
+        Some(staged) => live.append(staged),
+        None => of_partition(&items, index).for_each(|routed| routed.store(live)),
     };
-    let heaviest = items.iter().map(|routed| routed.weight).max();
-    let under_lock = items.len() <= LISTED_UNDER_LOCK && heaviest <= Some(COPIED_UNDER_LOCK);
+    let mut involved = shares
+        .into_iter()
+        .zip(partitions)
+        .enumerate()
+        .filter(|(_, (share, _))| share.count > 0)
+        .peekable();
 
     // All to one partition: its lock alone makes the list whole.
-    if items.iter().all(|routed| routed.index == first.index) {
-        let partition = partitions.get(first.index).ok_or(Refused::NoPartitions)?;
-        if under_lock {
-            partition.write(|live| items.iter().for_each(|routed| routed.store(live)))?;
-        } else {
-            let mut staged = Queue::default();
-            items.iter().for_each(|routed| routed.store(&mut staged));
-            partition.write(|live| live.append(staged))?;
-        }
+    if let Some((index, (share, partition))) =
+        involved.next_if(|(_, (share, _))| share.count == items.len())
+    {
+        partition.write(|live| write(index, share.staged, live))?;
         return Ok(());
     }
-
-    if under_lock {
-        let _pass = buffer.enter()?;
-        for (index, partition) in partitions.iter().enumerate() {
-            let mut here = items
-                .iter()
-                .filter(|routed| routed.index == index)
-                .peekable();
-            if here.peek().is_some() {
-                partition.write_admitted(|live| here.for_each(|routed| routed.store(live)));
-            }
-        }
-    } else {
-        let mut staged: Vec<Queue<Arena>> = partitions.iter().map(|_| Queue::default()).collect();
-        for routed in &items {
-            let queue = staged.get_mut(routed.index).ok_or(Refused::NoPartitions)?;
-            routed.store(queue);
-        }
-        let _pass = buffer.enter()?;
-        for (partition, queue) in partitions.iter().zip(staged) {
-            if !queue.is_empty() {
-                partition.write_admitted(|live| live.append(queue));
-            }
-        }
+    let _pass = buffer.enter()?;
+    for (index, (share, partition)) in involved {
+        partition.write_admitted(|live| write(index, share.staged, live));
     }
     Ok(())
+}
+
+/// What of a list goes to one partition.
+#[derive(Default)]
+struct Share {
+    count: usize,
+    heaviest: u32,
+    staged: Option<Queue<Arena>>,
+}
+
+impl Share {
+    fn add(&mut self, routed: &Routed<'_>) {
+        self.count += 1;
+        self.heaviest = self.heaviest.max(routed.weight);
+    }
+}
+
+fn of_partition<'a, 'b>(
+    items: &'b [Routed<'a>],
+    index: usize,
+) -> impl Iterator<Item = &'b Routed<'a>> {
+    items.iter().filter(move |routed| routed.index == index)
 }
 
 /// Walks the list once: nothing is written before all of it is known to be in order.
 fn gather<'a>(
     items: Term<'a>,
     routes: Routes<'a>,
-    partitions: &[Partition],
+    partitions: &[Partition<Queue<Arena>, LocalPid>],
     scale: &mut Scale,
     limit: usize,
 ) -> Result<Items<'a>, Refused> {
@@ -278,15 +269,19 @@ fn store(queue: &mut Queue<Arena>, item: Term<'_>, weight: u32) {
 fn weigh_and_route(
     scale: &mut Scale,
     item: Term<'_>,
-    partitions: &[Partition],
+    partitions: &[Partition<Queue<Arena>, LocalPid>],
 ) -> Result<(u32, usize), Refused> {
-    match partitions.len() {
-        0 => Err(Refused::NoPartitions),
-        1 => Ok((scale.weigh(item)?, 0)),
-        count => {
-            let weight = scale.weigh(item)?;
-            let count = u32::try_from(count).unwrap_or(u32::MAX);
-            Ok((weight, route(item.hash_phash2(), count)))
+    let weight = scale.weigh(item)?;
+    Ok((weight, own_route(item, partitions.len())?))
+}
+
+impl Readable for Queue<Arena> {
+    fn read<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize) {
+        let mut copies = Copies::with_capacity(env, count.min(self.len()));
+        for (arena, range) in self.pieces(cursor, count) {
+            copies.extend(arena, range);
         }
+        let next = cursor + copies.len();
+        (copies.into_list(), next)
     }
 }

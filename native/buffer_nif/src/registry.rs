@@ -9,9 +9,10 @@ use buffer_core::Reason;
 use dashmap::mapref::entry::Entry;
 use dashmap::DashMap;
 use once_cell::sync::Lazy;
+use rustler::Env;
 
-use crate::reclaimer::Retired;
-use crate::resource::Shared;
+use crate::map;
+use crate::resource::{Kind, Shared, Storage};
 
 static OPEN: Lazy<DashMap<String, Arc<Shared>>> = Lazy::new(DashMap::new);
 
@@ -19,46 +20,64 @@ static OPEN: Lazy<DashMap<String, Arc<Shared>>> = Lazy::new(DashMap::new);
 pub enum Opened {
     /// There was none of this name.
     Created(Arc<Shared>),
-    /// There was one, with as many partitions.
+    /// There was one of this kind, with as many partitions.
     Adopted(Arc<Shared>),
-    /// There was one, with another number of partitions; it is left as it is.
+    /// There was another one; it is left as it is.
     Mismatch(Arc<Shared>),
 }
 
 /// Finds the open buffer of this name, or makes one.
-pub fn open(name: String, partitions: usize) -> Opened {
+pub fn open(name: String, kind: Kind, partitions: usize) -> Opened {
     match OPEN.entry(name) {
         Entry::Occupied(entry) => {
             let shared = Arc::clone(entry.get());
-            if shared.buffer.partitions().len() == partitions {
+            if shared.storage.kind() == kind && shared.storage.partitions() == partitions {
                 Opened::Adopted(shared)
             } else {
                 Opened::Mismatch(shared)
             }
         }
         Entry::Vacant(entry) => {
-            let shared = Arc::new(Shared::new(entry.key().clone(), partitions));
+            let shared = Arc::new(Shared::new(entry.key().clone(), kind, partitions));
             entry.insert(Arc::clone(&shared));
             Opened::Created(shared)
         }
     }
 }
 
-/// Makes a buffer with another number of partitions that takes over the name of `old` and all that
-/// `old` holds; `old` is closed. Entries of one partition stay in one partition, and in order.
-pub fn replace(old: &Shared, partitions: usize) -> (Arc<Shared>, Retired) {
-    old.buffer.close();
-    let new = Arc::new(Shared::new(old.name.clone(), partitions));
-    let mut retired = Retired::default();
-    for (index, from) in old.buffer.partitions().iter().enumerate() {
-        from.settle(Reason::Killed, &mut retired);
-        let to = &new.buffer.partitions()[index % partitions];
-        for generation in from.take_all() {
-            to.write_admitted(|live| live.append(generation));
+/// Makes a buffer with another number of partitions, at least one, that takes over the name of `old`
+/// and all that `old` holds; `old` is closed. Entries of a queue's partition stay in one partition and
+/// in order; those of a map go where their keys belong.
+pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
+    old.storage.close();
+    for partition in old.storage.all() {
+        partition.settle(Reason::Killed);
+    }
+    let new = Arc::new(Shared::new(
+        old.name.clone(),
+        old.storage.kind(),
+        partitions,
+    ));
+    match (&old.storage, &new.storage) {
+        (Storage::Queue(old), Storage::Queue(new)) => {
+            for (index, from) in old.partitions().iter().enumerate() {
+                let to = &new.partitions()[index % partitions];
+                for generation in from.take_all() {
+                    to.write_admitted(|live| live.append(generation));
+                }
+            }
         }
+        (Storage::Map(old), Storage::Map(new)) => {
+            for from in old.partitions() {
+                for generation in from.take_all() {
+                    map::scatter(env, generation, new);
+                }
+            }
+        }
+        _ => {}
     }
     OPEN.insert(new.name.clone(), Arc::clone(&new));
-    (new, retired)
+    new
 }
 
 /// Forgets a closed buffer.

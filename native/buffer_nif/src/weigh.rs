@@ -10,7 +10,7 @@ use rustler::schedule::consume_timeslice;
 use rustler::{Env, Term, TermType};
 use smallvec::SmallVec;
 
-use crate::arena::{binary_len, tuple_elements};
+use crate::arena::{binary_len, immediate_word, tuple_elements};
 
 const WORD: u64 = 8;
 /// Binaries up to this size are copied into the heap, larger ones are shared.
@@ -54,6 +54,11 @@ impl Scale {
     /// How many bytes have been weighed, for one that is bounded.
     pub fn weighed(&self) -> u64 {
         Limits::BYTES.saturating_sub(self.bytes)
+    }
+
+    /// Whether it is for a normal scheduler.
+    pub fn is_bounded(&self) -> bool {
+        !self.exact
     }
 
     /// For a normal scheduler: gives up at [`Limits`].
@@ -202,13 +207,10 @@ fn heap_binary_words(len: usize) -> u64 {
     2 + len.div_ceil(8) as u64
 }
 
-/// Whether a term is all in its word: atoms, small integers, local pids and ports, the empty list.
-///
-/// The two low bits of such a word are set; that is so in every release that the library supports,
-/// and [`immediates_are_as_expected`] checks it when the library is loaded.
+/// Whether a term is all in its word.
 #[inline]
-fn is_immediate(term: Term<'_>) -> bool {
-    term.as_c_arg() & 0b11 == 0b11
+pub fn is_immediate(term: Term<'_>) -> bool {
+    immediate_word(term).is_some()
 }
 
 /// Whether the assumption of [`is_immediate`] holds in the VM that loads the library.

@@ -62,6 +62,10 @@ impl Arena for Ints {
         Self { id, values }
     }
 
+    fn copy_from(&mut self, other: &Self, index: usize) {
+        self.store(other.values[index]);
+    }
+
     fn len(&self) -> usize {
         self.values.len()
     }

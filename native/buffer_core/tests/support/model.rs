@@ -18,6 +18,10 @@ impl Arena for Ints {
         Self(Vec::new())
     }
 
+    fn copy_from(&mut self, other: &Self, index: usize) {
+        self.0.push(other.0[index]);
+    }
+
     fn len(&self) -> usize {
         self.0.len()
     }

@@ -1,0 +1,519 @@
+defmodule PartitionedBuffer.Map do
+  @moduledoc """
+  A buffer that keeps one entry for each key: the newest wins.
+
+  Entries reach the processor as `{key, value, version, updates}`.
+
+      iex> test = self()
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Map.start_link(
+      ...>     name: :map_example,
+      ...>     processor: fn batch -> send(test, {:batch, batch}) end
+      ...>   )
+      iex> PartitionedBuffer.Map.put(:map_example, :color, "red")
+      :ok
+      iex> PartitionedBuffer.Map.put(:map_example, :color, "blue")
+      :ok
+      iex> PartitionedBuffer.Map.get(:map_example, :color)
+      "blue"
+      iex> PartitionedBuffer.Map.stop(:map_example)
+      :ok
+      iex> receive do: ({:batch, batch} -> batch)
+      [{:color, "blue", 0, 0}]
+
+  ## Keys, values, versions
+
+  Any term is a key or a value. Keys are compared as by `===`: `1` and `1.0` are two keys.
+
+  `put/4` writes whatever is there and starts again with version 0 and 0 updates. `put_newer/5` writes
+  only if the key is not there or the version is higher than the one that is there, and counts the
+  `updates` that it made. Versions are integers of any size; they live as long as their entry is in the
+  buffer, that is, for one cycle.
+
+  A key is in one partition for as long as the buffer lives, so writes to one key never overtake each
+  other. Reads see what has not begun to be processed: when a cycle starts, its entries can't be read
+  any more.
+
+  ## Partition key
+
+  By default the key decides which partition an entry goes to. A function or `{module, function, args}`
+  as `:partition_key` is called with the **key** (not with the entry). Whoever writes a key with a
+  `:partition_key` must read and delete it with the same one.
+
+  See `PartitionedBuffer` for the options, the events and what is guaranteed.
+  """
+
+  @behaviour PartitionedBuffer
+
+  alias PartitionedBuffer.{Handle, Native, Operation, Options, Refused}
+
+  @type buffer :: PartitionedBuffer.buffer()
+  @type key :: term()
+  @type value :: term()
+  @type version :: integer()
+  @type operation ::
+          {:add, number()}
+          | {:max, term()}
+          | {:min, term()}
+          | {:append, term()}
+          | {:put_new, term()}
+
+  @doc """
+  The type of the table that a processor gets with `processing_batch_size: :table`.
+
+      iex> PartitionedBuffer.Map.ets_type()
+      :set
+  """
+  @impl PartitionedBuffer
+  def ets_type, do: :set
+
+  @doc false
+  @impl PartitionedBuffer
+  def kind, do: :map
+
+  @doc false
+  @impl PartitionedBuffer
+  def row({key, value, version, updates}, _position), do: {:entry, key, value, version, updates}
+
+  @doc """
+  Starts a map and links it to the calling process.
+
+  Takes the options of `PartitionedBuffer` ("Start options"). Returns `{:ok, pid}`,
+  `{:error, {:already_started, pid}}` if a buffer of this name is running, or another
+  `{:error, reason}` of `Supervisor.start_link/3`. Raises `NimbleOptions.ValidationError` if an option
+  is missing or wrong.
+  """
+  @spec start_link(keyword()) :: Supervisor.on_start()
+  def start_link(opts \\ []) do
+    PartitionedBuffer.start_link(module_option(opts))
+  end
+
+  @doc """
+  A child specification; its id is the buffer's name.
+
+      iex> PartitionedBuffer.Map.child_spec(name: :states).id
+      :states
+  """
+  @spec child_spec(keyword()) :: Supervisor.child_spec()
+  def child_spec(opts) do
+    %{
+      id: Keyword.get(opts, :name) || __MODULE__,
+      start: {__MODULE__, :start_link, [opts]},
+      type: :supervisor
+    }
+  end
+
+  @doc """
+  Stops a map after everything that it holds has been processed. See `PartitionedBuffer.stop/3`.
+  """
+  @spec stop(buffer() | pid(), reason :: term(), timeout()) :: :ok
+  def stop(buffer, reason \\ :normal, timeout \\ :infinity) do
+    PartitionedBuffer.stop(buffer, reason, timeout)
+  end
+
+  @doc """
+  Puts a value, whatever was there.
+
+  ## Options
+
+  #{Options.runtime_docs()}
+
+  ## Errors
+
+  Of this and of all functions below:
+
+    * `ArgumentError`: no buffer of this name is running ("unknown registry: …"), it is a queue, a term
+      takes 4 GB or more, or the options are not a keyword list.
+    * `RuntimeError`: the buffer was started with `partitions: 0`.
+    * `NimbleOptions.ValidationError`: an unknown option.
+    * What the function of a `:partition_key` raises; nothing was written then.
+
+  ## Examples
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :put_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.put(:put_example, {:user, 1}, %{name: "Ada"})
+      :ok
+      iex> PartitionedBuffer.Map.stop(:put_example)
+      :ok
+
+  """
+  @spec put(buffer(), key(), value(), keyword()) :: :ok
+  def put(buffer, key, value, opts \\ []) do
+    {ref, index} = place(buffer, key, opts)
+
+    with refused when refused != :ok <- Native.map_put(ref, key, value, index) do
+      dirty = fn -> Native.map_put_dirty(ref, key, value, index) end
+      Refused.go_on(refused, buffer, ref, dirty, fn -> put(buffer, key, value, opts) end)
+    end
+  end
+
+  @doc """
+  Puts many values: of a map, or of a list of `{key, value}`.
+
+  Keys that are there several times in a list are put one after the other: the last one stays. A list
+  is accepted as a whole: if the call raises, nothing of it was.
+
+  Raises `ArgumentError` ("invalid entry: …") if something in the list is no pair, and what `put/4`
+  raises.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :all_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.put_all(:all_example, %{a: 1, b: 2})
+      :ok
+      iex> PartitionedBuffer.Map.put_all(:all_example, [{:b, 3}, {:c, 4}])
+      :ok
+      iex> PartitionedBuffer.Map.size(:all_example)
+      3
+      iex> PartitionedBuffer.Map.stop(:all_example)
+      :ok
+
+  """
+  @spec put_all(buffer(), %{key() => value()} | [{key(), value()}], keyword()) :: :ok
+  def put_all(buffer, entries, opts \\ [])
+
+  def put_all(buffer, entries, opts) when is_map(entries) do
+    write_all(buffer, :maps.to_list(entries), opts, &pair?/1)
+  end
+
+  def put_all(buffer, entries, opts), do: write_all(buffer, entries, opts, &pair?/1)
+
+  @doc """
+  Puts a value if the key is not there or has a lower version.
+
+  Raises `ArgumentError` ("invalid entry: …") if the version is not an integer, and what `put/4`
+  raises.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :newer_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.put_newer(:newer_example, :key, "v2", 200)
+      :ok
+      iex> PartitionedBuffer.Map.put_newer(:newer_example, :key, "v1", 100)
+      :ok
+      iex> PartitionedBuffer.Map.get(:newer_example, :key)
+      "v2"
+      iex> PartitionedBuffer.Map.stop(:newer_example)
+      :ok
+
+  """
+  @spec put_newer(buffer(), key(), value(), version(), keyword()) :: :ok
+  def put_newer(buffer, key, value, version, opts \\ [])
+
+  def put_newer(buffer, key, value, version, opts) when is_integer(version) do
+    {ref, index} = place(buffer, key, opts)
+
+    with refused when refused != :ok <- Native.map_put_newer(ref, key, value, version, index) do
+      dirty = fn -> Native.map_put_newer_dirty(ref, key, value, version, index) end
+      again = fn -> put_newer(buffer, key, value, version, opts) end
+      Refused.go_on(refused, buffer, ref, dirty, again)
+    end
+  end
+
+  def put_newer(_buffer, key, value, version, _opts), do: invalid!({key, value, version})
+
+  @doc """
+  Puts many values that are newer: a list of `{key, value, version}`. See `put_newer/5`.
+
+  A list is accepted as a whole, also when a cycle starts meanwhile. Raises `ArgumentError` ("invalid
+  entry: …") if something in the list is no such tuple or a version is not an integer; nothing was
+  written then.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :all_newer, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.put_all_newer(:all_newer, [{:a, "new", 2}, {:a, "old", 1}])
+      :ok
+      iex> PartitionedBuffer.Map.get(:all_newer, :a)
+      "new"
+      iex> PartitionedBuffer.Map.stop(:all_newer)
+      :ok
+
+  """
+  @spec put_all_newer(buffer(), [{key(), value(), version()}], keyword()) :: :ok
+  def put_all_newer(buffer, entries, opts \\ []) do
+    write_all(buffer, entries, opts, &versioned?/1)
+  end
+
+  @doc """
+  The value of a key, or `default`.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :get_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.get(:get_example, :nothing, :default)
+      :default
+      iex> PartitionedBuffer.Map.stop(:get_example)
+      :ok
+
+  """
+  @spec get(buffer(), key(), default :: term(), keyword()) :: value() | term()
+  def get(buffer, key, default \\ nil, opts \\ []) do
+    case fetch(buffer, key, opts) do
+      {:ok, value} -> value
+      :error -> default
+    end
+  end
+
+  @doc """
+  `{:ok, value}` of a key, or `:error`.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :fetch_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.put(:fetch_example, :key, nil)
+      iex> PartitionedBuffer.Map.fetch(:fetch_example, :key)
+      {:ok, nil}
+      iex> PartitionedBuffer.Map.fetch(:fetch_example, :other)
+      :error
+      iex> PartitionedBuffer.Map.stop(:fetch_example)
+      :ok
+
+  """
+  @spec fetch(buffer(), key(), keyword()) :: {:ok, value()} | :error
+  def fetch(buffer, key, opts \\ []) do
+    {ref, index} = place(buffer, key, opts)
+
+    case Native.map_fetch(ref, key, index) do
+      {:ok, _value} = found ->
+        found
+
+      :error ->
+        :error
+
+      refused ->
+        dirty = fn -> Native.map_fetch_dirty(ref, key, index) end
+        Refused.go_on(refused, buffer, ref, dirty, fn -> fetch(buffer, key, opts) end)
+    end
+  end
+
+  @doc """
+  Removes a key. It is `:ok` if it was not there.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :delete_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.put(:delete_example, :key, 1)
+      iex> PartitionedBuffer.Map.delete(:delete_example, :key)
+      :ok
+      iex> PartitionedBuffer.Map.size(:delete_example)
+      0
+      iex> PartitionedBuffer.Map.stop(:delete_example)
+      :ok
+
+  """
+  @spec delete(buffer(), key(), keyword()) :: :ok
+  def delete(buffer, key, opts \\ []) do
+    {ref, index} = place(buffer, key, opts)
+
+    with refused when refused != :ok <- Native.map_delete(ref, key, index) do
+      dirty = fn -> Native.map_delete_dirty(ref, key, index) end
+      Refused.go_on(refused, buffer, ref, dirty, fn -> delete(buffer, key, opts) end)
+    end
+  end
+
+  @doc """
+  Removes a key and returns `{:ok, value}`, or `:error` if it was not there.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :take_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.put(:take_example, :key, 1)
+      iex> PartitionedBuffer.Map.take(:take_example, :key)
+      {:ok, 1}
+      iex> PartitionedBuffer.Map.take(:take_example, :key)
+      :error
+      iex> PartitionedBuffer.Map.stop(:take_example)
+      :ok
+
+  """
+  @spec take(buffer(), key(), keyword()) :: {:ok, value()} | :error
+  def take(buffer, key, opts \\ []) do
+    {ref, index} = place(buffer, key, opts)
+
+    case Native.map_take(ref, key, index) do
+      {:ok, _value} = found ->
+        found
+
+      :error ->
+        :error
+
+      refused ->
+        dirty = fn -> Native.map_take_dirty(ref, key, index) end
+        Refused.go_on(refused, buffer, ref, dirty, fn -> take(buffer, key, opts) end)
+    end
+  end
+
+  @doc """
+  Whether a key is there.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :has_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.has_key?(:has_example, :key)
+      false
+      iex> PartitionedBuffer.Map.stop(:has_example)
+      :ok
+
+  """
+  @spec has_key?(buffer(), key(), keyword()) :: boolean()
+  def has_key?(buffer, key, opts \\ []) do
+    {ref, index} = place(buffer, key, opts)
+
+    case Native.map_has_key(ref, key, index) do
+      :ok ->
+        true
+
+      :error ->
+        false
+
+      refused ->
+        dirty = fn -> Native.map_has_key_dirty(ref, key, index) end
+        again = fn -> if has_key?(buffer, key, opts), do: :ok, else: :error end
+        Refused.go_on(refused, buffer, ref, dirty, again) == :ok
+    end
+  end
+
+  @doc """
+  Changes the value of a key, or puts `default` if the key is not there.
+
+  An operation is applied to the value in the buffer, under the partition's lock:
+
+    * `{:add, number}` - adds to a number
+    * `{:max, term}`, `{:min, term}` - keeps the larger or the smaller one, in Erlang's order of terms
+    * `{:append, term}` - adds to the end of a list
+    * `{:put_new, term}` - puts the term if the key is not there; `default` is not used
+
+  A function of arity 1 is called with the value, in the calling process, and returns the new one. If
+  another process has changed the value meanwhile, it is called again with that.
+
+  Each update of a value that is there counts in the entry's `updates`; the version stays.
+
+  Raises `ArithmeticError` or `ArgumentError` if the value is not of the type that the operation
+  takes, and nothing is changed; `ArgumentError` if there is no such operation; what the function
+  raises; and what `put/4` raises.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :update_map, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.update(:update_map, :clicks, 1, {:add, 1})
+      :ok
+      iex> PartitionedBuffer.Map.update(:update_map, :clicks, 1, {:add, 1})
+      :ok
+      iex> PartitionedBuffer.Map.update(:update_map, :clicks, 1, &(&1 * 10))
+      :ok
+      iex> PartitionedBuffer.Map.get(:update_map, :clicks)
+      20
+      iex> PartitionedBuffer.Map.stop(:update_map)
+      :ok
+
+  """
+  @spec update(buffer(), key(), default :: value(), operation() | (value() -> value()), keyword()) ::
+          :ok
+  def update(buffer, key, default, operation, opts \\ [])
+
+  def update(buffer, key, _default, {:put_new, value}, opts) do
+    _put_or_not = put_new(buffer, key, value, opts)
+    :ok
+  end
+
+  def update(buffer, key, default, {name, operand} = operation, opts)
+      when name in [:add, :max, :min, :append] do
+    if name == :add and not is_number(operand), do: no_operation!(operation)
+    {ref, index} = place(buffer, key, opts)
+
+    case Native.map_update(ref, key, name, operand, index) do
+      :ok ->
+        :ok
+
+      # Between the two another process may have put one.
+      :error ->
+        with :changed <- put_new(buffer, key, default, opts),
+             do: update(buffer, key, default, operation, opts)
+
+      too_much when too_much in [:unsuited, :heavy, :wrong_type] ->
+        update(buffer, key, default, Operation.function(operation), opts)
+
+      refused ->
+        again = fn -> update(buffer, key, default, operation, opts) end
+        Refused.go_on(refused, buffer, ref, again, again)
+    end
+  end
+
+  def update(buffer, key, default, fun, opts) when is_function(fun, 1) do
+    case fetch(buffer, key, opts) do
+      :error ->
+        with :changed <- put_new(buffer, key, default, opts),
+             do: update(buffer, key, default, fun, opts)
+
+      {:ok, value} ->
+        {ref, index} = place(buffer, key, opts)
+        again = fn -> update(buffer, key, default, fun, opts) end
+
+        case Native.map_compare_put_dirty(ref, key, value, fun.(value), index) do
+          :ok -> :ok
+          not_there_any_more when not_there_any_more in [:error, :changed] -> again.()
+          refused -> Refused.go_on(refused, buffer, ref, fn -> :heavy end, again)
+        end
+    end
+  end
+
+  def update(_buffer, _key, _default, other, _opts), do: no_operation!(other)
+
+  @doc """
+  How many keys the live generations of all partitions hold. See `PartitionedBuffer.buffer_size/1`.
+  """
+  @spec size(buffer()) :: non_neg_integer()
+  def size(buffer), do: PartitionedBuffer.buffer_size(buffer)
+
+  @doc """
+  Changes options of a running map. See `PartitionedBuffer.update_options/2`.
+  """
+  @spec update_options(buffer(), keyword()) :: :ok
+  def update_options(buffer, opts), do: PartitionedBuffer.update_options(buffer, opts)
+
+  # The storage and, if it is not the key that says it, the partition.
+  defp place(buffer, _key, []), do: {Handle.fetch!(buffer).ref, nil}
+
+  defp place(buffer, key, opts) do
+    handle = Handle.fetch!(buffer)
+
+    case Options.partition_key!(opts) do
+      nil -> {handle.ref, nil}
+      partition_key -> {handle.ref, Handle.index!(handle, buffer, partition_key, key)}
+    end
+  end
+
+  defp put_new(buffer, key, value, opts) do
+    {ref, index} = place(buffer, key, opts)
+
+    case Native.map_put_new(ref, key, value, index) do
+      done when done in [:ok, :changed] ->
+        done
+
+      refused ->
+        dirty = fn -> Native.map_put_new_dirty(ref, key, value, index) end
+        Refused.go_on(refused, buffer, ref, dirty, fn -> put_new(buffer, key, value, opts) end)
+    end
+  end
+
+  @spec no_operation!(term()) :: no_return()
+  defp no_operation!(other) do
+    raise ArgumentError,
+          "expected an operation ({:add, number}, {:max, term}, {:min, term}, {:append, term}, " <>
+            "{:put_new, term}) or a function of arity 1, got: #{inspect(other)}"
+  end
+
+  defp write_all(buffer, entries, opts, valid?) do
+    unless is_list(entries) and not List.improper?(entries), do: invalid!(entries)
+    Enum.each(entries, &(valid?.(&1) || invalid!(&1)))
+
+    partition_key = Options.partition_key!(opts)
+    handle = Handle.fetch!(buffer)
+
+    indexes =
+      if partition_key != nil do
+        Enum.map(entries, &Handle.index!(handle, buffer, partition_key, elem(&1, 0)))
+      end
+
+    with refused when refused != :ok <- Native.map_put_all(handle.ref, entries, indexes) do
+      dirty = fn -> Native.map_put_all_dirty(handle.ref, entries, indexes) end
+      again = fn -> write_all(buffer, entries, opts, valid?) end
+      Refused.go_on(refused, buffer, handle.ref, dirty, again)
+    end
+  end
+
+  defp pair?(entry), do: is_tuple(entry) and tuple_size(entry) == 2
+
+  defp versioned?({_key, _value, version}), do: is_integer(version)
+  defp versioned?(_other), do: false
+
+  @spec invalid!(term()) :: no_return()
+  defp invalid!(entry), do: raise(ArgumentError, "invalid entry: #{inspect(entry)}")
+
+  defp module_option(opts) do
+    if Keyword.keyword?(opts), do: Keyword.put(opts, :module, __MODULE__), else: opts
+  end
+end

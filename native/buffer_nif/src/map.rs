@@ -1,0 +1,688 @@
+//! NIFs on a map.
+//!
+//! Writes answer `ok` or why nothing was written, as those on a queue do. Reads answer `{ok, Value}`,
+//! `error` if the key is not there, or why nothing was read.
+//!
+//! Each takes the index of a partition, or nil for a key that is its own routing key.
+
+use buffer_core::map::{Cell, Entry, Given, LARGE};
+use buffer_core::{Arena as _, Buffer, Map, Partition, Retired};
+use rustler::types::tuple::make_tuple;
+use rustler::{Atom, Encoder, Env, LocalPid, Term, TermType};
+
+use crate::arena::{immediate, immediate_word, tuple_elements, Arena, Copies, Handle};
+use crate::cycle::Readable;
+use crate::operation;
+use crate::reclaimer::reclaim;
+use crate::resource::{MapBuffer, Storage};
+use crate::weigh::{account, Heavy, Limits, Scale};
+use crate::write::{answer, own_route, Refused};
+use crate::{atoms, clock};
+
+type Index = Option<usize>;
+
+/// Puts a value, whatever was there. Bounded.
+#[rustler::nif]
+fn map_put<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
+    answer(put(handle, key, value, index, Scale::bounded()))
+}
+
+/// The same for a key and a value of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_put_dirty<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
+    answer(put(handle, key, value, index, Scale::generous()))
+}
+
+/// Puts a value unless one of the same or a higher version is there. Bounded.
+#[rustler::nif]
+fn map_put_newer<'a>(
+    handle: Handle<'_>,
+    key: Term<'a>,
+    value: Term<'a>,
+    version: Term<'a>,
+    index: Index,
+) -> Atom {
+    answer(put_newer(
+        handle,
+        key,
+        value,
+        version,
+        index,
+        Scale::bounded(),
+    ))
+}
+
+/// The same for terms of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_put_newer_dirty<'a>(
+    handle: Handle<'_>,
+    key: Term<'a>,
+    value: Term<'a>,
+    version: Term<'a>,
+    index: Index,
+) -> Atom {
+    answer(put_newer(
+        handle,
+        key,
+        value,
+        version,
+        index,
+        Scale::generous(),
+    ))
+}
+
+/// Puts all of a list of `{Key, Value}`, each routed by its key or by a list of indexes (nil for
+/// none). Bounded.
+#[rustler::nif]
+fn map_put_all<'a>(handle: Handle<'_>, entries: Term<'a>, indexes: Term<'a>) -> Atom {
+    answer(put_all(
+        handle,
+        entries,
+        indexes,
+        Scale::bounded(),
+        Limits::ENTRIES,
+    ))
+}
+
+/// The same for lists of any length and terms of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_put_all_dirty<'a>(handle: Handle<'_>, entries: Term<'a>, indexes: Term<'a>) -> Atom {
+    answer(put_all(
+        handle,
+        entries,
+        indexes,
+        Scale::generous(),
+        usize::MAX,
+    ))
+}
+
+/// The value of a key. Bounded.
+#[rustler::nif]
+fn map_fetch<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+    found(env, fetch(env, handle, key, index, Scale::bounded()))
+}
+
+/// The same for a key and a value of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_fetch_dirty<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+    found(env, fetch(env, handle, key, index, Scale::generous()))
+}
+
+/// Removes a key: `ok`, also if it was not there. Bounded.
+#[rustler::nif]
+fn map_delete<'a>(handle: Handle<'_>, key: Term<'a>, index: Index) -> Atom {
+    answer(delete(handle, key, index, Scale::bounded()))
+}
+
+/// The same for a key of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_delete_dirty<'a>(handle: Handle<'_>, key: Term<'a>, index: Index) -> Atom {
+    answer(delete(handle, key, index, Scale::generous()))
+}
+
+/// Removes a key and answers the value that it had. Bounded.
+#[rustler::nif]
+fn map_take<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+    found(env, take(env, handle, key, index, Scale::bounded()))
+}
+
+/// The same for a key and a value of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_take_dirty<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+    found(env, take(env, handle, key, index, Scale::generous()))
+}
+
+/// Whether a key is there: `ok` or `error`. Bounded.
+#[rustler::nif]
+fn map_has_key(handle: Handle<'_>, key: Term<'_>, index: Index) -> Atom {
+    has_key(handle, key, index, Scale::bounded())
+}
+
+/// The same for a key of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_has_key_dirty(handle: Handle<'_>, key: Term<'_>, index: Index) -> Atom {
+    has_key(handle, key, index, Scale::generous())
+}
+
+/// Changes the value of a key by an operation: `ok`; `error` if the key is not there; `wrong_type`; or
+/// `unsuited`, if it takes Elixir's arithmetic or more time than there is under a lock. Bounded.
+#[rustler::nif]
+fn map_update<'a>(
+    handle: Handle<'_>,
+    key: Term<'a>,
+    operation: Atom,
+    operand: Term<'a>,
+    index: Index,
+) -> Atom {
+    update(handle, key, operation, operand, index, Scale::bounded()).unwrap_or_else(Refused::atom)
+}
+
+/// Puts a value if the value of the key is still `expected`, as an update: `ok`, `changed`, or `error`
+/// if the key is not there. Dirty, since terms may be of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_compare_put_dirty<'a>(
+    handle: Handle<'_>,
+    key: Term<'a>,
+    expected: Term<'a>,
+    value: Term<'a>,
+    index: Index,
+) -> Atom {
+    compare_put(handle, key, expected, value, index).unwrap_or_else(Refused::atom)
+}
+
+/// Puts a value if the key is not there: `ok` or `changed`. Bounded.
+#[rustler::nif]
+fn map_put_new<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
+    put_new(handle, key, value, index, Scale::bounded()).unwrap_or_else(Refused::atom)
+}
+
+/// The same for terms of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_put_new_dirty<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
+    put_new(handle, key, value, index, Scale::generous()).unwrap_or_else(Refused::atom)
+}
+
+fn found<'a>(env: Env<'a>, result: Result<Option<Term<'a>>, Refused>) -> Term<'a> {
+    match result {
+        Ok(Some(value)) => (atoms::ok(), value).encode(env),
+        Ok(None) => atoms::error().encode(env),
+        Err(refused) => refused.atom().encode(env),
+    }
+}
+
+fn buffer(handle: Handle<'_>) -> Result<&MapBuffer, Refused> {
+    match &handle.0.storage {
+        Storage::Map(buffer) => Ok(buffer),
+        Storage::Queue(_) => Err(Refused::OtherKind),
+    }
+}
+
+/// A key on its way: weighed, hashed, and the partition that it belongs to.
+struct Key<'a> {
+    term: Term<'a>,
+    weight: u32,
+    hash: u32,
+}
+
+impl<'a> Key<'a> {
+    fn new(term: Term<'a>, scale: &mut Scale) -> Result<Self, Heavy> {
+        Ok(Self {
+            term,
+            weight: scale.weigh(term)?,
+            hash: hash(term),
+        })
+    }
+
+    /// The slot of this key.
+    fn find(&self, map: &Map<Arena>) -> Option<usize> {
+        let word = immediate_word(self.term);
+        map.find(self.hash, |map, cell| match word {
+            Some(word) => cell.word() == Some(word),
+            None => map
+                .stored(cell)
+                .is_some_and(|(arena, index)| arena.is(index, self.term)),
+        })
+    }
+
+    fn partition<'b>(
+        &self,
+        buffer: &'b MapBuffer,
+        index: Index,
+    ) -> Result<&'b Partition<Map<Arena>, LocalPid>, Refused> {
+        let partitions = buffer.partitions();
+        let index = match index {
+            Some(index) => index,
+            None => own_route(self.term, partitions.len())?,
+        };
+        partitions.get(index).ok_or(Refused::NoPartitions)
+    }
+}
+
+/// Equal keys have equal hashes. What is all in its word is hashed without a call.
+#[inline]
+fn hash(key: Term<'_>) -> u32 {
+    match immediate_word(key) {
+        Some(word) => (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32,
+        None => key.hash_internal(0),
+    }
+}
+
+/// A term as the map takes it. What is large is copied here, before any lock is taken.
+fn given(term: Term<'_>, weight: u32) -> Given<Arena, impl FnOnce(&mut Arena) + '_> {
+    match immediate_word(term) {
+        Some(word) => Given::Word(word),
+        None if weight > LARGE => {
+            let mut arena = Arena::new();
+            arena.store(term);
+            Given::Staged(weight, arena)
+        }
+        None => Given::Copy(weight, move |arena: &mut Arena| arena.store(term)),
+    }
+}
+
+/// Writes under the lock, and frees after it what writing has emptied.
+fn write<R>(
+    partition: &Partition<Map<Arena>, LocalPid>,
+    write: impl FnOnce(&mut Map<Arena>) -> R,
+) -> Result<R, Refused> {
+    let (result, retired) = partition.write(|map| (write(map), map.take_retired()))?;
+    reclaim(retired.unwrap_or_default());
+    Ok(result)
+}
+
+fn zero() -> Given<Arena, fn(&mut Arena)> {
+    Given::Word(SMALL_ZERO)
+}
+
+/// The word of the integer 0; what it is in this VM is asked when the library is loaded.
+const SMALL_ZERO: u64 = 0b1111;
+
+/// Whether [`SMALL_ZERO`] is the VM's 0.
+pub fn zero_is_as_expected(env: Env<'_>) -> bool {
+    immediate_word(0i64.encode(env)) == Some(SMALL_ZERO)
+}
+
+fn put(
+    handle: Handle<'_>,
+    key: Term<'_>,
+    value: Term<'_>,
+    index: Index,
+    mut scale: Scale,
+) -> Result<(), Refused> {
+    let key = Key::new(key, &mut scale)?;
+    let weight = scale.weigh(value)?;
+    let partition = key.partition(buffer(handle)?, index)?;
+    account(value.get_env(), 0, scale.weighed());
+    let (key_given, value) = (given(key.term, key.weight), given(value, weight));
+    write(partition, |map| match key.find(map) {
+        Some(slot) => map.replace(slot, value, zero(), 0, clock::now),
+        None => {
+            map.insert(key.hash, key_given, value, zero(), clock::now);
+        }
+    })
+}
+
+fn put_newer(
+    handle: Handle<'_>,
+    key: Term<'_>,
+    value: Term<'_>,
+    version: Term<'_>,
+    index: Index,
+    mut scale: Scale,
+) -> Result<(), Refused> {
+    let key = Key::new(key, &mut scale)?;
+    let weights = (scale.weigh(value)?, scale.weigh(version)?);
+    let partition = key.partition(buffer(handle)?, index)?;
+    account(value.get_env(), 0, scale.weighed());
+    let new = (given(value, weights.0), given(version, weights.1));
+    let key_given = given(key.term, key.weight);
+    write(partition, |map| {
+        write_newer(map, &key, key_given, new.0, new.1, version);
+    })
+}
+
+fn write_newer(
+    map: &mut Map<Arena>,
+    key: &Key<'_>,
+    key_given: Given<Arena, impl FnOnce(&mut Arena)>,
+    value: Given<Arena, impl FnOnce(&mut Arena)>,
+    version_given: Given<Arena, impl FnOnce(&mut Arena)>,
+    version: Term<'_>,
+) {
+    match key.find(map) {
+        None => {
+            map.insert(key.hash, key_given, value, version_given, clock::now);
+        }
+        Some(slot) => {
+            let old = *map.entry(slot);
+            if is_newer(map, version, old.version) {
+                map.replace(slot, value, version_given, old.updates + 1, clock::now);
+            } else {
+                map.pass_over();
+            }
+        }
+    }
+}
+
+/// Small integers are compared by their words: the tag is the same in both.
+fn is_newer(map: &Map<Arena>, version: Term<'_>, than: Cell) -> bool {
+    match (immediate_word(version), than.word()) {
+        (Some(version), Some(than)) => (version as i64) > (than as i64),
+        _ => version > term(version.get_env(), map, than),
+    }
+}
+
+fn put_all<'a>(
+    handle: Handle<'_>,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    mut scale: Scale,
+    limit: usize,
+) -> Result<(), Refused> {
+    let buffer = buffer(handle)?;
+    let env = entries.get_env();
+    let mut entries = gather(entries, indexes, buffer, &mut scale, limit)?;
+    account(env, entries.len(), scale.weighed());
+    let _pass = buffer.enter()?;
+    for (index, partition) in buffer.partitions().iter().enumerate() {
+        let here = entries.iter_mut().filter(|entry| entry.index == index);
+        let mut here = here.peekable();
+        while here.peek().is_some() {
+            // A few at a time: the lock is not held for a whole list.
+            let some = here.by_ref().take(64);
+            let retired = partition.write_admitted(|map| {
+                some.for_each(|entry| entry.write(map));
+                map.take_retired()
+            });
+            reclaim(retired.unwrap_or_default());
+        }
+    }
+    Ok(())
+}
+
+/// An entry of a list; what is large has been copied already. `S` copies what is not.
+struct Listed<'a, S> {
+    index: usize,
+    key: Key<'a>,
+    version: Option<Term<'a>>,
+    // Key, value and version, until they are written.
+    given: Option<[Given<Arena, S>; 3]>,
+}
+
+impl<S: FnOnce(&mut Arena)> Listed<'_, S> {
+    fn write(&mut self, map: &mut Map<Arena>) {
+        let Some([key, value, version]) = self.given.take() else {
+            return;
+        };
+        match (self.version, self.key.find(map)) {
+            (Some(newer), _) => write_newer(map, &self.key, key, value, version, newer),
+            (None, Some(slot)) => map.replace(slot, value, version, 0, clock::now),
+            (None, None) => {
+                map.insert(self.key.hash, key, value, version, clock::now);
+            }
+        }
+    }
+}
+
+/// Walks the list once: nothing is written before all of it is known to be in order.
+fn gather<'a>(
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    buffer: &MapBuffer,
+    scale: &mut Scale,
+    limit: usize,
+) -> Result<Vec<Listed<'a, impl FnOnce(&mut Arena) + 'a>>, Refused> {
+    let partitions = buffer.partitions().len();
+    let mut gathered = Vec::new();
+    let (mut rest, mut indexes) = (entries, indexes);
+    while let Ok((entry, tail)) = rest.list_get_cell() {
+        if gathered.len() == limit {
+            return Err(Refused::Heavy);
+        }
+        let mut parts = tuple_elements(entry).ok_or(Refused::Improper)?;
+        let (Some(key), Some(value), version, None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Refused::Improper);
+        };
+        if version.is_some_and(|version| version.get_type() != TermType::Integer) {
+            return Err(Refused::Improper);
+        }
+        let index = match indexes.list_get_cell() {
+            Ok((index, tail)) => {
+                indexes = tail;
+                let index = index.decode().ok();
+                index
+                    .filter(|&index: &usize| index < partitions)
+                    .ok_or(Refused::Improper)?
+            }
+            Err(_) => own_route(key, partitions)?,
+        };
+        let key = Key::new(key, scale)?;
+        let weight = scale.weigh(value)?;
+        let version_weight = version.map_or(Ok(0), |version| scale.weigh(version))?;
+        gathered.push(Listed {
+            index,
+            version,
+            given: Some([
+                given(key.term, key.weight),
+                given(value, weight),
+                version.map_or(Given::Word(SMALL_ZERO), |version| {
+                    given(version, version_weight)
+                }),
+            ]),
+            key,
+        });
+        rest = tail;
+    }
+    if rest.is_empty_list() {
+        Ok(gathered)
+    } else {
+        Err(Refused::Improper)
+    }
+}
+
+fn fetch<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    key: Term<'a>,
+    index: Index,
+    mut scale: Scale,
+) -> Result<Option<Term<'a>>, Refused> {
+    let key = Key::new(key, &mut scale)?;
+    let partition = key.partition(buffer(handle)?, index)?;
+    partition.read_live(|map| {
+        let Some(slot) = key.find(map) else {
+            return Ok(None);
+        };
+        let value = map.entry(slot).value;
+        if scale.is_bounded() && u64::from(map.weight(value)) > Limits::BYTES {
+            return Err(Refused::Heavy);
+        }
+        Ok(Some(term(env, map, value)))
+    })?
+}
+
+fn delete(
+    handle: Handle<'_>,
+    key: Term<'_>,
+    index: Index,
+    mut scale: Scale,
+) -> Result<(), Refused> {
+    let key = Key::new(key, &mut scale)?;
+    let partition = key.partition(buffer(handle)?, index)?;
+    write(partition, |map| {
+        if let Some(slot) = key.find(map) {
+            map.remove(slot, clock::now);
+        }
+    })
+}
+
+fn take<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    key: Term<'a>,
+    index: Index,
+    mut scale: Scale,
+) -> Result<Option<Term<'a>>, Refused> {
+    let key = Key::new(key, &mut scale)?;
+    let partition = key.partition(buffer(handle)?, index)?;
+    write(partition, |map| {
+        let Some(slot) = key.find(map) else {
+            return Ok(None);
+        };
+        let value = map.entry(slot).value;
+        if scale.is_bounded() && u64::from(map.weight(value)) > Limits::BYTES {
+            return Err(Refused::Heavy);
+        }
+        let value = term(env, map, value);
+        map.remove(slot, clock::now);
+        Ok(Some(value))
+    })?
+}
+
+fn has_key(handle: Handle<'_>, key: Term<'_>, index: Index, mut scale: Scale) -> Atom {
+    let mut find = || {
+        let key = Key::new(key, &mut scale)?;
+        let partition = key.partition(buffer(handle)?, index)?;
+        Ok(partition.read_live(|map| key.find(map).is_some())?)
+    };
+    match find() {
+        Ok(true) => atoms::ok(),
+        Ok(false) => atoms::error(),
+        Err(refused) => Refused::atom(refused),
+    }
+}
+
+fn update(
+    handle: Handle<'_>,
+    key: Term<'_>,
+    operation: Atom,
+    operand: Term<'_>,
+    index: Index,
+    mut scale: Scale,
+) -> Result<Atom, Refused> {
+    let key = Key::new(key, &mut scale)?;
+    scale.weigh(operand)?;
+    let partition = key.partition(buffer(handle)?, index)?;
+    write(partition, |map| {
+        let Some(slot) = key.find(map) else {
+            return atoms::error();
+        };
+        let value = map.entry(slot).value;
+        if map.weight(value) > LARGE {
+            return atoms::unsuited();
+        }
+        let current = term(operand.get_env(), map, value);
+        let new = match operation::apply(operation, current, operand) {
+            Ok(new) => new,
+            Err(reason) => return reason,
+        };
+        let Ok(weight @ ..=LARGE) = scale.weigh(new) else {
+            return atoms::unsuited();
+        };
+        map.update(slot, given(new, weight), clock::now);
+        atoms::ok()
+    })
+}
+
+fn compare_put(
+    handle: Handle<'_>,
+    key: Term<'_>,
+    expected: Term<'_>,
+    value: Term<'_>,
+    index: Index,
+) -> Result<Atom, Refused> {
+    let mut scale = Scale::generous();
+    let key = Key::new(key, &mut scale)?;
+    let weight = scale.weigh(value)?;
+    let partition = key.partition(buffer(handle)?, index)?;
+    let value = given(value, weight);
+    write(partition, |map| {
+        let Some(slot) = key.find(map) else {
+            return atoms::error();
+        };
+        let cell = map.entry(slot).value;
+        let same = match (cell.word(), map.stored(cell)) {
+            (Some(word), _) => immediate_word(expected) == Some(word),
+            (None, Some((arena, index))) => arena.is(index, expected),
+            (None, None) => false,
+        };
+        if !same {
+            return atoms::changed();
+        }
+        map.update(slot, value, clock::now);
+        atoms::ok()
+    })
+}
+
+fn put_new(
+    handle: Handle<'_>,
+    key: Term<'_>,
+    value: Term<'_>,
+    index: Index,
+    mut scale: Scale,
+) -> Result<Atom, Refused> {
+    let key = Key::new(key, &mut scale)?;
+    let weight = scale.weigh(value)?;
+    let partition = key.partition(buffer(handle)?, index)?;
+    let (key_given, value) = (given(key.term, key.weight), given(value, weight));
+    write(partition, |map| {
+        if key.find(map).is_some() {
+            return atoms::changed();
+        }
+        map.insert(key.hash, key_given, value, zero(), clock::now);
+        atoms::ok()
+    })
+}
+
+/// The term of a cell, in the caller's environment.
+fn term<'a>(env: Env<'a>, map: &Map<Arena>, cell: Cell) -> Term<'a> {
+    let stored = || {
+        map.stored(cell)
+            .map(|(arena, index)| arena.load(index, env))
+    };
+    let word = || cell.word().and_then(|word| immediate(env, word));
+    word()
+        .or_else(stored)
+        .unwrap_or_else(|| atoms::nil().encode(env))
+}
+
+/// `{Key, Value, Version, Updates}`, as processors get it.
+fn tuple<'a>(env: Env<'a>, map: &Map<Arena>, entry: &Entry) -> Term<'a> {
+    let cells = [entry.key, entry.value, entry.version].map(|cell| term(env, map, cell));
+    let [key, value, version] = cells;
+    make_tuple(env, &[key, value, version, entry.updates.encode(env)])
+}
+
+impl Readable for Map<Arena> {
+    fn read<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize) {
+        let mut copies = Copies::with_capacity(env, 0);
+        let mut next = cursor;
+        for (after, entry) in self.entries(cursor).take(count) {
+            copies.push(tuple(env, self, entry));
+            next = after;
+        }
+        (copies.into_list(), next)
+    }
+}
+
+/// Moves all entries of a generation to where their keys belong in another buffer. What is there
+/// already is older and is replaced.
+pub fn scatter(env: Env<'_>, generation: Map<Arena>, to: &Buffer<Map<Arena>, LocalPid>) {
+    let mut retired = Retired::default();
+    for (_, entry) in generation.entries(0) {
+        let moved =
+            [entry.key, entry.value, entry.version].map(|cell| term(env, &generation, cell));
+        let [key, value, version] = moved;
+        let mut scale = Scale::generous();
+        let (Ok(key), Ok(value_weight), Ok(version_weight)) = (
+            Key::new(key, &mut scale),
+            scale.weigh(value),
+            scale.weigh(version),
+        ) else {
+            continue;
+        };
+        let Ok(partition) = key.partition(to, None) else {
+            continue;
+        };
+        let value = given(value, value_weight);
+        let version = given(version, version_weight);
+        partition.write_admitted(|map| {
+            let slot = match key.find(map) {
+                Some(slot) => {
+                    map.replace(slot, value, version, entry.updates, clock::now);
+                    return;
+                }
+                None => {
+                    let given = given(key.term, key.weight);
+                    map.insert(key.hash, given, value, version, clock::now)
+                }
+            };
+            map.set_updates(slot, entry.updates);
+        });
+    }
+    let mut generation = generation;
+    buffer_core::Generation::retire(&mut generation, usize::MAX, &mut retired);
+    reclaim(retired);
+}
