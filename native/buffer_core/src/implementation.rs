@@ -56,8 +56,8 @@
 //! 3. An entry is in one batch at the most. Batches follow each other without a gap: a batch begins
 //!    behind all that was settled before it.
 //! 4. There is a batch in flight only if there is an owner, and the draining generation begins with it.
-//! 5. No segment without entries is in a generation that is drained in order. Retired segments wait in a
-//!    partition only while it has something to drain.
+//! 5. A queue has no segment without entries. What a drain has retired waits in the partition only while
+//!    there is more to drain (and in one that was emptied for another, until it is dropped).
 //! 6. A write that unwinds leaves the partition usable: entries that it had stored by then are in, and
 //!    count.
 //!
@@ -82,8 +82,9 @@
 //! * What is taken out for another partition ([`take_all`](crate::Partition::take_all)) is no longer
 //!   accepted here: it is accepted there.
 //!
-//! Each of these happens while all locks over what it changes are held, and a reading takes both locks,
-//! so it falls before or after, never in between. The high-water mark alone reads one number without
+//! What changes one figure and then another holds, from the first to the last of them, `live` if both are
+//! kept there and `drain` if not. A reading holds both, so it falls before or after, never in
+//! between. The high-water mark alone reads one number without
 //! its lock. That number is never less than what is draining, so the mark is never less than what was
 //! held; it may be more by what was settled a moment ago.
 //!
@@ -93,9 +94,8 @@
 //! * Between partitions: nobody holds the locks of two. What visits several does so in ascending order,
 //!   one after the other.
 //! * What else a buffer locks, such as its settings, is locked apart: never together with a partition.
-//! * Under a lock nothing is sent, nothing is freed that may be large, and no Erlang code is run.
-//!   Copying into and out of arenas is all that the VM is asked for, and it is bounded for what runs on a
-//!   normal scheduler.
+//! * Under a lock no Erlang code is run, nothing is sent, and no arena is dropped. Copying into and
+//!   out of arenas is all that the VM is asked for; on a normal scheduler it is bounded.
 //! * A panic under a lock releases it, and no lock is poisoned (see [`sync`](crate::sync)).
 //!
 //! # What closing means

@@ -17,8 +17,8 @@
 //!
 //! * Each living term of a segment has exactly one cell that refers to it, and the segment knows it.
 //! * `total <= 2 * live + SLACK`, but for what a few writes can add before cleaning catches up.
-//! * No write does more than [`CLEAN`] moves of terms of [`LARGE`] bytes at the most, and no table of
-//!   the [`TABLES`] grows beyond what is rehashed in about a millisecond.
+//! * No write does more than `CLEAN` moves of terms of [`LARGE`] bytes at the most, and no table of
+//!   the `TABLES` grows beyond what is rehashed in about a millisecond.
 
 use std::ops::ControlFlow;
 

@@ -52,7 +52,7 @@ fn writers_against_close<const N: usize>(values: [u8; N]) {
         });
         buffer.close();
         let held = contents(&buffer);
-        let told = writers.map(|writer| writer.join().unwrap());
+        let told = writers.map(|writer| writer.join().expect("writers do not panic"));
         let told: Vec<u8> = told.into_iter().flatten().collect();
         assert_eq!(held, [told.clone(), told]);
         assert_eq!(contents(&buffer), [[], []], "it went on after the close");

@@ -1,4 +1,8 @@
 //! What a handle on the BEAM refers to.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "`NifUnitEnum` makes its atoms in an `OwnedEnv`; no term but atoms comes out of it"
+)]
 
 use std::sync::Arc;
 

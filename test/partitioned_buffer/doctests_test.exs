@@ -1,0 +1,8 @@
+defmodule PartitionedBuffer.DoctestsTest do
+  # The examples of the documentation.
+  use ExUnit.Case, async: true
+
+  doctest PartitionedBuffer
+  doctest PartitionedBuffer.Queue
+  doctest PartitionedBuffer.Telemetry
+end
