@@ -147,17 +147,24 @@ defmodule PartitionedBuffer do
 
   Writes that returned before are processed; later ones raise. All partitions process what is left at
   the same time, for up to `:processing_timeout_ms` together; what is left then is discarded and
-  reported. `timeout` (milliseconds) is how long to wait for all that; when it is over, the buffer is
-  killed and the call exits with `:timeout`.
+  reported. `timeout` (milliseconds) is how long this call waits for all that; when it is over the call
+  exits with `:timeout`, and the buffer goes on ending.
 
-  The call exits with `{:noproc, _}` if no such buffer is running.
+  While a buffer ends, partitions are closed one after the other: a write that was refused may be
+  followed by one to another partition that is accepted. What was accepted is processed.
+
+  The call exits with `{:noproc, _}` if no such buffer is running. It raises `ArgumentError` if the
+  timeout is neither `:infinity` nor a number of milliseconds that a timer can wait.
   """
   @spec stop(buffer() | pid(), reason :: term(), timeout()) :: :ok
   def stop(buffer, reason, timeout)
 
-  def stop(pid, reason, timeout) when is_pid(pid), do: Supervisor.stop(pid, reason, timeout)
+  def stop(pid, reason, timeout) when is_pid(pid) do
+    Supervisor.stop(pid, reason, Options.timeout!(timeout))
+  end
 
   def stop(buffer, reason, timeout) when is_atom(buffer) do
+    timeout = Options.timeout!(timeout)
     buffer |> Names.supervisor() |> Supervisor.stop(reason, timeout)
   end
 
@@ -236,7 +243,6 @@ defmodule PartitionedBuffer do
   @spec update_options(buffer(), keyword()) :: :ok
   def update_options(buffer, opts) do
     changes = Options.update!(opts)
-    _running = Handle.fetch!(buffer)
     Owner.update_options(buffer, Map.new(changes))
   end
 

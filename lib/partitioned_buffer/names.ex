@@ -13,6 +13,10 @@ defmodule PartitionedBuffer.Names do
   @spec task_supervisor(name()) :: name()
   def task_supervisor(buffer), do: Module.concat(buffer, TaskSupervisor)
 
+  # Named so by `Registry`.
+  @spec registry_partition(name()) :: name()
+  def registry_partition(buffer), do: Module.concat(buffer, "PIDPartition0")
+
   @spec partition_supervisor(name()) :: name()
   def partition_supervisor(buffer), do: Module.concat(buffer, PartitionSupervisor)
 

@@ -200,13 +200,21 @@ defmodule PartitionedBuffer.Native do
   @spec partition_status(handle(), index()) :: {pid() | nil, non_neg_integer() | nil}
   def partition_status(_handle, _index), do: not_loaded()
 
-  @spec partition_settle(handle(), index(), reason()) ::
-          :none | {pos_integer(), pos_integer(), non_neg_integer()}
+  @spec partition_fail(handle(), index()) :: :ok | :not_owner
+  def partition_fail(_handle, _index), do: not_loaded()
+
+  @spec partition_settle(handle(), index(), reason()) :: non_neg_integer()
   def partition_settle(_handle, _index, _reason), do: not_loaded()
 
-  @spec partition_discard_rest(handle(), index(), reason()) ::
-          {non_neg_integer(), non_neg_integer()}
+  @spec partition_discard_rest(handle(), index(), reason()) :: non_neg_integer()
   def partition_discard_rest(_handle, _index, _reason), do: not_loaded()
+
+  @spec partition_unreported(handle(), index()) ::
+          [{reason(), size :: pos_integer(), bytes :: non_neg_integer()}]
+  def partition_unreported(_handle, _index), do: not_loaded()
+
+  @spec partition_reported(handle(), index(), non_neg_integer()) :: :ok
+  def partition_reported(_handle, _index, _count), do: not_loaded()
 
   @spec partition_closed(handle(), index()) :: boolean()
   def partition_closed(_handle, _index), do: not_loaded()

@@ -5,6 +5,10 @@ defmodule PartitionedBuffer.Options do
 
   # The longest time that a timer of the VM can wait.
   @max_ms 4_294_967_295
+  # Each has a process and a name.
+  @max_partitions 32_768
+  # The longest name for which the names of its processes are atoms.
+  @max_name 220
 
   updatable = [
     processing_interval_ms: [
@@ -28,7 +32,7 @@ defmodule PartitionedBuffer.Options do
       """
     ],
     processing_batch_size: [
-      type: {:or, [:pos_integer, {:in, [:table]}]},
+      type: {:custom, __MODULE__, :batch_size, []},
       type_doc: "`t:pos_integer/0` or `:table`",
       default: 10,
       doc: """
@@ -74,11 +78,12 @@ defmodule PartitionedBuffer.Options do
         """
       ],
       partitions: [
-        type: :non_neg_integer,
+        type: {:custom, __MODULE__, :partitions, []},
+        type_doc: "`t:non_neg_integer/0`",
         doc: """
         The number of partitions. Each has a lock, a process and a cycle of its own, so more of them
         means less waiting between writers and more batches processed at the same time. The default
-        is `System.schedulers_online()`. With `0` every write raises.
+        is `System.schedulers_online()`. With `0` every write raises. At most #{@max_partitions}.
         """
       ]
     ] ++ updatable
@@ -121,6 +126,14 @@ defmodule PartitionedBuffer.Options do
     opts |> keyword!() |> NimbleOptions.validate!(@updatable) |> Keyword.take(Keyword.keys(opts))
   end
 
+  @doc "Checks how long a call may wait."
+  @spec timeout!(timeout()) :: timeout()
+  def timeout!(timeout) do
+    with {:error, message} <- deadline(timeout),
+         do: raise(ArgumentError, message),
+         else: ({:ok, t} -> t)
+  end
+
   @doc "What the processes of a buffer share: the processor and the options that can be updated."
   @spec settings(keyword()) :: map()
   def settings(opts), do: opts |> Keyword.take([:processor | @updatable_keys]) |> Map.new()
@@ -142,14 +155,36 @@ defmodule PartitionedBuffer.Options do
   def runtime_docs, do: NimbleOptions.docs(@runtime)
 
   @doc false
-  def name(name) when is_atom(name) and name not in [nil, true, false, :undefined],
-    do: {:ok, name}
+  def name(name) when is_atom(name) and name not in [nil, true, false, :undefined] do
+    if name |> Atom.to_string() |> String.length() > @max_name do
+      {:error, "expected an atom of at most #{@max_name} characters"}
+    else
+      {:ok, name}
+    end
+  end
 
   def name(other), do: {:error, "expected an atom other than nil, got: #{inspect(other)}"}
 
   @doc false
+  def partitions(n) when is_integer(n) and n in 0..@max_partitions, do: {:ok, n}
+
+  def partitions(other) do
+    {:error,
+     "expected non negative integer of at most #{@max_partitions}, got: #{inspect(other)}"}
+  end
+
+  @doc false
   def interval(ms) when is_integer(ms) and ms in 1..@max_ms, do: {:ok, ms}
   def interval(other), do: {:error, "expected positive integer, got: #{inspect(other)}"}
+
+  # More than any partition can hold is as good as all.
+  @doc false
+  def batch_size(:table), do: {:ok, :table}
+  def batch_size(size) when is_integer(size) and size > 0, do: {:ok, min(size, @max_ms)}
+
+  def batch_size(other) do
+    {:error, "expected positive integer or :table, got: #{inspect(other)}"}
+  end
 
   @doc false
   def deadline(:infinity), do: {:ok, :infinity}

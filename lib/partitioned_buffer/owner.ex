@@ -6,8 +6,8 @@ defmodule PartitionedBuffer.Owner do
   # everything else is still there. It then closes the storage, has all partitions process what is left
   # at the same time, waits for `:processing_timeout_ms` altogether, and has them give up the rest.
   #
-  # Invariant: only this process closes a buffer, and only when the buffer's supervisor ends it. When
-  # the supervisor was killed, nothing is closed: the next one of the name goes on.
+  # Invariant: a buffer is closed only when its supervisor ends it. When the supervisor was killed,
+  # nothing is closed: the next one of the name goes on.
 
   use GenServer
 
@@ -15,45 +15,81 @@ defmodule PartitionedBuffer.Owner do
 
   # For the partitions to give up what is left when the time is up. They only count and report.
   @grace_ms 5_000
+  # How often, and for how long, a caller looks for an owner that is being started again.
+  @look_ms 10
+  @looks 500
+
+  @type arg :: {atom(), Native.handle(), module()}
 
   # The supervisor must not cut the end short: this process bounds it by itself, and the bound may
   # have been changed since the supervisor was started.
-  @spec child_spec(atom()) :: Supervisor.child_spec()
-  def child_spec(buffer) do
-    %{id: __MODULE__, start: {__MODULE__, :start_link, [buffer]}, shutdown: :infinity}
+  @spec child_spec(arg()) :: Supervisor.child_spec()
+  def child_spec(arg) do
+    %{id: __MODULE__, start: {__MODULE__, :start_link, [arg]}, shutdown: :infinity}
   end
 
-  @spec start_link(atom()) :: GenServer.on_start()
-  def start_link(buffer), do: GenServer.start_link(__MODULE__, buffer)
+  @spec start_link(arg()) :: GenServer.on_start()
+  def start_link(arg), do: GenServer.start_link(__MODULE__, arg)
 
   @doc "Changes the options that are given, and only those."
   @spec update_options(atom(), map()) :: :ok
-  def update_options(buffer, changes) do
+  def update_options(buffer, changes), do: update_options(buffer, changes, @looks)
+
+  defp update_options(buffer, changes, looks) do
+    _running = Handle.fetch!(buffer)
     GenServer.call(Names.owner(buffer), {:update_options, changes}, :infinity)
+  catch
+    # It was killed and is started again, or the buffer is ending, which the handle tells soon. To
+    # change options twice is to change them once.
+    :exit, _reason when looks > 0 ->
+      receive do
+      after
+        @look_ms -> update_options(buffer, changes, looks - 1)
+      end
   end
 
-  @doc "A partition of the closed buffer has nothing left."
-  @spec drained(atom(), Native.index()) :: :ok
-  def drained(buffer, index) do
+  @doc "A partition of the closed buffer has nothing left: tells the owner that ends it."
+  @spec drained(pid() | nil, atom(), Native.handle(), Native.index()) :: :ok
+  def drained(owner, buffer, ref, index) do
     # Not there: nobody waits.
-    with pid when is_pid(pid) <- Process.whereis(Names.owner(buffer)),
-         do: send(pid, {:drained, index})
+    _ =
+      with pid when is_pid(pid) <- owner || Process.whereis(Names.owner(buffer)),
+           do: send(pid, {:drained, ref, index})
 
     :ok
   end
 
+  @doc "Whether a process was told to end, rather than having lost its supervisor."
+  @spec ordered?(term()) :: boolean()
+  def ordered?(reason) when reason in [:normal, :shutdown], do: true
+  def ordered?({:shutdown, _}), do: true
+  def ordered?(_killed_or_crashed), do: false
+
+  @doc "Until when the end of a buffer may take that begins now."
+  @spec deadline(map()) :: integer() | :infinity
+  def deadline(%{processing_timeout_ms: :infinity}), do: :infinity
+  def deadline(%{processing_timeout_ms: budget}), do: now() + budget
+
+  @doc "What of that is left, in milliseconds."
+  @spec left(integer() | :infinity) :: timeout()
+  def left(:infinity), do: :infinity
+  def left(deadline), do: max(deadline - now(), 0)
+
   @impl true
-  def init(buffer) do
+  def init({buffer, ref, module}) do
     Process.flag(:trap_exit, true)
     :ok = Names.register(Names.owner(buffer))
-    {:ok, %{buffer: buffer, handle: Handle.fetch!(buffer)}}
+    parent = Process.whereis(Names.supervisor(buffer))
+    {:ok, %{buffer: buffer, ref: ref, module: module, parent: parent}}
   end
 
   @impl true
-  def handle_call({:update_options, changes}, _from, state) do
-    ref = state.handle.ref
+  def handle_call({:update_options, changes}, _from, %{buffer: buffer, ref: ref} = state) do
     :ok = Native.buffer_put_settings(ref, Map.merge(Handle.settings(ref), changes))
-    state.handle.partitions |> Tuple.to_list() |> Enum.each(&Partition.settings_changed/1)
+
+    for index <- Handle.indexes(ref),
+        do: Partition.settings_changed(Names.partition(buffer, index))
+
     {:reply, :ok, state}
   end
 
@@ -71,57 +107,58 @@ defmodule PartitionedBuffer.Owner do
     :ok
   end
 
-  @doc "Whether a process was told to end, rather than having lost its supervisor."
-  @spec ordered?(term()) :: boolean()
-  def ordered?(reason) when reason in [:normal, :shutdown], do: true
-  def ordered?({:shutdown, _}), do: true
-  def ordered?(_killed_or_crashed), do: false
-
-  defp close(%{buffer: buffer, handle: %{ref: ref, partitions: partitions}} = state) do
-    budget = Handle.settings(ref).processing_timeout_ms
-    deadline = if budget == :infinity, do: :infinity, else: now() + budget
-    names = Tuple.to_list(partitions)
-
+  defp close(%{buffer: buffer, ref: ref} = state) do
+    deadline = deadline(Handle.settings(ref))
     :ok = Native.buffer_close(ref)
-    state = guard_partitions(state)
-    Enum.each(names, &Partition.finish/1)
+    state = finish_partitions(state, Names.partition_supervisor(buffer))
     {waiting, state} = await(MapSet.new(Handle.indexes(ref)), deadline, state)
 
-    Enum.each(waiting, &Partition.expire(elem(partitions, &1)))
+    for {index, partition} <- partitions(state), index in waiting, do: Partition.expire(partition)
     {waiting, _state} = await(waiting, now() + @grace_ms, state)
 
-    Enum.each(waiting, &Partition.abandon(buffer, &1, ref))
+    Enum.each(waiting, &Partition.abandon(buffer, ref, &1))
     Handle.erase(buffer, ref)
   end
 
-  # The buffer's supervisor is waiting for this process and restarts nobody now.
-  defp guard_partitions(state) do
-    supervisor = Names.partition_supervisor(state.buffer)
+  defp finish_partitions(state, supervisor) do
+    state = Map.merge(state, %{supervisor: supervisor, monitor: Process.monitor(supervisor)})
+    for {_index, partition} <- partitions(state), do: Partition.finish(partition, self())
+    state
+  end
 
-    _ = Process.whereis(supervisor) || PartitionSupervisor.start_link(state.buffer)
-    Map.put(state, :guarded, Process.monitor(supervisor))
+  defp partitions(%{supervisor: supervisor}) do
+    for {{Partition, index}, pid, _type, _modules} <- Supervisor.which_children(supervisor),
+        is_pid(pid),
+        do: {index, pid}
+  catch
+    :exit, _reason -> []
   end
 
   defp await(waiting, deadline, state) do
     if MapSet.size(waiting) == 0 do
       {waiting, state}
     else
-      guarded = state.guarded
+      %{ref: ref, monitor: monitor, parent: parent} = state
 
       receive do
-        {:drained, index} ->
+        {:drained, ^ref, index} ->
           waiting |> MapSet.delete(index) |> await(deadline, state)
 
-        {:DOWN, ^guarded, :process, _supervisor, _reason} ->
-          await(waiting, deadline, guard_partitions(state))
+        # The buffer's supervisor is waiting for this process and restarts nobody now, or is dead
+        # itself. The names may belong to a buffer that was started again, so these have none.
+        {:DOWN, ^monitor, :process, _supervisor, _reason} ->
+          {:ok, supervisor} = PartitionSupervisor.start_unnamed(state.buffer, ref, state.module)
+          await(waiting, deadline, finish_partitions(state, supervisor))
+
+        # The supervisor was killed and may be started again: the name is for its next owner.
+        {:EXIT, ^parent, _reason} ->
+          Process.unregister(Names.owner(state.buffer))
+          await(waiting, deadline, state)
       after
         left(deadline) -> {waiting, state}
       end
     end
   end
-
-  defp left(:infinity), do: :infinity
-  defp left(deadline), do: max(deadline - now(), 0)
 
   defp now, do: System.monotonic_time(:millisecond)
 end

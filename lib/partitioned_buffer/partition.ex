@@ -2,35 +2,48 @@ defmodule PartitionedBuffer.Partition do
   @moduledoc false
   # The process of one partition: it times, swaps, has the processor run, and reports.
   #
-  # It holds no entry and no count. All of that is native, and so is who drains and with which batch:
-  # when this process is killed, the one that takes its place finds the drain as it was, waits for the
-  # process that is at work on it, and goes on. What it must do again after a crash is in `resume/1`.
+  # It holds no entry and no count. All of that is native, and so are who drains, with which batch, and
+  # what is still to be reported: when this process is killed, the one that takes its place finds the
+  # drain as it was, waits for the process that is at work on it, and goes on (`resume/1`).
   #
   # Invariants:
   #
   #   * One process at a time drains a partition. A new one is started only after the end of the
   #     former one has been seen.
-  #   * Each batch that was given up has been reported: `processing_failed`, `discarded`.
+  #   * What was given up is reported: `processing_failed`, `discarded`. It counts as reported only
+  #     after the event.
   #   * While the buffer is open, what is not processed stays where it is, however this process ends.
 
-  use GenServer, restart: :permanent
+  use GenServer, restart: :permanent, shutdown: :infinity
 
   alias PartitionedBuffer.{Handle, Names, Native, Owner, ProcessorRunner, Telemetry}
+
+  # Until what was not there is looked for again.
+  @again_ms 10
 
   @enforce_keys [:buffer, :name, :index, :ref, :module, :metadata, :settings, :started_at]
   defstruct @enforce_keys ++
               [
+                # that of the buffer
+                supervisor: nil,
+                # the owner that ends the buffer
+                owner: nil,
                 # the process that drains: %{pid, monitor, killed_for}
                 runner: nil,
                 tick: nil,
                 watchdog: nil,
                 # a tick came while a cycle was running
                 late?: false,
+                # the time for the end is up
+                expired?: false,
                 left: 0
               ]
 
-  @spec start_link({atom(), Native.index()}) :: GenServer.on_start()
-  def start_link({buffer, index}), do: GenServer.start_link(__MODULE__, {buffer, index})
+  # With an owner: one that has no name, started by the owner that ends the buffer.
+  @type arg :: {atom(), Native.handle(), module(), Native.index(), owner :: pid() | nil}
+
+  @spec start_link(arg()) :: GenServer.on_start()
+  def start_link(arg), do: GenServer.start_link(__MODULE__, arg)
 
   @doc "Makes the process read the settings again."
   @spec settings_changed(atom()) :: :ok
@@ -42,35 +55,29 @@ defmodule PartitionedBuffer.Partition do
   end
 
   @doc "The buffer is closed: process what is left and tell the owner."
-  @spec finish(atom()) :: :ok
-  def finish(name), do: GenServer.cast(name, :finish)
+  @spec finish(pid(), owner :: pid()) :: :ok
+  def finish(partition, owner), do: GenServer.cast(partition, {:finish, owner})
 
   @doc "The time for that is up: give up what is left and tell the owner."
-  @spec expire(atom()) :: :ok
-  def expire(name), do: GenServer.cast(name, :expire)
+  @spec expire(pid()) :: :ok
+  def expire(partition), do: GenServer.cast(partition, :expire)
 
   @doc "Gives up what is left of a closed partition whose process does not answer."
-  @spec abandon(atom(), Native.index(), Native.handle()) :: :ok
-  def abandon(buffer, index, ref) do
+  @spec abandon(atom(), Native.handle(), Native.index()) :: :ok
+  def abandon(buffer, ref, index) do
     with {runner, _ms} when is_pid(runner) <- Native.partition_status(ref, index),
          do: Process.exit(runner, :kill)
 
-    metadata = %{buffer: buffer, partition: Names.partition(buffer, index)}
-
-    case Native.partition_discard_rest(ref, index, :shutdown) do
-      {0, _bytes} -> :ok
-      {size, bytes} -> report_discard(metadata, size, bytes, :shutdown)
-    end
+    _lost = Native.partition_discard_rest(ref, index, :shutdown)
+    report_discards(ref, index, %{buffer: buffer, partition: Names.partition(buffer, index)})
   end
 
   @impl true
-  def init({buffer, index}) do
+  def init({buffer, ref, module, index, owner}) do
     Process.flag(:trap_exit, true)
     name = Names.partition(buffer, index)
-    %{ref: ref, module: module} = Handle.fetch!(buffer)
-
     # A predecessor that was orphaned by the death of its supervisor may be about to end.
-    :ok = Names.register(name)
+    unless owner, do: Names.register(name)
 
     state = %__MODULE__{
       buffer: buffer,
@@ -78,6 +85,8 @@ defmodule PartitionedBuffer.Partition do
       index: index,
       ref: ref,
       module: module,
+      owner: owner,
+      supervisor: Process.whereis(Names.supervisor(buffer)),
       metadata: %{buffer: buffer, partition: name},
       settings: Handle.settings(ref),
       started_at: System.monotonic_time()
@@ -88,22 +97,22 @@ defmodule PartitionedBuffer.Partition do
   end
 
   @impl true
-  def handle_continue(:resume, state), do: {:noreply, resume(state)}
+  def handle_continue(:resume, state) do
+    report_discards(state)
+    {:noreply, resume(state)}
+  end
 
   @impl true
   def handle_call(:settings_changed, _from, state) do
-    settings = Handle.settings(state.ref)
-    state = %{state | settings: settings}
+    state = %{state | settings: Handle.settings(state.ref)}
     {:reply, :ok, state |> schedule_tick() |> schedule_watchdog()}
   end
 
   def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
   @impl true
-  def handle_cast(:finish, state), do: {:noreply, cycle(state)}
-
-  def handle_cast(:expire, %{runner: nil} = state), do: {:noreply, state |> give_up() |> cycle()}
-  def handle_cast(:expire, state), do: {:noreply, kill_runner(state, :shutdown)}
+  def handle_cast({:finish, owner}, state), do: {:noreply, cycle(%{state | owner: owner})}
+  def handle_cast(:expire, state), do: {:noreply, expire_now(state)}
   def handle_cast(_unknown, state), do: {:noreply, state}
 
   @impl true
@@ -115,37 +124,36 @@ defmodule PartitionedBuffer.Partition do
     {:noreply, watch(%{state | watchdog: nil})}
   end
 
-  # The reply of the task; its end follows as a `:DOWN`.
+  # The reply of the task.
   def handle_info({monitor, result}, %{runner: %{monitor: monitor}} = state)
       when result in [:done, :not_owner] do
     Process.demonitor(monitor, [:flush])
-    {:noreply, runner_ended(state, result)}
+    {:noreply, after_runner(cancel_watchdog(%{state | runner: nil}), result)}
   end
 
   def handle_info(
         {:DOWN, monitor, :process, _pid, reason},
         %{runner: %{monitor: monitor}} = state
       ) do
-    {:noreply, runner_ended(state, reason)}
+    {:noreply, runner_gone(state, reason)}
   end
+
+  # The task supervisor was not there.
+  def handle_info(:resume, %{runner: nil} = state), do: {:noreply, resume(state)}
 
   # The Registry was started again: be found in it again.
-  def handle_info({:EXIT, _registry, _reason}, state) do
-    {:noreply, register(state)}
-  end
-
+  def handle_info({:EXIT, _registry, _reason}, state), do: {:noreply, register(state)}
   def handle_info(:register, state), do: {:noreply, register(state)}
 
   # Anybody may send anything to a registered name.
   def handle_info(_stray, state), do: {:noreply, state}
 
-  # Nothing is given up unless the buffer is closed: the process that takes the place of this one goes
-  # on, and the tree that is started again after the death of this one does too.
+  # Nothing is given up while the buffer goes on: the process that takes the place of this one finds it.
   @impl true
   def terminate(reason, state) do
-    last? = Owner.ordered?(reason) and Native.partition_closed(state.ref, state.index)
-    state = if last?, do: end_runner(state), else: state
-    left = if state.left > 0, do: state.left, else: held(state)
+    last? = Owner.ordered?(reason) and ends?(state)
+    state = if last?, do: finish_alone(state), else: state
+    left = if last?, do: state.left, else: held(state)
 
     Telemetry.execute(
       [:stop],
@@ -160,10 +168,10 @@ defmodule PartitionedBuffer.Partition do
   # that nobody works on.
   defp resume(state) do
     case Native.partition_status(state.ref, state.index) do
-      {nil, nil} ->
+      {nil, _ms} ->
         cycle(state, :rest)
 
-      {runner, _ms} when is_pid(runner) ->
+      {runner, _ms} ->
         watch(%{state | runner: %{pid: runner, monitor: Process.monitor(runner), killed_for: nil}})
     end
   end
@@ -172,17 +180,19 @@ defmodule PartitionedBuffer.Partition do
   defp cycle(state, what \\ :all)
   defp cycle(%{runner: runner} = state, _what) when runner != nil, do: %{state | late?: true}
 
+  defp cycle(%{expired?: true} = state, _what) do
+    state = give_up(state)
+    Owner.drained(state.owner, state.buffer, state.ref, state.index)
+    state
+  end
+
   defp cycle(state, what) do
     state = %{state | late?: false}
     closed? = Native.partition_closed(state.ref, state.index)
-    what = if closed?, do: :all, else: what
 
-    case to_drain(state, what) do
-      0 when closed? ->
-        Owner.drained(state.buffer, state.index)
-        state
-
+    case to_drain(state, if(closed?, do: :all, else: what)) do
       0 ->
+        if closed?, do: Owner.drained(state.owner, state.buffer, state.ref, state.index)
         state
 
       _entries ->
@@ -203,8 +213,14 @@ defmodule PartitionedBuffer.Partition do
       batch_size: state.settings.processing_batch_size
     }
 
-    {pid, monitor} = spawn_runner(state, job)
-    schedule_watchdog(%{state | runner: %{pid: pid, monitor: monitor, killed_for: nil}})
+    case spawn_runner(state, job) do
+      {pid, monitor} ->
+        schedule_watchdog(%{state | runner: %{pid: pid, monitor: monitor, killed_for: nil}})
+
+      nil ->
+        _timer = Process.send_after(self(), :resume, @again_ms)
+        state
+    end
   end
 
   defp spawn_runner(state, job) do
@@ -219,102 +235,106 @@ defmodule PartitionedBuffer.Partition do
 
     {task.pid, task.ref}
   catch
-    # The task supervisor is just being started again, or the buffer's supervisor is gone or about to
-    # be. Waiting for it would only make the entries wait too.
-    :exit, _reason -> spawn_monitor(ProcessorRunner, :run, [job])
-  end
-
-  defp runner_ended(state, reason) do
-    runner = state.runner
-    state = cancel_watchdog(%{state | runner: nil})
-
-    case failure(reason, runner) do
-      nil ->
-        after_runner(state, reason)
-
-      {discard_reason, reason} ->
-        lost = Native.partition_settle(state.ref, state.index, discard_reason)
-        report_failure(state, lost, discard_reason, reason)
-        after_failure(state, lost, discard_reason)
-    end
+    # The task supervisor is just being started again; waiting for it would only make the entries wait
+    # too. But an orphan is about to end, and its successor is to find the drain as it is.
+    :exit, _reason ->
+      if supervised?(state) or closing?(state), do: spawn_monitor(ProcessorRunner, :run, [job])
   end
 
   defp after_runner(state, :not_owner), do: resume(state)
+  defp after_runner(%{late?: true} = state, :done), do: cycle(state)
+  defp after_runner(state, :done), do: cycle(state, :rest)
 
-  defp after_runner(%{late?: true} = state, _done), do: cycle(state)
+  # It ended without a reply. If it was adopted, it may have been done all the same: then it had no
+  # batch any more.
+  defp runner_gone(state, reason) do
+    killed_for = state.runner.killed_for
+    state = cancel_watchdog(%{state | runner: nil})
+    size = Native.partition_settle(state.ref, state.index, killed_for || discard_reason(reason))
+    finished? = size == 0 and reason == :normal
+    unless finished?, do: report_failure(state, killed_for || reason)
+    state = if killed_for == :shutdown, do: %{state | left: state.left + size}, else: state
 
-  defp after_runner(state, _done), do: cycle(state, :rest)
-
-  defp after_failure(state, lost, :shutdown) do
-    size = with {_first, size, _bytes} <- lost, do: size, else: (:none -> 0)
-    %{state | left: state.left + size} |> give_up() |> cycle()
+    # One that ended without a batch, not through the processor, might do so again and again: the next
+    # one has to wait for the next tick.
+    if size > 0 or finished? or closing?(state) do
+      after_runner(state, :done)
+    else
+      state
+    end
   end
 
-  # It ended without a batch: not through the processor. Trying again at once might go on for ever.
-  defp after_failure(state, :none, _reason) do
-    if Native.partition_closed(state.ref, state.index), do: cycle(state), else: state
-  end
+  # Of a processor that did not raise, throw or exit by itself: that is known natively.
+  defp discard_reason(reason) when reason in [:killed, :noproc, :shutdown], do: :killed
+  defp discard_reason(_of_a_linked_process), do: :exception
 
-  defp after_failure(%{late?: true} = state, _lost, _reason), do: cycle(state)
-  defp after_failure(state, _lost, _reason), do: cycle(state, :rest)
+  defp closing?(state), do: Native.partition_closed(state.ref, state.index)
 
-  # Why a drain's process ended, for the report, and as what its batch is discarded.
-  defp failure(reason, _runner) when reason in [:done, :not_owner, :normal], do: nil
-  defp failure(_reason, %{killed_for: :timeout}), do: {:timeout, :timeout}
-  defp failure(_reason, %{killed_for: :shutdown}), do: {:shutdown, :shutdown}
-
-  defp failure(reason, _runner) when reason in [:killed, :noproc, :shutdown],
-    do: {:killed, reason}
-
-  defp failure(reason, _runner), do: {:exception, reason}
-
-  defp report_failure(state, lost, discard_reason, reason) do
+  defp report_failure(state, reason) do
     Telemetry.execute(
       [:processing_failed],
       %{system_time: System.system_time()},
       Map.put(state.metadata, :reason, reason)
     )
 
-    with {_first, size, bytes} <- lost,
-         do: report_discard(state.metadata, size, bytes, discard_reason)
-
-    :ok
+    report_discards(state)
   end
 
-  defp report_discard(metadata, size, bytes, reason) do
-    Telemetry.execute(
-      [:discarded],
-      %{system_time: System.system_time(), size: size, bytes: bytes},
-      Map.put(metadata, :reason, reason)
-    )
+  defp report_discards(state), do: report_discards(state.ref, state.index, state.metadata)
+
+  defp report_discards(ref, index, metadata) do
+    discards = Native.partition_unreported(ref, index)
+
+    for {reason, size, bytes} <- discards do
+      Telemetry.execute(
+        [:discarded],
+        %{system_time: System.system_time(), size: size, bytes: bytes},
+        Map.put(metadata, :reason, reason)
+      )
+    end
+
+    Native.partition_reported(ref, index, length(discards))
   end
 
   ## The end
 
-  # Only after the buffer has been closed.
-  defp give_up(state) do
-    case Native.partition_discard_rest(state.ref, state.index, :shutdown) do
-      {0, _bytes} ->
-        state
-
-      {size, bytes} ->
-        report_discard(state.metadata, size, bytes, :shutdown)
-        %{state | left: state.left + size}
-    end
+  # Only of a closed buffer.
+  defp expire_now(state) do
+    state = %{state | expired?: true}
+    if state.runner, do: kill_runner(state, :shutdown), else: cycle(state)
   end
 
-  defp end_runner(%{runner: nil} = state), do: give_up(state)
+  defp give_up(state) do
+    size = Native.partition_discard_rest(state.ref, state.index, :shutdown)
+    report_discards(state)
+    %{state | left: state.left + size}
+  end
 
-  defp end_runner(state) do
-    %{runner: %{monitor: monitor}} = state = kill_runner(state, :shutdown)
+  # The buffer ends when its supervisor, still alive, has this process ended after the owner. Usually
+  # nothing is left then; if the owner was killed, this process does what it would have seen to.
+  defp ends?(state), do: supervised?(state) and Process.whereis(Names.owner(state.buffer)) == nil
 
+  # Whether the supervisor of the buffer is alive that this process was started under.
+  defp supervised?(%{supervisor: supervisor, buffer: buffer}) do
+    supervisor != nil and Process.whereis(Names.supervisor(buffer)) == supervisor
+  end
+
+  defp finish_alone(state) do
+    :ok = Native.buffer_close(state.ref)
+    state = state |> cycle() |> await_end(Owner.deadline(state.settings))
+    Handle.erase(state.buffer, state.ref)
+    state
+  end
+
+  defp await_end(%{runner: nil} = state, _deadline), do: state
+
+  defp await_end(state, deadline) do
     receive do
-      {:DOWN, ^monitor, :process, _pid, reason} ->
-        {discard_reason, reason} = failure(reason, state.runner) || {:shutdown, :shutdown}
-        lost = Native.partition_settle(state.ref, state.index, discard_reason)
-        if lost != :none, do: report_failure(state, lost, discard_reason, reason)
-        size = with {_first, size, _bytes} <- lost, do: size, else: (:none -> 0)
-        give_up(%{state | runner: nil, left: state.left + size})
+      message ->
+        {:noreply, state} = handle_info(message, state)
+        await_end(state, deadline)
+    after
+      Owner.left(deadline) -> state |> expire_now() |> await_end(:infinity)
     end
   end
 
@@ -386,7 +406,7 @@ defmodule PartitionedBuffer.Partition do
   rescue
     # The Registry is not back yet.
     ArgumentError ->
-      _timer = Process.send_after(self(), :register, 10)
+      _timer = Process.send_after(self(), :register, @again_ms)
       state
   end
 end

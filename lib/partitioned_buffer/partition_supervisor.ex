@@ -4,18 +4,26 @@ defmodule PartitionedBuffer.PartitionSupervisor do
 
   use Supervisor
 
-  alias PartitionedBuffer.{Handle, Names, Partition}
+  alias PartitionedBuffer.{Handle, Names, Native, Partition}
 
-  @spec start_link(atom()) :: Supervisor.on_start()
-  def start_link(buffer) do
-    Supervisor.start_link(__MODULE__, buffer, name: Names.partition_supervisor(buffer))
+  @spec start_link({atom(), Native.handle(), module()}) :: Supervisor.on_start()
+  def start_link({buffer, ref, module}) do
+    name = Names.partition_supervisor(buffer)
+    Supervisor.start_link(__MODULE__, {buffer, ref, module, nil}, name: name)
+  end
+
+  @doc "For the end of a buffer whose own one is gone; its partitions have no names, and this owner."
+  @spec start_unnamed(atom(), Native.handle(), module()) :: Supervisor.on_start()
+  def start_unnamed(buffer, ref, module) do
+    Supervisor.start_link(__MODULE__, {buffer, ref, module, self()})
   end
 
   @impl true
-  def init(buffer) do
+  def init({buffer, ref, module, owner}) do
     children =
-      for index <- Handle.indexes(Handle.fetch!(buffer).ref) do
-        Supervisor.child_spec({Partition, {buffer, index}}, id: {Partition, index})
+      for index <- Handle.indexes(ref) do
+        arg = {buffer, ref, module, index, owner}
+        Supervisor.child_spec({Partition, arg}, id: {Partition, index})
       end
 
     Supervisor.init(children, [strategy: :one_for_one] ++ PartitionedBuffer.Supervisor.restarts())

@@ -105,6 +105,8 @@ defmodule PartitionedBuffer.ProcessorRunner do
         metadata =
           Map.merge(job.metadata, %{kind: kind, reason: reason, stacktrace: __STACKTRACE__})
 
+        # Whatever it exits with: it was the processor that failed.
+        _ = Native.partition_fail(job.ref, job.index)
         Telemetry.execute([:processing, :exception], %{duration: now() - started}, metadata)
         # The process ends with it: the partition is told by that, as it is when it is killed.
         :erlang.raise(kind, reason, __STACKTRACE__)

@@ -44,20 +44,33 @@ defmodule PartitionedBuffer.Supervisor do
     :ok = Native.buffer_put_settings(ref, Options.settings(opts))
     :ok = Handle.put(buffer, ref, opts[:module])
 
+    module = opts[:module]
+
     children = [
-      {Registry, keys: :duplicate, name: buffer},
+      %{id: Registry, start: {__MODULE__, :start_registry, [buffer]}, type: :supervisor},
       {Task.Supervisor, name: Names.task_supervisor(buffer)},
-      {PartitionSupervisor, buffer},
-      {Owner, buffer}
+      {PartitionSupervisor, {buffer, ref, module}},
+      {Owner, {buffer, ref, module}}
     ]
 
     Supervisor.init(children, [strategy: :one_for_one] ++ @restarts)
+  end
+
+  # A Registry has a process of its own, which keeps its name for a moment when the Registry is killed.
+  # Without waiting for it, trying again and again would use up all restarts.
+  @doc false
+  @spec start_registry(atom()) :: Supervisor.on_start()
+  def start_registry(buffer) do
+    :ok = Names.await_free(Names.registry_partition(buffer))
+    Registry.start_link(keys: :duplicate, name: buffer)
   end
 
   # Takes over what a tree of this name held that was killed.
   defp open(buffer, kind, partitions) do
     case Native.buffer_open(Atom.to_string(buffer), kind, partitions) do
       {:mismatch, old} ->
+        end_runners(old)
+
         case partitions > 0 and Native.buffer_replace(old, kind, partitions) do
           {:ok, ref} -> ref
           _other_kind_or_none -> raise ArgumentError, held_back(buffer)
@@ -68,8 +81,22 @@ defmodule PartitionedBuffer.Supervisor do
     end
   end
 
+  # What they have in flight is discarded and reported. With the same number of partitions they would be
+  # waited for.
+  defp end_runners(ref) do
+    for index <- Handle.indexes(ref),
+        {runner, _ms} when is_pid(runner) <- [Native.partition_status(ref, index)] do
+      monitor = Process.monitor(runner)
+      Process.exit(runner, :kill)
+
+      receive do
+        {:DOWN, ^monitor, :process, ^runner, _reason} -> :ok
+      end
+    end
+  end
+
   defp held_back(buffer) do
-    "#{inspect(buffer)} was killed and holds entries: it can only be started again as a buffer of the " <>
-      "same kind that has partitions"
+    "#{inspect(buffer)} was killed and holds entries: it can't be started again without partitions or as " <>
+      "a buffer of another kind"
   end
 end

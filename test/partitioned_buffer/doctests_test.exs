@@ -3,6 +3,7 @@ defmodule PartitionedBuffer.DoctestsTest do
   use ExUnit.Case, async: true
 
   doctest PartitionedBuffer
+  doctest PartitionedBuffer.Map
   doctest PartitionedBuffer.Queue
   doctest PartitionedBuffer.Telemetry
 end

@@ -31,6 +31,8 @@ defmodule PartitionedBuffer.InfoTest do
       in_flight: 0,
       accepted: 0,
       processed: 0,
+      superseded: 0,
+      deleted: 0,
       discarded: @none,
       bytes: 0,
       oldest_age_ms: nil,

@@ -42,88 +42,6 @@ defmodule PartitionedBuffer.TelemetryTest do
     end
   end
 
-  describe "stop" do
-    test "comes once for each partition, with what is left" do
-      name = start_listened!(partitions: 2)
-      Queue.stop(name)
-      stopped = for _ <- 1..2, do: next_event([:stop])
-
-      for {measurements, metadata} <- stopped do
-        assert %{duration: duration, left: 0} = measurements
-        assert map_size(measurements) == 2 and is_integer(duration) and duration >= 0
-        assert %{buffer: ^name, reason: :shutdown, partition: _} = metadata
-        assert map_size(metadata) == 3
-      end
-
-      partitions = stopped |> Enum.map(&elem(&1, 1).partition) |> Enum.sort()
-      assert partitions == [Module.concat(name, "0"), Module.concat(name, "1")]
-    end
-
-    test "comes after the last batch, which is reported like any other" do
-      name = start_listened!(processing_batch_size: 2)
-      Queue.push(name, [1, 2, 3])
-      Queue.stop(name)
-
-      assert [
-               {[:start], _, _},
-               {[:processing, :start], _, _},
-               {[:processing, :stop], %{size: 2}, _},
-               {[:processing, :start], _, _},
-               {[:processing, :stop], %{size: 1}, _},
-               {[:stop], %{left: 0}, %{reason: :shutdown}}
-             ] = events()
-    end
-
-    test "reports a failure of the last batch like any other" do
-      name = start_listened!(processor: {__MODULE__, :raise_with, ["at the end"]})
-      Queue.push(name, [1, 2, 3])
-      Queue.stop(name)
-
-      assert [
-               {[:start], _, _},
-               {[:processing, :start], _, _},
-               {[:processing, :exception], _, _},
-               {[:processing_failed], _, %{reason: {%RuntimeError{message: "at the end"}, _}}},
-               {[:discarded], %{size: 3}, %{reason: :exception}},
-               {[:stop], %{left: 0}, %{reason: :shutdown}}
-             ] = events()
-    end
-
-    for timeout <- [0, 1] do
-      test "tells what could not be processed within #{timeout} ms" do
-        name =
-          start_listened!(
-            processing_timeout_ms: unquote(timeout),
-            processing_batch_size: 1,
-            processor: GatedProcessor.new()
-          )
-
-        Queue.push(name, [1, 2, 3])
-        Queue.stop(name)
-
-        # The batch that was running may have been ended for its own time or for that of the whole.
-        reported = events()
-        sizes = for {[:discarded], %{size: size}, _metadata} <- reported, do: size
-        assert Enum.sum(sizes) == 3
-        assert {[:stop], %{left: left}, %{reason: :shutdown}} = List.last(reported)
-        shut_down = for {[:discarded], %{size: size}, %{reason: :shutdown}} <- reported, do: size
-        assert left == Enum.sum(shut_down)
-      end
-    end
-
-    test "has the reason :shutdown whatever the buffer is stopped with" do
-      Process.flag(:trap_exit, true)
-
-      for reason <- [:shutdown, {:shutdown, :update}, :other] do
-        name = unique_name()
-        listen(name)
-        {:ok, _pid} = Queue.start_link(queue_options(name: name))
-        Queue.stop(name, reason)
-        assert {_measurements, %{reason: :shutdown}} = next_event([:stop])
-      end
-    end
-  end
-
   describe "processing" do
     test "start comes before the processor is called" do
       name = start_gated!()
@@ -214,7 +132,6 @@ defmodule PartitionedBuffer.TelemetryTest do
     end
 
     for reason <- [:normal, :shutdown, :killed, :noproc, :done, :not_owner] do
-      @tag :bug
       test "come for an exit of the processor with #{inspect(reason)} as for any other" do
         name = start_gated!()
         Queue.push(name, :item)
@@ -277,6 +194,4 @@ defmodule PartitionedBuffer.TelemetryTest do
     next_event([:processing, :start])
     assert {%{size: 1}, _} = next_event([:processing, :stop])
   end
-
-  def raise_with(_batch, message), do: raise(message)
 end

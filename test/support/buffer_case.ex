@@ -78,11 +78,12 @@ defmodule PartitionedBuffer.BufferCase do
 
   @doc "Fails unless all entries of each partition are accounted for. Returns the reading."
   def assert_accounted(info) do
-    for figures <- [info | info.partitions] do
-      %{accepted: accepted, processed: processed, queued: queued, in_flight: in_flight} = figures
-      discarded = figures.discarded |> Map.values() |> Enum.sum()
+    counted = [:processed, :superseded, :deleted, :queued, :in_flight]
 
-      unless accepted == processed + discarded + queued + in_flight do
+    for figures <- [info | info.partitions] do
+      counts = Map.values(figures.discarded) ++ Enum.map(counted, &Map.fetch!(figures, &1))
+
+      unless figures.accepted == Enum.sum(counts) do
         ExUnit.Assertions.flunk("entries are missing or counted twice: #{inspect(figures)}")
       end
     end

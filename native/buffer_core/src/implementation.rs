@@ -9,7 +9,8 @@
 //! | *generation* | segments that are swapped out and drained together: a queue or a map |
 //! | *live* | the generation that writes go to |
 //! | *draining* | the generation whose entries are handed to a processor |
-//! | *partition* | one live generation, one draining, and their counters |
+//! | *partition* | one live generation, one draining, and the ledger |
+//! | *ledger* | what is known of the drain without looking at its entries: how many, whose, what became of the others |
 //! | *drain* | the draining generation, and who works on it: its *owner* |
 //! | *batch* | the first few entries of the draining generation, given to the owner; *in flight* until it is settled |
 //! | *settled* | what became of a batch: *processed* or *discarded*, for one of the [reasons](crate::Reason) |
@@ -19,27 +20,29 @@
 //! # The path of an entry
 //!
 //! ```text
-//!                  live lock              drain lock
-//!             +-----------------+    +--------------------+   next    +-----------+
-//!   write --> | live generation | -> |     draining       | --------> | batch in  |
-//!    (copy)   | [seg][seg][seg  | swap   [seg][seg][seg]  |           | flight    |
-//!             +-----------------+    +--------------------+           +-----------+
-//!                      |                       |                 next again |  | settle
-//!       map: superseded, deleted        last entry of a             processed  discarded
-//!                                     segment leaves it
-//!                                              |
-//!                                           retired --> freed, with no lock held
+//!               live lock                    drain lock
+//!          +-------------------+        +-------------------+        +-----------------+
+//!  write   |  live generation  |  swap  |     draining      |  next  | batch in flight |
+//! -------> |   [seg][seg][se   | -----> |  [seg][seg][seg]  | -----> |    (a copy)     |
+//!  (copy)  +-------------------+        +-------------------+        +-----------------+
+//!                    |                            |                    |             |
+//!                   map:                  a segment's last         next again      settle
+//!            superseded, deleted            entry leaves               |             |
+//!                                                 |                processed     discarded
+//!                                              retired
+//!                                                 |
+//!                                      freed, with no lock held
 //! ```
 //!
 //! * **Write.** The entry is copied to the end of the live generation under the `live` lock. What takes
 //!   long to copy is copied before, into segments of its own, and only those are handed over.
-//! * **Swap.** With both locks held, the live generation becomes the draining one, if that is empty.
+//! * **Swap.** With all locks held, the live generation becomes the draining one, if that is empty.
 //!   Nothing is copied, and no writer can be left with the old one: it looks for it under the lock.
 //! * **Next.** The owner asks for the next batch, which says that it is through with the former one.
 //!   Entries do not leave when they are handed out, only when their batch is settled; so whatever
 //!   happens to the owner, what it had is known.
 //! * **Settle.** Takes the drain away from an owner that is gone. The batch it had is discarded, all
-//!   behind it is left for the next owner.
+//!   behind it is left for the next owner. What was discarded stays noted until it has been reported.
 //! * **Retire.** A segment goes when its last entry does. Retired segments are gathered and handed over
 //!   64 at a time, and all of them once the drain is through.
 //!
@@ -63,34 +66,39 @@
 //!
 //! # Why the account holds
 //!
-//! Each figure has one place and one lock, and an entry changes places under all the locks that are
-//! concerned:
+//! Each figure is kept in one place, under one lock:
 //!
-//! | figure | kept with | changes when |
+//! | figure | kept | changes with |
 //! |---|---|---|
-//! | accepted, superseded, deleted | the live generation, which counts what is done to it; sums of the former generations beside it | a write (`live`) |
-//! | live entries | the live generation: its length | a write (`live`), a swap (both) |
-//! | draining entries | the draining generation: its length | a swap (both), a batch that is settled (`drain`) |
-//! | in flight | the batch, which is part of the draining entries | `next`, `settle` (`drain`) |
-//! | processed, discarded | the drain | a batch that is settled (`drain`) |
+//! | accepted, superseded, deleted | by the live generation, and a sum of the former ones (`live`) | a write |
+//! | live entries | the length of the live generation (`live`) | a write, a swap |
+//! | draining entries, their bytes | `ledger` | a swap, a batch that is settled |
+//! | in flight | `ledger`: a batch is part of the draining entries | `next`, `settle` |
+//! | processed, discarded | `ledger` | a batch that is settled |
 //!
-//! * A write changes both sides by as much: a generation's length and its count of what was accepted are
-//!   changed together, or one is the other.
-//! * A swap moves live entries to draining ones, and the generation's counts to the sums.
+//! * A write changes both sides by as much: a generation counts what is done to it as it is done.
+//!   That is why a write that unwinds leaves nothing uncounted.
+//! * A swap moves live entries to draining ones, and what the generation has counted to the sum.
 //! * A settled batch leaves the draining entries and enters `processed` or `discarded`.
 //! * `next` and `settle` move entries between queued and in flight, whose sum is what is held.
-//! * What is taken out for another partition ([`take_all`](crate::Partition::take_all)) is no longer
-//!   accepted here: it is accepted there.
+//! * What another partition takes over ([`take_all`](crate::Partition::take_all)) it has accepted from
+//!   then on, and it inherits the counters of the rest.
 //!
-//! What changes one figure and then another holds, from the first to the last of them, `live` if both are
-//! kept there and `drain` if not. A reading holds both, so it falls before or after, never in
-//! between. The high-water mark alone reads one number without
-//! its lock. That number is never less than what is draining, so the mark is never less than what was
-//! held; it may be more by what was settled a moment ago.
+//! Each of these is done within one hold of the lock, or of both, that keeps the figures it changes. A
+//! reading takes both, so it falls before or after, never in between. The draining generation itself
+//! may be a step behind the ledger meanwhile. Only who holds `drain` looks at it, and when `drain` is
+//! released the two agree.
+//!
+//! The high-water mark alone reads a number without its lock. That number is never less than what is
+//! draining, so the mark is never less than what was held; it may be more by what was settled a moment
+//! ago.
 //!
 //! # Locks
 //!
-//! * Within a partition: `drain` before `live`. Writers take `live` alone.
+//! * Within a partition: `drain`, then `ledger`, then `live`. Writers take `live` alone.
+//! * `drain` is held while a batch is copied out, which can take long. Nothing that must not wait takes it
+//!   meanwhile: figures and the state of the drain come from the ledger, and a swap returns when the
+//!   ledger says that there is something to drain. `ledger` and `live` are held for bounded work only.
 //! * Between partitions: nobody holds the locks of two. What visits several does so in ascending order,
 //!   one after the other.
 //! * What else a buffer locks, such as its settings, is locked apart: never together with a partition.

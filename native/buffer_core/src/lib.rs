@@ -35,7 +35,7 @@ pub use arena::Arena;
 pub use buffer::Buffer;
 pub use gate::Gate;
 pub use map::Map;
-pub use partition::{Batch, Closed, Generation, NotOwner, Partition, Tally};
+pub use partition::{Batch, Closed, Discarded, Generation, Legacy, NotOwner, Partition, Tally};
 pub use queue::Queue;
 pub use segment::{Retired, Segment};
 pub use stats::{Reason, Stats};

@@ -1,10 +1,12 @@
 //! One live and one draining generation, and their counters.
 //!
-//! Writers only ever take the `live` lock. Who drains takes `drain`, and `live` inside it for the
-//! swap: the order is `drain`, then `live`, never the other way round.
+//! Three locks, which may be taken in this order: `drain`, `ledger`, `live`. Writers only ever take
+//! `live`. Who drains holds `drain` while it copies a batch out, however long that takes; what is asked
+//! meanwhile (figures, the state of the drain) is answered from the `ledger`, which is never held for
+//! longer than it takes to write a few numbers.
 //!
 //! Invariant: `accepted == processed + superseded + deleted + discarded + draining entries + live
-//! entries`, whenever both locks are held. An entry is counted where it is moved, under the lock that moves it.
+//! entries`, whenever `ledger` and `live` are held. An entry is counted under the lock that moves it.
 
 use crossbeam_utils::CachePadded;
 
@@ -86,12 +88,33 @@ pub struct Batch {
     pub started_at: i64,
 }
 
+/// Entries that were given up, for whoever reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Discarded {
+    /// Why.
+    pub reason: Reason,
+    /// How many entries.
+    pub len: usize,
+    /// Their weight.
+    pub bytes: u64,
+}
+
+/// What a partition leaves to another one that takes its place: its counters, without what it held.
+#[derive(Debug, Default)]
+pub struct Legacy {
+    tally: Tally,
+    processed: u64,
+    discarded: [u64; Reason::ALL.len()],
+    unreported: Vec<Discarded>,
+}
+
 /// A partition of generations `G`, drained by one owner `O` at a time.
 pub struct Partition<G: Generation, O> {
     live: CachePadded<Mutex<Live<G>>>,
-    drain: CachePadded<Mutex<Drain<G, O>>>,
-    // Entries of the draining generation: written under `drain`, read by writers for the high-water
-    // mark alone. Relaxed is enough, a mark may be late by one batch.
+    ledger: CachePadded<Mutex<Ledger<O>>>,
+    drain: Mutex<Drain<G>>,
+    // `Ledger::len`, for writers, who need it for the high-water mark alone. Relaxed is enough: a mark
+    // may be late by one batch.
     draining: AtomicUsize,
 }
 
@@ -104,13 +127,23 @@ struct Live<G> {
     closed: bool,
 }
 
-struct Drain<G: Generation, O> {
+struct Drain<G: Generation> {
     generation: G,
     retired: Retired<G::Arena>,
+}
+
+struct Ledger<O> {
+    // Of the draining generation, those in flight included.
+    len: usize,
+    bytes: u64,
+    oldest: Option<i64>,
     owner: Option<O>,
     in_flight: Option<Batch>,
+    // The processor has failed with the batch in flight.
+    failed: bool,
     processed: u64,
     discarded: [u64; Reason::ALL.len()],
+    unreported: Vec<Discarded>,
 }
 
 impl<G: Generation, O: Copy + PartialEq> Default for Partition<G, O> {
@@ -122,14 +155,21 @@ impl<G: Generation, O: Copy + PartialEq> Default for Partition<G, O> {
                 high_water: 0,
                 closed: false,
             })),
-            drain: CachePadded::new(Mutex::new(Drain {
-                generation: G::default(),
-                retired: Retired::default(),
+            ledger: CachePadded::new(Mutex::new(Ledger {
+                len: 0,
+                bytes: 0,
+                oldest: None,
                 owner: None,
                 in_flight: None,
+                failed: false,
                 processed: 0,
                 discarded: [0; Reason::ALL.len()],
+                unreported: Vec::new(),
             })),
+            drain: Mutex::new(Drain {
+                generation: G::default(),
+                retired: Retired::default(),
+            }),
             draining: AtomicUsize::new(0),
         }
     }
@@ -189,31 +229,36 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     /// Makes the live generation the draining one, in O(1), if the draining one is empty. Returns
     /// how many entries there are to drain.
     pub fn swap(&self) -> usize {
+        // Without waiting for who copies a batch of it.
+        let draining = self.draining();
+        if draining > 0 {
+            return draining;
+        }
         let mut drain = self.drain.lock();
-        if drain.generation.is_empty() {
+        let mut ledger = self.ledger.lock();
+        if ledger.len == 0 {
             let mut live = self.live.lock();
             // One that is empty is kept: what it has allocated will be used.
             if !live.generation.is_empty() {
                 drain.generation = live.take();
+                ledger.bytes = drain.generation.bytes();
+                ledger.oldest = drain.generation.oldest();
+                self.count_draining(&mut ledger, drain.generation.len());
             }
-            self.draining
-                .store(drain.generation.len(), Ordering::Relaxed);
         }
-        drain.generation.len()
+        ledger.len
     }
 
     /// Entries of the draining generation, those in flight included.
     pub fn draining(&self) -> usize {
-        self.drain.lock().generation.len()
+        self.ledger.lock().len
     }
 
     /// Makes `owner` the one who drains, unless somebody else does.
     pub fn claim(&self, owner: O) -> Result<(), NotOwner> {
-        let mut drain = self.drain.lock();
-        if drain.owner.is_some_and(|other| other != owner) {
-            return Err(NotOwner);
-        }
-        drain.owner = Some(owner);
+        let mut ledger = self.ledger.lock();
+        ledger.check(owner)?;
+        ledger.owner = Some(owner);
         Ok(())
     }
 
@@ -232,114 +277,196 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     ) -> Result<Option<R>, NotOwner> {
         let mut guard = self.drain.lock();
         let drain = &mut *guard;
-        if drain.owner.is_some_and(|other| other != owner) {
-            return Err(NotOwner);
-        }
-        if let Some(batch) = drain.in_flight.take() {
-            drain.processed += batch.len as u64;
+        let settled = {
+            let mut ledger = self.ledger.lock();
+            ledger.check(owner)?;
+            let settled = ledger.in_flight.take();
+            if let Some(batch) = settled {
+                ledger.processed += batch.len as u64;
+                self.forget(&mut ledger, &batch);
+            }
+            ledger.owner = (ledger.len > 0).then_some(owner);
+            settled
+        };
+        if let Some(batch) = settled {
             drain.generation.retire(batch.len, &mut drain.retired);
-            self.draining
-                .store(drain.generation.len(), Ordering::Relaxed);
         }
         drain.hand_over(retired);
         if drain.generation.is_empty() {
-            drain.owner = None;
             return Ok(None);
         }
         let len = drain.generation.len().min(limit.max(1));
-        let batch = Batch {
-            first: drain.left() + 1,
-            len,
-            bytes: drain.generation.bytes_of(len),
-            started_at: now(),
+        let bytes = drain.generation.bytes_of(len);
+        let batch = {
+            let mut ledger = self.ledger.lock();
+            ledger.oldest = drain.generation.oldest();
+            ledger.failed = false;
+            let batch = Batch {
+                first: ledger.left() + 1,
+                len,
+                bytes,
+                started_at: now(),
+            };
+            ledger.in_flight = Some(batch);
+            batch
         };
-        drain.owner = Some(owner);
-        drain.in_flight = Some(batch);
         Ok(Some(read(&drain.generation, &batch)))
     }
 
-    /// Reads the batch in flight again, or the whole draining generation before it is in flight.
+    /// Tells that the processor has failed with the batch that `owner` has: if it is settled, then for
+    /// this reason.
+    pub fn fail(&self, owner: O) -> Result<(), NotOwner> {
+        let mut ledger = self.ledger.lock();
+        ledger.check(owner)?;
+        ledger.failed = ledger.in_flight.is_some();
+        Ok(())
+    }
+
+    /// Reads the draining generation, and the batch in flight.
     pub fn read<R>(&self, read: impl FnOnce(&G, Option<&Batch>) -> R) -> R {
         let drain = self.drain.lock();
-        read(&drain.generation, drain.in_flight.as_ref())
+        let in_flight = self.ledger.lock().in_flight;
+        read(&drain.generation, in_flight.as_ref())
     }
 
     /// Who drains, and the batch that it has.
     pub fn drain_status(&self) -> (Option<O>, Option<Batch>) {
-        let drain = self.drain.lock();
-        (drain.owner, drain.in_flight)
+        let ledger = self.ledger.lock();
+        (ledger.owner, ledger.in_flight)
     }
 
-    /// Takes the drain away from its owner, who is gone. The batch in flight, if any, is discarded.
-    pub fn settle(&self, reason: Reason, retired: &mut Retired<G::Arena>) -> Option<Batch> {
+    /// Takes the drain away from its owner, who is gone. The batch in flight, if any, is discarded:
+    /// because of the processor, if that is known to have failed, otherwise for `reason`. It is to be
+    /// reported ([`Partition::unreported`]).
+    pub fn settle(&self, reason: Reason, retired: &mut Retired<G::Arena>) -> Option<Discarded> {
         let mut guard = self.drain.lock();
         let drain = &mut *guard;
-        drain.owner = None;
-        let batch = drain.in_flight.take()?;
-        drain.discarded[reason as usize] += batch.len as u64;
-        drain.generation.retire(batch.len, &mut drain.retired);
+        let discarded = {
+            let mut ledger = self.ledger.lock();
+            ledger.owner = None;
+            let batch = ledger.in_flight.take()?;
+            let reason = if ledger.failed {
+                Reason::Exception
+            } else {
+                reason
+            };
+            self.forget(&mut ledger, &batch);
+            ledger.discard(reason, batch.len, batch.bytes)
+        };
+        drain.generation.retire(discarded.len, &mut drain.retired);
         drain.hand_over(retired);
-        self.draining
-            .store(drain.generation.len(), Ordering::Relaxed);
-        Some(batch)
+        self.ledger.lock().oldest = drain.generation.oldest();
+        Some(discarded)
+    }
+
+    /// What was discarded and has not been reported, in order.
+    pub fn unreported(&self) -> Vec<Discarded> {
+        self.ledger.lock().unreported.clone()
+    }
+
+    /// The first `count` of it have been reported.
+    pub fn reported(&self, count: usize) {
+        let unreported = &mut self.ledger.lock().unreported;
+        unreported.drain(..count.min(unreported.len()));
     }
 
     /// Takes all that a closed partition still holds, so that another one can have it: what was
-    /// draining, then what was live. A batch in flight is to be settled before.
-    pub fn take_all(&self) -> [G; 2] {
-        let mut guard = self.drain.lock();
-        let drain = &mut *guard;
-        drain.owner = None;
-        drain.in_flight = None;
-        self.draining.store(0, Ordering::Relaxed);
+    /// draining, then what was live; and its counters without that. A batch in flight is to be settled
+    /// before.
+    pub fn take_all(&self) -> ([G; 2], Legacy) {
+        let mut drain = self.drain.lock();
+        let mut ledger = self.ledger.lock();
         let mut live = self.live.lock();
         let all = [std::mem::take(&mut drain.generation), live.take()];
         live.former.accepted -= all.iter().map(|one| one.len() as u64).sum::<u64>();
-        all
+        let legacy = Legacy {
+            tally: std::mem::take(&mut live.former),
+            processed: std::mem::take(&mut ledger.processed),
+            discarded: std::mem::take(&mut ledger.discarded),
+            unreported: std::mem::take(&mut ledger.unreported),
+        };
+        ledger.owner = None;
+        ledger.in_flight = None;
+        ledger.bytes = 0;
+        ledger.oldest = None;
+        self.count_draining(&mut ledger, 0);
+        (all, legacy)
     }
 
-    /// Discards all that a closed partition still holds, in flight or not. Returns how many entries
-    /// that were and their weight.
-    pub fn discard_rest(&self, reason: Reason, retired: &mut Retired<G::Arena>) -> (usize, u64) {
+    /// Adds the counters of a partition that this one takes the place of.
+    pub fn inherit(&self, legacy: Legacy) {
+        let mut ledger = self.ledger.lock();
+        let mut live = self.live.lock();
+        live.former = live.former + legacy.tally;
+        ledger.processed += legacy.processed;
+        for (sum, more) in ledger.discarded.iter_mut().zip(legacy.discarded) {
+            *sum += more;
+        }
+        ledger.unreported.extend(legacy.unreported);
+    }
+
+    /// Discards all that a closed partition still holds, in flight or not; `None` if that is nothing.
+    /// It is to be reported.
+    pub fn discard_rest(
+        &self,
+        reason: Reason,
+        retired: &mut Retired<G::Arena>,
+    ) -> Option<Discarded> {
         let mut guard = self.drain.lock();
         let drain = &mut *guard;
-        drain.owner = None;
-        drain.in_flight = None;
-        let mut live = self.live.lock().take();
-        let mut sum = (0, 0);
+        let (mut live, discarded) = {
+            let mut ledger = self.ledger.lock();
+            let live = self.live.lock().take();
+            let len = ledger.len + live.len();
+            let bytes = ledger.bytes + live.bytes();
+            ledger.owner = None;
+            ledger.in_flight = None;
+            ledger.bytes = 0;
+            ledger.oldest = None;
+            self.count_draining(&mut ledger, 0);
+            (live, (len > 0).then(|| ledger.discard(reason, len, bytes)))
+        };
         for generation in [&mut drain.generation, &mut live] {
-            sum.0 += generation.len();
-            sum.1 += generation.bytes();
             generation.retire(generation.len(), &mut drain.retired);
         }
         drain.hand_over(retired);
-        drain.discarded[reason as usize] += sum.0 as u64;
-        self.draining.store(0, Ordering::Relaxed);
-        sum
+        discarded
     }
 
     /// All figures at one moment.
     pub fn stats(&self) -> Stats {
-        let drain = self.drain.lock();
+        let ledger = self.ledger.lock();
         let live = self.live.lock();
         let tally = live.former + live.generation.tally();
-        let in_flight = drain.in_flight.map_or(0, |batch| batch.len);
+        let in_flight = ledger.in_flight.map_or(0, |batch| batch.len);
         Stats {
             accepted: tally.accepted,
             superseded: tally.superseded,
             deleted: tally.deleted,
-            processed: drain.processed,
-            discarded: drain.discarded,
+            processed: ledger.processed,
+            discarded: ledger.discarded,
             live: live.generation.len(),
-            queued: live.generation.len() + drain.generation.len() - in_flight,
+            queued: live.generation.len() + ledger.len - in_flight,
             in_flight,
-            bytes: live.generation.bytes() + drain.generation.bytes(),
+            bytes: live.generation.bytes() + ledger.bytes,
             high_water: live.high_water,
-            oldest: drain
-                .generation
-                .oldest()
-                .or_else(|| live.generation.oldest()),
+            oldest: ledger.oldest.or_else(|| live.generation.oldest()),
         }
+    }
+
+    /// A batch has left the draining generation.
+    fn forget(&self, ledger: &mut Ledger<O>, batch: &Batch) {
+        ledger.bytes -= batch.bytes;
+        let left = ledger.len - batch.len;
+        if left == 0 {
+            ledger.oldest = None;
+        }
+        self.count_draining(ledger, left);
+    }
+
+    fn count_draining(&self, ledger: &mut Ledger<O>, len: usize) {
+        ledger.len = len;
+        self.draining.store(len, Ordering::Relaxed);
     }
 }
 
@@ -351,12 +478,28 @@ impl<G: Generation> Live<G> {
     }
 }
 
-impl<G: Generation, O> Drain<G, O> {
+impl<G: Generation> Drain<G> {
     /// Gives memory away that is due to be freed: when it is much, and all of it at the end.
     fn hand_over(&mut self, retired: &mut Retired<G::Arena>) {
         if self.retired.is_due() || self.generation.is_empty() {
             retired.append(&mut self.retired);
         }
+    }
+}
+
+impl<O: Copy + PartialEq> Ledger<O> {
+    fn check(&self, owner: O) -> Result<(), NotOwner> {
+        match self.owner {
+            Some(other) if other != owner => Err(NotOwner),
+            _ => Ok(()),
+        }
+    }
+
+    fn discard(&mut self, reason: Reason, len: usize, bytes: u64) -> Discarded {
+        let discarded = Discarded { reason, len, bytes };
+        self.discarded[reason as usize] += len as u64;
+        self.unreported.push(discarded);
+        discarded
     }
 
     /// How many entries have left this partition for good.

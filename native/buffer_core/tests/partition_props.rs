@@ -9,12 +9,14 @@
 //! 3. Entries are handed out in the order in which they came, each at most once, and a batch counts on
 //!    from all that left before it. Only the owner gets any.
 //! 4. A closed partition refuses writes and changes in nothing else; an admitted write still enters.
-//! 5. `settle` discards the batch in flight and no other entry; `discard_rest` all there is;
-//!    `take_all` leaves nothing, and its entries keep their order in the partition that gets them.
+//! 5. `settle` discards the batch in flight and no other entry, and `discard_rest` all there is; each is
+//!    to be reported once. `take_all` leaves nothing: entries keep their order, and counters their
+//!    values, in the partition that gets them.
 //! 6. Memory: an arena with an entry that is held exists. Of those with none, fewer than 64 wait to be
 //!    handed to `retired`, and none once the draining generation is empty. In the end every arena that
 //!    was made is in there, but for those of a partition that was replaced; dropped with it, none is
 //!    left.
+//! 7. While a batch is read, figures and the state of the drain can be asked for, and a swap returns.
 #![cfg(not(loom))]
 
 #[path = "support/ledger.rs"]
@@ -24,7 +26,8 @@ use std::collections::VecDeque;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 
 use buffer_core::{
-    Batch, Closed, Generation, NotOwner, Partition, Queue, Reason, Retired, Segment, Stats,
+    Batch, Closed, Discarded, Generation, NotOwner, Partition, Queue, Reason, Retired, Segment,
+    Stats,
 };
 use ledger::Ints;
 use proptest::prelude::*;
@@ -50,7 +53,11 @@ enum Op {
     Next(Owner, usize),
     /// `Next` until nothing is left, if this is the owner.
     Finish(Owner, usize),
+    /// The processor has failed with the batch in flight.
+    Fail(Owner),
     Settle(Reason),
+    /// So many discards have been reported.
+    Report(usize),
     DiscardRest(Reason),
     Close,
     /// What is held moves to a partition of the same name, and the run goes on with that one.
@@ -91,7 +98,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => owner().prop_map(Op::Claim),
         16 => (owner(), limit()).prop_map(|(owner, limit)| Op::Next(owner, limit)),
         4 => (owner(), limit()).prop_map(|(owner, limit)| Op::Finish(owner, limit)),
+        2 => owner().prop_map(Op::Fail),
         5 => reason().prop_map(Op::Settle),
+        1 => (0..4usize).prop_map(Op::Report),
         1 => reason().prop_map(Op::DiscardRest),
         1 => Just(Op::Close),
         1 => Just(Op::Replace),
@@ -104,6 +113,8 @@ struct Model {
     draining: VecDeque<Entry>,
     owner: Option<Owner>,
     in_flight: Option<Batch>,
+    failed: bool,
+    unreported: Vec<Discarded>,
     accepted: u64,
     processed: u64,
     discarded: [u64; Reason::ALL.len()],
@@ -124,6 +135,17 @@ impl Model {
         self.accepted += entries.len() as u64;
         self.live.extend(entries);
         self.high_water = self.high_water.max(self.held());
+    }
+
+    fn is_free_for(&self, owner: Owner) -> bool {
+        self.owner.is_none_or(|other| other == owner)
+    }
+
+    fn discard(&mut self, reason: Reason, len: usize, bytes: u64) -> Discarded {
+        let discarded = Discarded { reason, len, bytes };
+        self.discarded[reason as usize] += len as u64;
+        self.unreported.push(discarded);
+        discarded
     }
 
     fn left(&self) -> u64 {
@@ -233,7 +255,7 @@ impl Run {
                 assert_eq!(partition.swap(), model.draining.len());
             }
             Op::Claim(owner) => {
-                let free = model.owner.is_none_or(|other| other == owner);
+                let free = model.is_free_for(owner);
                 let expected = if free { Ok(()) } else { Err(NotOwner) };
                 assert_eq!(partition.claim(owner), expected);
                 if free {
@@ -244,20 +266,35 @@ impl Run {
                 self.next(owner, limit);
             }
             Op::Finish(owner, limit) => while self.next(owner, limit.max(8)) {},
+            Op::Fail(owner) => {
+                let free = model.is_free_for(owner);
+                let expected = if free { Ok(()) } else { Err(NotOwner) };
+                assert_eq!(partition.fail(owner), expected);
+                if free {
+                    model.failed = model.in_flight.is_some();
+                }
+            }
             Op::Settle(reason) => {
                 let settled = partition.settle(reason, &mut self.retired);
-                assert_eq!(settled, model.in_flight.take());
                 model.owner = None;
-                if let Some(batch) = settled {
-                    model.draining.drain(..batch.len);
-                    model.discarded[reason as usize] += batch.len as u64;
-                }
+                let expected = model.in_flight.take().map(|batch| {
+                    let failed = std::mem::take(&mut model.failed);
+                    let reason = if failed { Reason::Exception } else { reason };
+                    let gone = model.draining.drain(..batch.len);
+                    let bytes = weigh(&gone.collect::<Vec<_>>());
+                    model.discard(reason, batch.len, bytes)
+                });
+                assert_eq!(settled, expected);
+            }
+            Op::Report(count) => {
+                partition.reported(count);
+                model.unreported.drain(..count.min(model.unreported.len()));
             }
             Op::DiscardRest(reason) => {
                 let rest = partition.discard_rest(reason, &mut self.retired);
-                let bytes = weigh(&model.draining) + weigh(&model.live);
-                assert_eq!(rest, (model.held(), bytes));
-                model.discarded[reason as usize] += rest.0 as u64;
+                let (held, bytes) = (model.held(), weigh(&model.draining) + weigh(&model.live));
+                let expected = (held > 0).then(|| model.discard(reason, held, bytes));
+                assert_eq!(rest, expected);
                 (model.owner, model.in_flight) = (None, None);
                 model.draining.clear();
                 model.live.clear();
@@ -279,9 +316,16 @@ impl Run {
             limit,
             || now,
             &mut self.retired,
-            |drain, batch| (*batch, read(drain, batch.len)),
+            |drain, batch| {
+                // What takes long is done here, and others are answered meanwhile.
+                assert_eq!(partition.drain_status(), (Some(owner), Some(*batch)));
+                assert_eq!(partition.stats().in_flight, batch.len);
+                assert_eq!(partition.swap(), partition.draining());
+                assert_eq!(partition.claim(owner), Ok(()));
+                (*batch, read(drain, batch.len))
+            },
         );
-        if model.owner.is_some_and(|other| other != owner) {
+        if !model.is_free_for(owner) {
             assert_eq!(next, Err(NotOwner));
             return false;
         }
@@ -301,7 +345,7 @@ impl Run {
             bytes: weigh(model.draining.iter().take(len)),
             started_at: now,
         };
-        (model.owner, model.in_flight) = (Some(owner), Some(batch));
+        (model.owner, model.in_flight, model.failed) = (Some(owner), Some(batch), false);
         let handed = values(&model.draining, len);
         assert!(handed.iter().all(|value| *value >= self.not_yet_out));
         assert!(handed.is_sorted_by(|one, other| one < other));
@@ -313,28 +357,35 @@ impl Run {
     fn replace(&mut self) {
         self.step(&Op::Close);
         self.step(&Op::Settle(Reason::Killed));
-        let all = self.partition.take_all();
+        let old = std::mem::take(&mut self.partition);
+        let (all, legacy) = old.take_all();
         let lens = [self.model.draining.len(), self.model.live.len()];
         assert_eq!(all.each_ref().map(Generation::len), lens);
-
-        let stats = self.partition.stats();
-        let mut entries = std::mem::take(&mut self.model.draining);
-        entries.append(&mut self.model.live);
-        self.model.accepted = self.model.left();
-        assert_eq!(stats, self.model.stats(None));
-        // It is as good as new, should anybody write to it still: one entry is no high water.
-        let high_water = stats.high_water.max(1);
-        self.partition.write_admitted(|live| push(live, 0, 1, 0));
-        assert_eq!(self.partition.stats().high_water, high_water);
-
-        self.partition = Partition::default();
         self.dropped = true;
-        self.model = Model::default();
+
+        // All has been taken along; one entry more is no high water.
+        old.write_admitted(|live| push(live, 0, 1, 0));
+        let stats = old.stats();
+        assert_eq!((stats.accepted, stats.queued, stats.processed), (1, 1, 0));
+        assert_eq!(stats.high_water, self.model.high_water.max(1));
+        assert!(stats.discarded == [0; 4] && old.unreported().is_empty());
+
+        let mut model = std::mem::take(&mut self.model);
+        model.draining.append(&mut model.live);
+        self.model = Model {
+            live: model.draining,
+            high_water: lens.iter().sum(),
+            accepted: model.accepted,
+            processed: model.processed,
+            discarded: model.discarded,
+            unreported: model.unreported,
+            ..Model::default()
+        };
+        self.partition.inherit(legacy);
         for generation in all {
             self.partition
                 .write_admitted(|live| live.append(generation));
         }
-        self.model.write(entries);
     }
 
     fn check(&mut self) {
@@ -359,6 +410,7 @@ impl Run {
         assert_eq!(partition.is_empty(), model.live.is_empty());
         assert_eq!(partition.draining(), model.draining.len());
         assert_eq!(partition.is_closed(), model.closed);
+        assert_eq!(partition.unreported(), model.unreported);
         assert_eq!(partition.drain_status(), (model.owner, model.in_flight));
         partition.read(|drain, batch| {
             assert_eq!(read(drain, usize::MAX), values(&model.draining, usize::MAX));

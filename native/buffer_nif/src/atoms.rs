@@ -31,7 +31,6 @@ rustler::atoms! {
     empty,
     not_owner,
     large,
-    none,
     // reasons of a discard
     exception,
     killed,

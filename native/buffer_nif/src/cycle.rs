@@ -3,7 +3,7 @@
 //! [`Cycle`] is what the NIFs of `partition` and `info` see. It is written once, over what a generation
 //! must be able to do besides: put its entries into a list.
 
-use buffer_core::{Batch, Generation, NotOwner, Partition, Reason, Stats};
+use buffer_core::{Batch, Discarded, Generation, NotOwner, Partition, Reason, Stats};
 use rustler::{Encoder, Env, LocalPid, Term};
 
 use crate::arena::Arena;
@@ -39,10 +39,16 @@ pub trait Cycle: Sync {
     fn peek<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize);
     /// See [`Partition::drain_status`].
     fn status(&self) -> (Option<LocalPid>, Option<Batch>);
+    /// See [`Partition::fail`].
+    fn fail(&self, owner: LocalPid) -> Result<(), NotOwner>;
     /// See [`Partition::settle`].
-    fn settle(&self, reason: Reason) -> Option<Batch>;
+    fn settle(&self, reason: Reason) -> Option<Discarded>;
     /// See [`Partition::discard_rest`].
-    fn discard_rest(&self, reason: Reason) -> (usize, u64);
+    fn discard_rest(&self, reason: Reason) -> Option<Discarded>;
+    /// See [`Partition::unreported`].
+    fn unreported(&self) -> Vec<Discarded>;
+    /// See [`Partition::reported`].
+    fn reported(&self, count: usize);
     /// See [`Partition::is_closed`].
     fn is_closed(&self) -> bool;
     /// See [`Partition::stats`].
@@ -102,18 +108,30 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
         self.drain_status()
     }
 
-    fn settle(&self, reason: Reason) -> Option<Batch> {
-        let mut retired = Retired::default();
-        let batch = Partition::settle(self, reason, &mut retired);
-        reclaim(retired);
-        batch
+    fn fail(&self, owner: LocalPid) -> Result<(), NotOwner> {
+        Partition::fail(self, owner)
     }
 
-    fn discard_rest(&self, reason: Reason) -> (usize, u64) {
+    fn settle(&self, reason: Reason) -> Option<Discarded> {
         let mut retired = Retired::default();
-        let rest = Partition::discard_rest(self, reason, &mut retired);
+        let discarded = Partition::settle(self, reason, &mut retired);
         reclaim(retired);
-        rest
+        discarded
+    }
+
+    fn discard_rest(&self, reason: Reason) -> Option<Discarded> {
+        let mut retired = Retired::default();
+        let discarded = Partition::discard_rest(self, reason, &mut retired);
+        reclaim(retired);
+        discarded
+    }
+
+    fn unreported(&self) -> Vec<Discarded> {
+        Partition::unreported(self)
+    }
+
+    fn reported(&self, count: usize) {
+        Partition::reported(self, count);
     }
 
     fn is_closed(&self) -> bool {

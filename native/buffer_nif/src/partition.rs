@@ -1,7 +1,7 @@
 //! NIFs on one partition: swap, drain, settle.
 
-use buffer_core::{Batch, NotOwner, Reason};
-use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
+use buffer_core::{Discarded, NotOwner, Reason};
+use rustler::{Atom, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::Handle;
 use crate::cycle::{Cycle, Within};
@@ -95,32 +95,43 @@ fn partition_status(
     Ok((owner, elapsed))
 }
 
-/// Takes the drain from its owner, who is gone, and discards the batch it had:
-/// `{first, size, bytes}` of that batch, or `:none`. O(entries of the batch).
-#[rustler::nif(schedule = "DirtyCpu")]
-fn partition_settle<'a>(
-    env: Env<'a>,
-    handle: Handle<'_>,
-    index: usize,
-    reason: Atom,
-) -> NifResult<Term<'a>> {
-    let settled = partition(handle, index)?.settle(decode_reason(reason)?);
-    Ok(match settled {
-        Some(Batch {
-            first, len, bytes, ..
-        }) => (first, len, bytes).encode(env),
-        None => atoms::none().encode(env),
+/// Tells that the processor has failed with the caller's batch. O(1).
+#[rustler::nif]
+fn partition_fail(env: Env<'_>, handle: Handle<'_>, index: usize) -> NifResult<Atom> {
+    Ok(match partition(handle, index)?.fail(env.pid()) {
+        Ok(()) => atoms::ok(),
+        Err(NotOwner) => atoms::not_owner(),
     })
 }
 
-/// Discards all that a closed partition still holds: `{size, bytes}`. O(segments).
+/// Takes the drain from its owner, who is gone, and discards the batch that it had: how many entries.
+/// O(entries of the batch), after a copy of it that may still be going on.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn partition_discard_rest(
-    handle: Handle<'_>,
-    index: usize,
-    reason: Atom,
-) -> NifResult<(usize, u64)> {
-    Ok(partition(handle, index)?.discard_rest(decode_reason(reason)?))
+fn partition_settle(handle: Handle<'_>, index: usize, reason: Atom) -> NifResult<usize> {
+    let discarded = partition(handle, index)?.settle(decode_reason(reason)?);
+    Ok(discarded.map_or(0, |discarded| discarded.len))
+}
+
+/// Discards all that a closed partition still holds: how many entries. O(segments).
+#[rustler::nif(schedule = "DirtyCpu")]
+fn partition_discard_rest(handle: Handle<'_>, index: usize, reason: Atom) -> NifResult<usize> {
+    let discarded = partition(handle, index)?.discard_rest(decode_reason(reason)?);
+    Ok(discarded.map_or(0, |discarded| discarded.len))
+}
+
+/// What was discarded and has not been reported, in order: a list of `{reason, size, bytes}`.
+#[rustler::nif]
+fn partition_unreported(handle: Handle<'_>, index: usize) -> NifResult<Vec<(Atom, usize, u64)>> {
+    let unreported = partition(handle, index)?.unreported();
+    let encode = |one: Discarded| (encode_reason(one.reason), one.len, one.bytes);
+    Ok(unreported.into_iter().map(encode).collect())
+}
+
+/// The first `count` of it have been reported.
+#[rustler::nif]
+fn partition_reported(handle: Handle<'_>, index: usize, count: usize) -> NifResult<Atom> {
+    partition(handle, index)?.reported(count);
+    Ok(atoms::ok())
 }
 
 /// Whether the partition has been closed. O(1).
@@ -129,14 +140,18 @@ fn partition_closed(handle: Handle<'_>, index: usize) -> NifResult<bool> {
     Ok(partition(handle, index)?.is_closed())
 }
 
+fn encode_reason(reason: Reason) -> Atom {
+    match reason {
+        Reason::Exception => atoms::exception(),
+        Reason::Killed => atoms::killed(),
+        Reason::Timeout => atoms::timeout(),
+        Reason::Shutdown => atoms::shutdown(),
+    }
+}
+
 fn decode_reason(reason: Atom) -> NifResult<Reason> {
-    [
-        (atoms::exception(), Reason::Exception),
-        (atoms::killed(), Reason::Killed),
-        (atoms::timeout(), Reason::Timeout),
-        (atoms::shutdown(), Reason::Shutdown),
-    ]
-    .into_iter()
-    .find_map(|(atom, known)| (atom == reason).then_some(known))
-    .ok_or(Error::BadArg)
+    let known = Reason::ALL
+        .into_iter()
+        .find(|&known| encode_reason(known) == reason);
+    known.ok_or(Error::BadArg)
 }

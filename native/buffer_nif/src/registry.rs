@@ -62,14 +62,18 @@ pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
         (Storage::Queue(old), Storage::Queue(new)) => {
             for (index, from) in old.partitions().iter().enumerate() {
                 let to = &new.partitions()[index % partitions];
-                for generation in from.take_all() {
+                let (held, legacy) = from.take_all();
+                to.inherit(legacy);
+                for generation in held {
                     to.write_admitted(|live| live.append(generation));
                 }
             }
         }
         (Storage::Map(old), Storage::Map(new)) => {
-            for from in old.partitions() {
-                for generation in from.take_all() {
+            for (index, from) in old.partitions().iter().enumerate() {
+                let (held, legacy) = from.take_all();
+                new.partitions()[index % partitions].inherit(legacy);
+                for generation in held {
                     map::scatter(env, generation, new);
                 }
             }

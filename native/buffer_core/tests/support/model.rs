@@ -2,8 +2,8 @@
 //!
 //! A model is run in every interleaving with up to five preemptions, that is, interruptions of a thread
 //! that could have gone on; waiting for a lock is none. `LOOM_MAX_PREEMPTIONS` sets another bound. With
-//! one of 100 all models finish within 11 seconds, but for that of two writers at the gate: it takes
-//! 45 seconds for seven preemptions already.
+//! one of 100, which is none, each model finishes within half a minute, but for that of two writers at
+//! the gate: it takes as long for seven preemptions already.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc; // counts runs, so it is none of loom's
