@@ -216,8 +216,9 @@ defmodule PartitionedBuffer do
   end
 
   @doc """
-  Changes options of a running buffer: those that are given, and no others. Partitions use them from
-  their next cycle on; a new interval starts at once.
+  Changes options of a running buffer: those that are given, and no others. A new size of
+  batches holds from the next batch on, a new time for the processor from the call that is running, and a
+  new interval begins at once.
 
   ## Options
 

@@ -71,6 +71,12 @@ defmodule PartitionedBuffer.Handle do
   def index!(handle, _buffer, key, entry),
     do: Router.index(key, entry, tuple_size(handle.partitions))
 
+  @doc "Puts options in force."
+  @spec put_settings(Native.handle(), map()) :: :ok
+  def put_settings(ref, %{processing_batch_size: size} = settings) do
+    Native.buffer_put_settings(ref, settings, if(size == :table, do: 0, else: size))
+  end
+
   @doc "The options in force."
   @spec settings(Native.handle()) :: map()
   def settings(ref) do

@@ -78,8 +78,8 @@ defmodule PartitionedBuffer.Native do
   @spec buffer_len(handle()) :: non_neg_integer()
   def buffer_len(_handle), do: not_loaded()
 
-  @spec buffer_put_settings(handle(), term()) :: :ok
-  def buffer_put_settings(_handle, _settings), do: not_loaded()
+  @spec buffer_put_settings(handle(), term(), non_neg_integer()) :: :ok
+  def buffer_put_settings(_handle, _settings, _batch_size), do: not_loaded()
 
   @spec buffer_settings(handle()) :: [term()]
   def buffer_settings(_handle), do: not_loaded()
@@ -179,13 +179,15 @@ defmodule PartitionedBuffer.Native do
   @spec partition_claim(handle(), index()) :: :ok | :not_owner
   def partition_claim(_handle, _index), do: not_loaded()
 
-  @spec partition_next(handle(), index(), pos_integer()) ::
-          nonempty_list() | :large | :empty | :not_owner
-  def partition_next(_handle, _index, _limit), do: not_loaded()
+  @spec partition_next(handle(), index()) ::
+          nonempty_list() | :large | :dirty | :table | :empty | :not_owner
+  def partition_next(_handle, _index), do: not_loaded()
 
-  @spec partition_next_dirty(handle(), index(), pos_integer()) ::
-          nonempty_list() | :empty | :not_owner
-  def partition_next_dirty(_handle, _index, _limit), do: not_loaded()
+  @spec partition_next_dirty(handle(), index()) :: nonempty_list() | :table | :empty | :not_owner
+  def partition_next_dirty(_handle, _index), do: not_loaded()
+
+  @spec partition_done(handle(), index()) :: non_neg_integer() | :not_owner
+  def partition_done(_handle, _index), do: not_loaded()
 
   @spec partition_start_all(handle(), index()) :: pos_integer() | :empty | :not_owner
   def partition_start_all(_handle, _index), do: not_loaded()

@@ -85,7 +85,7 @@ defmodule PartitionedBuffer.Owner do
 
   @impl true
   def handle_call({:update_options, changes}, _from, %{buffer: buffer, ref: ref} = state) do
-    :ok = Native.buffer_put_settings(ref, Map.merge(Handle.settings(ref), changes))
+    :ok = Handle.put_settings(ref, Map.merge(Handle.settings(ref), changes))
 
     for index <- Handle.indexes(ref),
         do: Partition.settings_changed(Names.partition(buffer, index))

@@ -34,7 +34,8 @@ defmodule PartitionedBuffer.Partition do
                 watchdog: nil,
                 # a tick came while a cycle was running
                 late?: false,
-                # the time for the end is up
+                # when the end began, in milliseconds; whether the time for it is up
+                finishing_since: nil,
                 expired?: false,
                 left: 0
               ]
@@ -111,7 +112,10 @@ defmodule PartitionedBuffer.Partition do
   def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
   @impl true
-  def handle_cast({:finish, owner}, state), do: {:noreply, cycle(%{state | owner: owner})}
+  def handle_cast({:finish, owner}, state) do
+    {:noreply, cycle(%{state | owner: owner, finishing_since: now()})}
+  end
+
   def handle_cast(:expire, state), do: {:noreply, expire_now(state)}
   def handle_cast(_unknown, state), do: {:noreply, state}
 
@@ -209,8 +213,7 @@ defmodule PartitionedBuffer.Partition do
       index: state.index,
       metadata: state.metadata,
       module: state.module,
-      processor: state.settings.processor,
-      batch_size: state.settings.processing_batch_size
+      processor: state.settings.processor
     }
 
     case spawn_runner(state, job) do
@@ -321,7 +324,8 @@ defmodule PartitionedBuffer.Partition do
 
   defp finish_alone(state) do
     :ok = Native.buffer_close(state.ref)
-    state = state |> cycle() |> await_end(Owner.deadline(state.settings))
+    deadline = Owner.deadline(state.settings)
+    state = %{state | finishing_since: now()} |> cycle() |> await_end(deadline)
     Handle.erase(state.buffer, state.ref)
     state
   end
@@ -361,7 +365,10 @@ defmodule PartitionedBuffer.Partition do
 
     case Native.partition_status(state.ref, state.index) do
       {_owner, ms} when is_integer(ms) and is_integer(timeout) and ms >= timeout ->
-        kill_runner(state, :timeout)
+        # A call that began with the end and has had all its time has had all the time for the end.
+        if state.finishing_since != nil and ms <= now() - state.finishing_since,
+          do: expire_now(state),
+          else: kill_runner(state, :timeout)
 
       {_owner, ms} ->
         schedule_watchdog(state, ms || 0)
@@ -397,11 +404,14 @@ defmodule PartitionedBuffer.Partition do
     %{state | runner: %{runner | killed_for: why}}
   end
 
+  defp now, do: System.monotonic_time(:millisecond)
+
   ## Names
 
+  # Each under a key of its own: entries of one key are taken out one by one.
   defp register(state) do
     keys = Registry.keys(state.buffer, self())
-    _ = if keys == [], do: Registry.register(state.buffer, :partitions, state.name)
+    _ = if keys == [], do: Registry.register(state.buffer, state.name, state.index)
     state
   rescue
     # The Registry is not back yet.

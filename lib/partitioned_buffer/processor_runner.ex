@@ -10,14 +10,13 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
   # How long nobody listening to `processing` events may stay unnoticed to have changed.
   @look_again_ms 10
+  # Rows inserted into a table at once.
   @rows 1_000
-  @settled_quickly 10_000
-
   # Words. A drain allocates all the time and keeps nothing: with the VM's smallest heap it would
   # collect garbage every few batches, which took a fifth of the time of a drain.
   @min_heap 50_000
 
-  @enforce_keys [:ref, :index, :metadata, :module, :processor, :batch_size]
+  @enforce_keys [:ref, :index, :metadata, :module, :processor]
   defstruct [:look_again | @enforce_keys]
 
   @type t :: %__MODULE__{
@@ -26,7 +25,6 @@ defmodule PartitionedBuffer.ProcessorRunner do
           metadata: %{buffer: atom(), partition: atom()},
           module: module(),
           processor: PartitionedBuffer.processor(),
-          batch_size: pos_integer() | :table,
           look_again: integer() | nil
         }
 
@@ -34,32 +32,16 @@ defmodule PartitionedBuffer.ProcessorRunner do
   # was killed after it had started one, and the process that took its place started a second.
   @spec run(t()) :: :done | :not_owner
   def run(%__MODULE__{} = job) do
+    _ = Process.flag(:min_heap_size, @min_heap)
     look_again = System.convert_time_unit(@look_again_ms, :millisecond, :native)
 
-    Process.flag(:min_heap_size, @min_heap)
-
     case Native.partition_claim(job.ref, job.index) do
-      :ok -> drain(%{job | look_again: look_again})
+      :ok -> batches(%{job | look_again: look_again}, Telemetry.listening?(), now())
       :not_owner -> :not_owner
     end
   end
 
-  defp drain(%__MODULE__{batch_size: :table} = job) do
-    table = fill_table(job)
-
-    case Native.partition_start_all(job.ref, job.index) do
-      size when is_integer(size) -> call(job, table, size, Telemetry.listening?(), now())
-      _nothing_left -> :ok
-    end
-
-    delete_table(table)
-    # Settles the batch.
-    _ = Native.partition_start_all(job.ref, job.index)
-    :done
-  end
-
-  defp drain(%__MODULE__{} = job), do: batches(job, Telemetry.listening?(), now())
-
+  # The size of a batch is native, so that it can be changed while a generation is drained.
   defp batches(job, listening?, looked_at) do
     case next(job) do
       batch when is_list(batch) ->
@@ -69,6 +51,9 @@ defmodule PartitionedBuffer.ProcessorRunner do
         call(job, batch, nil, listening?, now)
         batches(job, listening?, if(look?, do: now, else: looked_at))
 
+      :table ->
+        table(job)
+
       :empty ->
         :done
 
@@ -77,15 +62,31 @@ defmodule PartitionedBuffer.ProcessorRunner do
     end
   end
 
-  # Settling a batch takes time for each of its entries.
-  defp next(%{batch_size: size} = job) when size > @settled_quickly do
-    Native.partition_next_dirty(job.ref, job.index, size)
+  defp next(job) do
+    case Native.partition_next(job.ref, job.index) do
+      :large -> Native.partition_copy_dirty(job.ref, job.index)
+      :dirty -> Native.partition_next_dirty(job.ref, job.index)
+      other -> other
+    end
   end
 
-  defp next(job) do
-    case Native.partition_next(job.ref, job.index, job.batch_size) do
-      :large -> Native.partition_copy_dirty(job.ref, job.index)
-      other -> other
+  # All that is left is one batch. The table is filled while its entries still count as queued: a
+  # process that is killed before the processor is called has lost nothing.
+  defp table(job) do
+    case Native.partition_done(job.ref, job.index) do
+      0 ->
+        :done
+
+      :not_owner ->
+        :not_owner
+
+      _entries ->
+        table = fill_table(job)
+        size = Native.partition_start_all(job.ref, job.index)
+        call(job, table, size, Telemetry.listening?(), now())
+        delete_table(table)
+        _none = Native.partition_done(job.ref, job.index)
+        :done
     end
   end
 
@@ -128,8 +129,6 @@ defmodule PartitionedBuffer.ProcessorRunner do
   defp process(processor, batch) when is_function(processor, 1), do: processor.(batch)
   defp process({module, function, args}, batch), do: apply(module, function, [batch | args])
 
-  # The table is filled while its entries still count as queued: a process that is killed here has
-  # lost nothing.
   defp fill_table(job) do
     name = Names.table(job.metadata.partition)
     delete_table(name)

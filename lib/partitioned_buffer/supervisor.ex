@@ -41,7 +41,7 @@ defmodule PartitionedBuffer.Supervisor do
     )
 
     ref = open(buffer, opts[:module].kind(), opts[:partitions])
-    :ok = Native.buffer_put_settings(ref, Options.settings(opts))
+    :ok = Handle.put_settings(ref, Options.settings(opts))
     :ok = Handle.put(buffer, ref, opts[:module])
 
     module = opts[:module]

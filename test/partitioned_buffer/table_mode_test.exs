@@ -237,16 +237,17 @@ defmodule PartitionedBuffer.TableModeTest do
 
   test "update_options/2 changes from lists to tables and back" do
     name = start_table!(processing_batch_size: 2)
-    Queue.push(name, [1, 2, 3])
+    Queue.push(name, [1, 2, 3, 4])
     {runner, [1, 2]} = GatedProcessor.next_batch()
     Queue.update_options(name, processing_batch_size: :table)
-    Queue.push(name, [4, 5, 6])
-    # The cycle that is running goes on as it began.
-    GatedProcessor.open(runner)
-    {runner, [3]} = GatedProcessor.next_batch()
+    # The cycle that is running goes on with a table of what is left.
     GatedProcessor.open(runner)
     {runner, table} = GatedProcessor.next_batch()
-    assert values(table) == [4, 5, 6]
+    assert values(table) == [3, 4]
+    GatedProcessor.open(runner)
+    Queue.push(name, [5, 6])
+    {runner, table} = GatedProcessor.next_batch()
+    assert values(table) == [5, 6]
     Queue.update_options(name, processing_batch_size: 2)
     Queue.push(name, [7, 8, 9])
     GatedProcessor.open(runner)

@@ -194,4 +194,19 @@ defmodule PartitionedBuffer.TelemetryTest do
     next_event([:processing, :start])
     assert {%{size: 1}, _} = next_event([:processing, :stop])
   end
+
+  test "a handler that is attached while a batch is being processed hears of its end" do
+    name = start_queue!(processing_interval_ms: 1, processor: GatedProcessor.new())
+    Queue.push(name, [1, 2])
+    {runner, [1, 2]} = GatedProcessor.next_batch()
+    listen(name)
+    # Only batches of less than ten milliseconds may go unnoticed.
+    spin_until(System.monotonic_time(:millisecond) + 15)
+    GatedProcessor.open(runner)
+    assert {%{size: 2}, _} = next_event([:processing, :stop])
+  end
+
+  defp spin_until(time) do
+    if System.monotonic_time(:millisecond) < time, do: spin_until(time)
+  end
 end

@@ -277,21 +277,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     ) -> Result<Option<R>, NotOwner> {
         let mut guard = self.drain.lock();
         let drain = &mut *guard;
-        let settled = {
-            let mut ledger = self.ledger.lock();
-            ledger.check(owner)?;
-            let settled = ledger.in_flight.take();
-            if let Some(batch) = settled {
-                ledger.processed += batch.len as u64;
-                self.forget(&mut ledger, &batch);
-            }
-            ledger.owner = (ledger.len > 0).then_some(owner);
-            settled
-        };
-        if let Some(batch) = settled {
-            drain.generation.retire(batch.len, &mut drain.retired);
-        }
-        drain.hand_over(retired);
+        self.settle_done(drain, owner, retired)?;
         if drain.generation.is_empty() {
             return Ok(None);
         }
@@ -311,6 +297,38 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             batch
         };
         Ok(Some(read(&drain.generation, &batch)))
+    }
+
+    /// Settles the batch in flight as processed. Returns how many entries are left to drain; if there are
+    /// none, nobody is the owner any more.
+    pub fn done(&self, owner: O, retired: &mut Retired<G::Arena>) -> Result<usize, NotOwner> {
+        let mut drain = self.drain.lock();
+        self.settle_done(&mut drain, owner, retired)?;
+        Ok(drain.generation.len())
+    }
+
+    fn settle_done(
+        &self,
+        drain: &mut Drain<G>,
+        owner: O,
+        retired: &mut Retired<G::Arena>,
+    ) -> Result<(), NotOwner> {
+        let settled = {
+            let mut ledger = self.ledger.lock();
+            ledger.check(owner)?;
+            let settled = ledger.in_flight.take();
+            if let Some(batch) = settled {
+                ledger.processed += batch.len as u64;
+                self.forget(&mut ledger, &batch);
+            }
+            ledger.owner = (ledger.len > 0).then_some(owner);
+            settled
+        };
+        if let Some(batch) = settled {
+            drain.generation.retire(batch.len, &mut drain.retired);
+        }
+        drain.hand_over(retired);
+        Ok(())
     }
 
     /// Tells that the processor has failed with the batch that `owner` has: if it is settled, then for

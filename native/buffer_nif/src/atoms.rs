@@ -31,6 +31,8 @@ rustler::atoms! {
     empty,
     not_owner,
     large,
+    dirty,
+    table,
     // reasons of a discard
     exception,
     killed,

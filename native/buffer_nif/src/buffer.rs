@@ -1,5 +1,7 @@
 //! NIFs on a whole buffer.
 
+use std::sync::atomic::Ordering;
+
 use buffer_core::Arena as _;
 use rustler::{Atom, Encoder, Env, Error, NifResult, Term};
 
@@ -64,9 +66,11 @@ fn buffer_len(handle: Handle<'_>) -> usize {
         .sum()
 }
 
-/// Keeps one term with the buffer. O(size of the term), which is options.
+/// Keeps one term with the buffer, and how many entries a batch may have (0: all, in a table). O(size
+/// of the term), which is options.
 #[rustler::nif]
-fn buffer_put_settings(handle: Handle<'_>, settings: Term<'_>) -> Atom {
+fn buffer_put_settings(handle: Handle<'_>, settings: Term<'_>, batch_size: usize) -> Atom {
+    handle.0.batch_size.store(batch_size, Ordering::Relaxed);
     let mut arena = Arena::new();
     arena.store(settings);
     let old = std::mem::replace(&mut *handle.0.settings.lock(), arena);

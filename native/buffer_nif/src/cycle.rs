@@ -33,6 +33,8 @@ pub trait Cycle: Sync {
     fn next<'a>(&self, env: Env<'a>, limit: usize, within: Within) -> Term<'a>;
     /// Settles the caller's batch and starts one of all that is left, without reading it.
     fn start_all<'a>(&self, env: Env<'a>) -> Term<'a>;
+    /// See [`Partition::done`].
+    fn done(&self, owner: LocalPid) -> Result<usize, NotOwner>;
     /// The entries of the batch in flight.
     fn copy<'a>(&self, env: Env<'a>) -> Term<'a>;
     /// See [`Readable::read`].
@@ -94,6 +96,13 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
 
     fn start_all<'a>(&self, env: Env<'a>) -> Term<'a> {
         start(self, env, usize::MAX, |_, batch| batch.len.encode(env))
+    }
+
+    fn done(&self, owner: LocalPid) -> Result<usize, NotOwner> {
+        let mut retired = Retired::default();
+        let left = Partition::done(self, owner, &mut retired);
+        reclaim(retired);
+        left
     }
 
     fn copy<'a>(&self, env: Env<'a>) -> Term<'a> {

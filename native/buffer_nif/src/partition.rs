@@ -1,7 +1,9 @@
 //! NIFs on one partition: swap, drain, settle.
 
+use std::sync::atomic::Ordering;
+
 use buffer_core::{Discarded, NotOwner, Reason};
-use rustler::{Atom, Env, Error, LocalPid, NifResult, Term};
+use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::Handle;
 use crate::cycle::{Cycle, Within};
@@ -33,28 +35,33 @@ fn partition_claim(env: Env<'_>, handle: Handle<'_>, index: usize) -> NifResult<
     })
 }
 
-/// Settles the caller's batch as processed and starts its next one of up to `limit` entries:
-/// a list; `:large` for a batch that `partition_copy_dirty` must copy; `:empty`; or `:not_owner`.
-/// Bounded by [`crate::weigh::Limits`], if `limit` is.
+/// Settling a batch takes time for each of its entries: what is larger is left to a dirty scheduler.
+const SETTLED_QUICKLY: usize = 10_000;
+
+/// Settles the caller's batch as processed and starts its next one of the size that is set now: a list;
+/// `:large` for a batch that `partition_copy_dirty` must copy; `:empty`; `:not_owner`; or, having done
+/// nothing, `:dirty` if `partition_next_dirty` must do it or `:table` if a table is wanted. Bounded by
+/// [`crate::weigh::Limits`].
 #[rustler::nif]
-fn partition_next<'a>(
-    env: Env<'a>,
-    handle: Handle<'_>,
-    index: usize,
-    limit: usize,
-) -> NifResult<Term<'a>> {
-    Ok(partition(handle, index)?.next(env, limit, Within::Bounds))
+fn partition_next<'a>(env: Env<'a>, handle: Handle<'_>, index: usize) -> NifResult<Term<'a>> {
+    Ok(match handle.0.batch_size.load(Ordering::Relaxed) {
+        0 => atoms::table().encode(env),
+        size if size > SETTLED_QUICKLY => atoms::dirty().encode(env),
+        size => partition(handle, index)?.next(env, size, Within::Bounds),
+    })
 }
 
-/// The same for a `limit` and entries of any size: never `:large`.
+/// The same for batches and entries of any size: neither `:large` nor `:dirty`.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn partition_next_dirty<'a>(
     env: Env<'a>,
     handle: Handle<'_>,
     index: usize,
-    limit: usize,
 ) -> NifResult<Term<'a>> {
-    Ok(partition(handle, index)?.next(env, limit, Within::Anything))
+    Ok(match handle.0.batch_size.load(Ordering::Relaxed) {
+        0 => atoms::table().encode(env),
+        size => partition(handle, index)?.next(env, size, Within::Anything),
+    })
 }
 
 /// The entries of the batch in flight, whatever its size.
@@ -74,6 +81,16 @@ fn partition_peek_dirty<'a>(
     count: usize,
 ) -> NifResult<(Term<'a>, usize)> {
     Ok(partition(handle, index)?.peek(env, cursor, count))
+}
+
+/// Settles the caller's batch as processed: how many entries are left to drain, or `:not_owner`.
+/// O(entries of the batch).
+#[rustler::nif(schedule = "DirtyCpu")]
+fn partition_done<'a>(env: Env<'a>, handle: Handle<'_>, index: usize) -> NifResult<Term<'a>> {
+    Ok(match partition(handle, index)?.done(env.pid()) {
+        Ok(left) => left.encode(env),
+        Err(NotOwner) => atoms::not_owner().encode(env),
+    })
 }
 
 /// Settles the caller's batch as processed and starts one of all that is to drain, without copying

@@ -145,6 +145,9 @@ fn push_list<'a>(
 ) -> Result<(), Refused> {
     let buffer = queue(handle)?;
     let partitions = buffer.partitions();
+    if items.is_empty_list() {
+        return Ok(());
+    }
     if partitions.is_empty() {
         return Err(Refused::NoPartitions);
     }

@@ -4,6 +4,7 @@
     reason = "`NifUnitEnum` makes its atoms in an `OwnedEnv`; no term but atoms comes out of it"
 )]
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 
 use buffer_core::sync::Mutex;
@@ -90,6 +91,9 @@ pub struct Shared {
     pub storage: Storage,
     /// One term of the Elixir side's own: the options in force.
     pub settings: Mutex<Arena>,
+    /// One of them that is needed with every batch: how many entries it may have; 0 for all at once, in
+    /// a table. Relaxed: a batch may still have the old size.
+    pub batch_size: AtomicUsize,
 }
 
 // A panic under one of its locks leaves the lock usable and the structure consistent: every operation
@@ -103,6 +107,7 @@ impl Shared {
             name,
             storage: Storage::new(kind, partitions),
             settings: Mutex::new(Arena::new()),
+            batch_size: AtomicUsize::new(1),
         }
     }
 }
