@@ -15,9 +15,9 @@ defmodule PartitionedBuffer.Faults.SchedulerTest do
 
   # What the VM may report: a process that ran for longer than this without a break. A call is
   # meant to take 0.1 ms; the VM's own slices take one to two. A machine whose cores are shared with
-  # others puts the whole scheduler aside in between, which counts too: up to 10 ms were seen with
-  # nothing else running, up to 26 ms with three busy threads for each core. Work that is not bounded
-  # takes far longer here: 75 to 250 ms for the copy of a million entries.
+  # others puts the whole scheduler aside in between, which counts too: 5 to 9 ms were seen in ordinary
+  # calls, and up to 26 ms under heavy load. Work that is not bounded takes far longer: 75 to 250 ms
+  # for waiting until a million entries have been copied.
   @limit_ms 30
 
   # The system puts a scheduler aside now and then, work that is not bounded holds it up each time.
