@@ -73,7 +73,7 @@ defmodule PartitionedBuffer.Owner do
   @doc "What of that is left, in milliseconds."
   @spec left(integer() | :infinity) :: timeout()
   def left(:infinity), do: :infinity
-  def left(deadline), do: max(deadline - now(), 0)
+  def left(deadline) when is_integer(deadline), do: max(deadline - now(), 0)
 
   @impl true
   def init({buffer, ref, module}) do

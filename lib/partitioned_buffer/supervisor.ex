@@ -84,15 +84,16 @@ defmodule PartitionedBuffer.Supervisor do
   # What they have in flight is discarded and reported. With the same number of partitions they would be
   # waited for.
   defp end_runners(ref) do
-    for index <- Handle.indexes(ref),
-        {runner, _ms} when is_pid(runner) <- [Native.partition_status(ref, index)] do
-      monitor = Process.monitor(runner)
-      Process.exit(runner, :kill)
+    Enum.each(Handle.indexes(ref), fn index ->
+      with {runner, _ms} when is_pid(runner) <- Native.partition_status(ref, index) do
+        monitor = Process.monitor(runner)
+        Process.exit(runner, :kill)
 
-      receive do
-        {:DOWN, ^monitor, :process, ^runner, _reason} -> :ok
+        receive do
+          {:DOWN, ^monitor, :process, ^runner, _reason} -> :ok
+        end
       end
-    end
+    end)
   end
 
   defp held_back(buffer) do

@@ -15,7 +15,9 @@
 //! | *batch* | the first few entries of the draining generation, given to the owner; *in flight* until it is settled |
 //! | *settled* | what became of a batch: *processed* or *discarded*, for one of the [reasons](crate::Reason) |
 //! | *gate* | counts the writes that are on their way over several partitions |
-//! | *retired* | segments that nothing is left in, on their way to be freed |
+//! | *retired* | segments that nothing is left in, and what else takes long to be freed, on their way to that |
+//! | *dead* | a term of a map that was overwritten, removed or drained: it takes memory until its segment goes |
+//! | *class* | the terms of a map whose weights lie between a power of two and the next; they share segments |
 //!
 //! # The path of an entry
 //!
@@ -44,7 +46,7 @@
 //! * **Settle.** Takes the drain away from an owner that is gone. The batch it had is discarded, all
 //!   behind it is left for the next owner. What was discarded stays noted until it has been reported.
 //! * **Retire.** A segment goes when its last entry does. Retired segments are gathered and handed over
-//!   64 at a time, and all of them once the drain is through.
+//!   64 at a time, and all of them once the drain is through; so are the index and the slots of a map.
 //!
 //! # Invariants
 //!
@@ -60,7 +62,7 @@
 //!    behind all that was settled before it.
 //! 4. There is a batch in flight only if there is an owner, and the draining generation begins with it.
 //! 5. A queue has no segment without entries. What a drain has retired waits in the partition only while
-//!    there is more to drain (and in one that was emptied for another, until it is dropped).
+//!    there is more to drain.
 //! 6. A write that unwinds leaves the partition usable: entries that it had stored by then are in, and
 //!    count.
 //!
@@ -82,7 +84,7 @@
 //! * A settled batch leaves the draining entries and enters `processed` or `discarded`.
 //! * `next` and `settle` move entries between queued and in flight, whose sum is what is held.
 //! * What another partition takes over ([`take_all`](crate::Partition::take_all)) it has accepted from
-//!   then on, and it inherits the counters of the rest.
+//!   then on, and it inherits the counters of the rest, a batch that was in flight among it: discarded.
 //!
 //! Each of these is done within one hold of the lock, or of both, that keeps the figures it changes. A
 //! reading takes both, so it falls before or after, never in between. The draining generation itself
@@ -118,6 +120,17 @@
 //! gate first, waits until all that entered have left, and closes the partitions then: when it
 //! returns, every accepted write is complete, and there will be no other. The wait is as long as one
 //! write takes, since writes that come later leave a closed gate alone.
+//!
+//! # Maps
+//!
+//! * A slot is held or free, and a chunk of 256 slots knows how many are held. The index has each held
+//!   slot once, under the hash of its key. Entries are drained in the order of their slots.
+//! * Each living term has one cell that refers to it. A write lets up to three die.
+//! * While a map is written to, each class has `total <= 2 * live + slack + a segment` bytes, after every
+//!   write: [`map`](crate::map) says why. So a map takes [`SLACK`](crate::map::SLACK) more than twice what
+//!   is alive, at the most. The price is a constant number of terms that are moved for each one that dies.
+//! * A drain moves nothing: what it leaves behind goes when all terms of its segment are drained, or with
+//!   the last batch, which takes no longer for a large map than for a small one.
 //!
 //! # Memory
 //!

@@ -9,18 +9,35 @@
 //! ```
 //!
 //! An overwritten term stays where it is, since an arena is freed as a whole. So that memory stays
-//! within a multiple of what is alive, every write also cleans a little: once more than half of all
-//! bytes are dead, the living terms of a segment that is mostly dead are moved, a few for each write,
-//! until it can be freed.
+//! within a multiple of what is alive, a write that lets terms die also cleans a little: when too much
+//! of a class is dead, it moves a few living terms out of a segment of which half is dead, until that
+//! can be freed.
+//!
+//! Terms of like weight share segments: a *class* is the weights between a power of two and the next.
+//! Were they mixed, or were what is alive in one class set against what is dead in another, then a few
+//! heavy terms that die could ask for thousands of light ones to be moved, and no constant number of
+//! moves for each write would do.
 //!
 //! Invariants:
 //!
 //! * Each living term of a segment has exactly one cell that refers to it, and the segment knows it.
-//! * `total <= 2 * live + SLACK`, but for what a few writes can add before cleaning catches up.
-//! * No write does more than `CLEAN` moves of terms of [`LARGE`] bytes at the most, and no table of
-//!   the `TABLES` grows beyond what is rehashed in about a millisecond.
-
-use std::ops::ControlFlow;
+//! * A segment of which half is dead, and that is neither open nor being emptied, is listed once in its
+//!   class. Others are not listed.
+//! * `total <= 2 * live + slack + a segment` in each class, and so `total <= 2 * live +` [`SLACK`] in all.
+//! * No term that dies causes more than `CLEAN` moves of terms of [`LARGE`] bytes at the most, a write
+//!   lets three die at the most, and no table of the `TABLES` grows beyond what is rehashed in about a
+//!   millisecond.
+//! * A chunk of slots knows how many of them are held, so that whoever looks for entries passes over
+//!   256 free slots at once.
+//!
+//! Why the third holds. Take a class of weights in `(w/2, w]`, terms of 16 bytes being among the
+//! lightest, and call `total - 2 * live` its excess. Segments that are not listed have none, so while the
+//! excess is above the slack there is one to be emptied: a listed one, or else the open one. A term
+//! that dies adds `2 * w` to the excess at the most. It pays for `CLEAN = 6` moves and for looking at
+//! `SCAN` places. A segment of `B` bytes of which `s` terms are alive is emptied after about `s / 6` such
+//! deaths, which add `s * w / 3`, and its end takes `B - live` off the excess: at least `B / 2`, and at
+//! least `s * w / 2`. So the excess is not higher after a segment than before; in between it is by what
+//! has been moved and what has died meanwhile, `B / 2` each.
 
 use hashbrown::HashTable;
 
@@ -31,11 +48,14 @@ use crate::{Arena, Generation, Segment, Tally};
 pub const LARGE: u32 = 8 * 1024;
 /// What an entry takes beside its terms: its slot, and its place in the index.
 pub const ENTRY_BYTES: u64 = 48;
-/// Dead bytes that are not worth cleaning.
-const SLACK: u64 = 64 * 1024;
-/// Terms moved, and segments looked at, by one write.
-const CLEAN: usize = 4;
-/// Places looked at by one write.
+/// What the segments of a map take beyond twice what is alive, at the most: of each class, the slack
+/// and a segment. A map has terms of few classes, as a rule, and so less.
+pub const SLACK: u64 = 5 * 512 * 1024;
+/// Of 32 bytes and less, up to 64, and so on up to [`LARGE`]; and those that are never moved.
+const CLASSES: usize = 10;
+/// Terms moved for one that dies.
+const CLEAN: usize = 6;
+/// Places looked at for one that dies.
 const SCAN: usize = 64;
 /// The index is that many tables, so that growing one holds a writer up for a fraction of the time.
 const TABLES: usize = 64;
@@ -149,21 +169,38 @@ impl Owner {
     }
 }
 
+/// What is done with a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Terms are added.
+    Open,
+    /// No more are.
+    Sealed,
+    /// Half of it is dead, and it is in its class's list, at this place.
+    Listed(usize),
+    /// Its living terms are being moved.
+    Emptying,
+}
+
 /// A segment, and who refers to its terms.
 struct Block<A> {
     segment: Box<Segment<A>>,
     owners: Vec<Owner>,
     alive: usize,
     alive_bytes: u64,
+    class: usize,
+    state: State,
 }
 
 impl<A: Arena> Block<A> {
-    fn new(segment: Segment<A>) -> Self {
+    fn new(segment: Segment<A>, class: usize, state: State) -> Self {
         Self {
             segment: Box::new(segment),
             owners: Vec::new(),
             alive: 0,
             alive_bytes: 0,
+            class,
+            state,
         }
     }
 
@@ -187,24 +224,77 @@ impl<A: Arena> Block<A> {
     }
 }
 
+/// The segments of terms of like weight.
+#[derive(Default)]
+struct Class {
+    open: Option<usize>,
+    // Those of which half is dead.
+    listed: Vec<u32>,
+    // The one that is being emptied, and the place to go on at.
+    emptying: Option<(usize, usize)>,
+    alive_bytes: u64,
+    total_bytes: u64,
+}
+
+impl Class {
+    fn of(weight: u32) -> usize {
+        let class = (weight.max(32) - 1).ilog2() as usize - 4;
+        class.min(CLASSES - 1)
+    }
+
+    /// Whether so much is dead that it is worth moving what is alive. A single key that is written
+    /// again and again costs one move in sixteen writes.
+    fn is_to_be_cleaned(&self, class: usize) -> bool {
+        let slack = (16 * 32 << class).max(16 * 1024);
+        self.total_bytes > 2 * self.alive_bytes + slack
+    }
+}
+
+/// Slots that are allocated together.
+struct Chunk {
+    entries: Box<[Entry; SLOTS_A_CHUNK]>,
+    held: usize,
+}
+
+impl Chunk {
+    fn new() -> Self {
+        Self {
+            entries: Box::new([Entry::FREE; SLOTS_A_CHUNK]),
+            held: 0,
+        }
+    }
+
+    fn set(&mut self, slot: usize, entry: Entry) {
+        self.entries[slot % SLOTS_A_CHUNK] = entry;
+        self.held += 1;
+    }
+
+    /// Frees a slot and returns what was in it; nothing if it is free.
+    fn take(&mut self, slot: usize) -> Option<Entry> {
+        let entry = &mut self.entries[slot % SLOTS_A_CHUNK];
+        if entry.is_free() {
+            return None;
+        }
+        self.held -= 1;
+        Some(std::mem::replace(entry, Entry::FREE))
+    }
+}
+
 /// The newest entry of each key.
 pub struct Map<A> {
     tables: Vec<HashTable<u32>>,
     // In chunks: a long vector would be copied when it grows.
-    slots: Vec<Box<[Entry]>>,
+    chunks: Vec<Chunk>,
     used: usize,
     free: Vec<u32>,
     blocks: Vec<Option<Block<A>>>,
     free_blocks: Vec<u32>,
-    open: Option<usize>,
+    classes: [Class; CLASSES],
+    // Terms in all blocks, living and dead.
+    stored: usize,
     len: usize,
-    alive_bytes: u64,
-    total_bytes: u64,
     opened_at: Option<i64>,
     tally: Tally,
-    // The block that is being cleaned, and the place to go on at.
-    cleaning: Option<(usize, usize)>,
-    next_to_clean: usize,
     retired: Retired<A>,
     // Slots before this one have been retired.
     drained: usize,
@@ -214,19 +304,16 @@ impl<A> Default for Map<A> {
     fn default() -> Self {
         Self {
             tables: Vec::new(),
-            slots: Vec::new(),
+            chunks: Vec::new(),
             used: 0,
             free: Vec::new(),
             blocks: Vec::new(),
             free_blocks: Vec::new(),
-            open: None,
+            classes: Default::default(),
+            stored: 0,
             len: 0,
-            alive_bytes: 0,
-            total_bytes: 0,
             opened_at: None,
             tally: Tally::default(),
-            cleaning: None,
-            next_to_clean: 0,
             retired: Retired::default(),
             drained: 0,
         }
@@ -256,11 +343,11 @@ impl<A: Arena> Map<A> {
     /// The entry of a slot.
     #[inline]
     pub fn entry(&self, slot: usize) -> &Entry {
-        &self.slots[slot / SLOTS_A_CHUNK][slot % SLOTS_A_CHUNK]
+        &self.chunks[slot / SLOTS_A_CHUNK].entries[slot % SLOTS_A_CHUNK]
     }
 
     fn entry_mut(&mut self, slot: usize) -> &mut Entry {
-        &mut self.slots[slot / SLOTS_A_CHUNK][slot % SLOTS_A_CHUNK]
+        &mut self.chunks[slot / SLOTS_A_CHUNK].entries[slot % SLOTS_A_CHUNK]
     }
 
     /// The arena and the index in it of a term that is not all in its word.
@@ -300,16 +387,15 @@ impl<A: Arena> Map<A> {
             version: self.store(version, Owner::new(slot, Part::Version), &now),
             updates: 0,
         };
-        *self.entry_mut(slot) = entry;
+        self.chunks[slot / SLOTS_A_CHUNK].set(slot, entry);
         let (table, spread) = split(hash);
-        let slots = &self.slots;
+        let chunks = &self.chunks;
         self.tables[table].insert_unique(spread, slot as u32, |&slot| {
             let slot = slot as usize;
-            split(slots[slot / SLOTS_A_CHUNK][slot % SLOTS_A_CHUNK].hash).1
+            split(chunks[slot / SLOTS_A_CHUNK].entries[slot % SLOTS_A_CHUNK].hash).1
         });
         self.len += 1;
         self.tally.accepted += 1;
-        self.clean(&now);
         slot
     }
 
@@ -329,11 +415,9 @@ impl<A: Arena> Map<A> {
         entry.value = value;
         entry.version = version;
         entry.updates = updates;
-        self.kill(old.value);
-        self.kill(old.version);
         self.tally.accepted += 1;
         self.tally.superseded += 1;
-        self.clean(&now);
+        self.let_die([old.value, old.version], &now);
     }
 
     /// Gives an entry another value under the same version: an update.
@@ -348,10 +432,9 @@ impl<A: Arena> Map<A> {
         let entry = self.entry_mut(slot);
         entry.value = value;
         entry.updates += 1;
-        self.kill(old);
         self.tally.accepted += 1;
         self.tally.superseded += 1;
-        self.clean(&now);
+        self.let_die([old], &now);
     }
 
     /// Sets how often an entry was updated.
@@ -361,7 +444,9 @@ impl<A: Arena> Map<A> {
 
     /// Removes an entry.
     pub fn remove(&mut self, slot: usize, now: impl Fn() -> i64) {
-        let old = std::mem::replace(self.entry_mut(slot), Entry::FREE);
+        let Some(old) = self.chunks[slot / SLOTS_A_CHUNK].take(slot) else {
+            return;
+        };
         let (table, spread) = split(old.hash);
         if let Ok(found) = self.tables[table].find_entry(spread, |&other| other as usize == slot) {
             found.remove();
@@ -369,10 +454,7 @@ impl<A: Arena> Map<A> {
         self.free.push(slot as u32);
         self.len -= 1;
         self.tally.deleted += 1;
-        for cell in [old.key, old.value, old.version] {
-            self.kill(cell);
-        }
-        self.clean(&now);
+        self.let_die([old.key, old.value, old.version], &now);
     }
 
     /// Counts a write that an entry which is there is newer than.
@@ -390,23 +472,35 @@ impl<A: Arena> Map<A> {
 
     /// Entries from a cursor on, each with the cursor after it. The first cursor is 0.
     pub fn entries(&self, cursor: usize) -> impl Iterator<Item = (usize, &Entry)> {
-        (cursor.max(self.drained)..self.used)
-            .map(|slot| (slot + 1, self.entry(slot)))
-            .filter(|(_, entry)| !entry.is_free())
+        let from = cursor.max(self.drained);
+        let chunks = self.chunks.iter().enumerate().skip(from / SLOTS_A_CHUNK);
+        let slots = chunks
+            .filter(|(_, chunk)| chunk.held > 0)
+            .flat_map(move |(number, chunk)| {
+                let first = number * SLOTS_A_CHUNK;
+                let entries = chunk.entries.iter().enumerate();
+                entries
+                    .skip(from.saturating_sub(first))
+                    .map(move |(slot, entry)| (first + slot + 1, entry))
+            });
+        slots.filter(|(_, entry)| !entry.is_free())
     }
 
     /// The bytes that all its segments take, living and dead.
     pub fn total_bytes(&self) -> u64 {
-        self.total_bytes
+        self.classes.iter().map(|class| class.total_bytes).sum()
+    }
+
+    fn alive_bytes(&self) -> u64 {
+        self.classes.iter().map(|class| class.alive_bytes).sum()
     }
 
     fn take_slot(&mut self) -> usize {
         if let Some(slot) = self.free.pop() {
             return slot as usize;
         }
-        if self.used == self.slots.len() * SLOTS_A_CHUNK {
-            self.slots
-                .push(vec![Entry::FREE; SLOTS_A_CHUNK].into_boxed_slice());
+        if self.used == self.chunks.len() * SLOTS_A_CHUNK {
+            self.chunks.push(Chunk::new());
         }
         self.used += 1;
         self.used - 1
@@ -422,7 +516,8 @@ impl<A: Arena> Map<A> {
             Given::Word(word) => Cell::inline(word),
             Given::Copy(weight, store) => self.push(weight, owner, now, store),
             Given::Staged(weight, arena) => {
-                let block = Block::new(Segment::staged(now(), weight, arena));
+                let segment = Segment::staged(now(), weight, arena);
+                let block = Block::new(segment, Class::of(weight), State::Sealed);
                 let at = self.add_block(block);
                 self.adopt(at, weight, owner)
             }
@@ -436,11 +531,13 @@ impl<A: Arena> Map<A> {
         now: &impl Fn() -> i64,
         store: impl FnOnce(&mut A),
     ) -> Cell {
-        let at = match self.open {
+        let class = Class::of(weight);
+        let at = match self.classes[class].open {
             Some(at) => at,
             None => {
-                let at = self.add_block(Block::new(Segment::open(now())));
-                self.open = Some(at);
+                let block = Block::new(Segment::open(now()), class, State::Open);
+                let at = self.add_block(block);
+                self.classes[class].open = Some(at);
                 at
             }
         };
@@ -448,13 +545,14 @@ impl<A: Arena> Map<A> {
             block.segment.push(weight, store);
         }
         let cell = self.adopt(at, weight, owner);
-        if self.blocks[at]
-            .as_ref()
-            .is_some_and(|block| block.segment.is_full())
-        {
-            self.open = None;
+        if self.block(at).is_some_and(|block| block.segment.is_full()) {
+            self.seal(class);
         }
         cell
+    }
+
+    fn block(&self, at: usize) -> Option<&Block<A>> {
+        self.blocks[at].as_ref()
     }
 
     fn adopt(&mut self, at: usize, weight: u32, owner: Owner) -> Cell {
@@ -462,8 +560,10 @@ impl<A: Arena> Map<A> {
             return Cell::NONE;
         };
         let index = block.adopt(weight, owner);
-        self.alive_bytes += u64::from(weight);
-        self.total_bytes += u64::from(weight);
+        let class = &mut self.classes[block.class];
+        class.alive_bytes += u64::from(weight);
+        class.total_bytes += u64::from(weight);
+        self.stored += 1;
         Cell::at(at, index)
     }
 
@@ -480,80 +580,146 @@ impl<A: Arena> Map<A> {
         }
     }
 
-    fn kill(&mut self, cell: Cell) {
-        let Some((at, index)) = cell.place() else {
+    /// No more terms are added to the open block of a class.
+    fn seal(&mut self, class: usize) {
+        let Some(at) = self.classes[class].open.take() else {
             return;
         };
-        let Some(block) = &mut self.blocks[at] else {
-            return;
-        };
-        self.alive_bytes -= block.kill(index);
-        if block.alive == 0 && self.open != Some(at) {
-            self.retire_block(at);
+        if let Some(block) = &mut self.blocks[at] {
+            block.state = State::Sealed;
+            // It may have died while it was open.
+            self.settle(at);
         }
     }
 
+    /// Retires or lists a block, if so much of it is dead.
+    fn settle(&mut self, at: usize) {
+        let Some(block) = &mut self.blocks[at] else {
+            return;
+        };
+        if block.alive == 0 && block.state != State::Open {
+            self.retire_block(at);
+        } else if block.state == State::Sealed && block.is_mostly_dead() {
+            let listed = &mut self.classes[block.class].listed;
+            block.state = State::Listed(listed.len());
+            listed.push(at as u32);
+        }
+    }
+
+    /// What these cells referred to is dead. All of them are told before anything is moved: a term
+    /// that is still held to be alive would be moved back into its entry.
+    fn let_die<const N: usize>(&mut self, cells: [Cell; N], now: &impl Fn() -> i64) {
+        for class in cells.map(|cell| self.kill(cell)).into_iter().flatten() {
+            self.clean(class, now);
+        }
+    }
+
+    /// Returns the class in which the term has died.
+    fn kill(&mut self, cell: Cell) -> Option<usize> {
+        let (at, index) = cell.place()?;
+        let block = self.blocks[at].as_mut()?;
+        let class = block.class;
+        self.classes[class].alive_bytes -= block.kill(index);
+        self.settle(at);
+        Some(class)
+    }
+
     fn retire_block(&mut self, at: usize) {
-        if let Some(block) = self.blocks[at].take() {
-            self.total_bytes -= block.segment.bytes();
-            self.retired.extend([block.segment]);
-            self.free_blocks.push(at as u32);
-            if self.cleaning.is_some_and(|(cleaned, _)| cleaned == at) {
-                self.cleaning = None;
+        let Some(block) = self.blocks[at].take() else {
+            return;
+        };
+        let class = &mut self.classes[block.class];
+        class.total_bytes -= block.segment.bytes();
+        match block.state {
+            State::Listed(place) => self.unlist(block.class, place),
+            State::Emptying => class.emptying = None,
+            State::Open | State::Sealed => {}
+        }
+        self.stored -= block.owners.len();
+        self.retired.extend([block.segment]);
+        self.free_blocks.push(at as u32);
+    }
+
+    /// Takes a block out of its class's list; the last one of the list takes its place.
+    fn unlist(&mut self, class: usize, place: usize) {
+        let listed = &mut self.classes[class].listed;
+        listed.swap_remove(place);
+        if let Some(&moved) = listed.get(place) {
+            if let Some(block) = &mut self.blocks[moved as usize] {
+                block.state = State::Listed(place);
             }
         }
     }
 
-    /// Moves a few living terms out of a block that is mostly dead, if too much is dead.
-    fn clean(&mut self, now: &impl Fn() -> i64) {
-        if self.total_bytes <= 2 * self.alive_bytes + SLACK {
+    /// Moves a few living terms out of a block, if too much of this class is dead.
+    fn clean(&mut self, class: usize, now: &impl Fn() -> i64) {
+        if !self.classes[class].is_to_be_cleaned(class) {
             return;
         }
-        let Some((at, mut index)) = self.cleaning.or_else(|| self.find_to_clean()) else {
+        let Some((at, mut index)) = self.to_be_emptied(class) else {
             return;
         };
         // Taken out while terms are moved: they go to the open block, which is another one.
         let Some(mut block) = self.blocks[at].take() else {
             return;
         };
+        block.state = State::Emptying;
         let (mut moved, end) = (0, block.owners.len().min(index + SCAN));
         while index < end && moved < CLEAN {
             if let Some((slot, part)) = block.owners[index].cell() {
-                let weight = block.segment.weight(index);
-                self.alive_bytes -= block.kill(index);
-                let from = block.segment.arena();
-                let owner = Owner::new(slot, part);
-                let cell = self.push(weight, owner, now, |arena| arena.copy_from(from, index));
+                let cell = self.take_over(&mut block, index, Owner::new(slot, part), now);
                 *self.entry_mut(slot).cell_mut(part) = cell;
                 moved += 1;
             }
             index += 1;
         }
-        let emptied = block.alive == 0;
-        self.cleaning = Some((at, index));
+        self.classes[class].emptying = Some((at, index));
         self.blocks[at] = Some(block);
-        if emptied {
-            self.retire_block(at);
-        }
+        self.settle(at);
     }
 
-    fn find_to_clean(&mut self) -> Option<(usize, usize)> {
-        let blocks = self.blocks.len();
-        let found = (0..blocks.min(CLEAN)).try_for_each(|_| {
-            self.next_to_clean = (self.next_to_clean + 1) % blocks;
-            let at = self.next_to_clean;
-            match &self.blocks[at] {
-                Some(block) if self.open != Some(at) && block.is_mostly_dead() => {
-                    ControlFlow::Break((at, 0))
-                }
-                _ => ControlFlow::Continue(()),
+    /// The block to be emptied, and the place to go on at. With none listed it is the open one that
+    /// is dead, as no other can be.
+    fn to_be_emptied(&mut self, class: usize) -> Option<(usize, usize)> {
+        let class = &mut self.classes[class];
+        let listed = || class.listed.pop().map(|at| (at as usize, 0));
+        let found = class.emptying.or_else(listed);
+        found.or_else(|| class.open.take().map(|at| (at, 0)))
+    }
+
+    /// Copies a living term of a block to the open block of its class.
+    fn take_over(
+        &mut self,
+        block: &mut Block<A>,
+        index: usize,
+        owner: Owner,
+        now: &impl Fn() -> i64,
+    ) -> Cell {
+        let weight = block.segment.weight(index);
+        self.classes[block.class].alive_bytes -= block.kill(index);
+        let from = block.segment.arena();
+        self.push(weight, owner, now, |arena| arena.copy_from(from, index))
+    }
+
+    /// Frees the next slot to be drained, and returns what was in it.
+    fn drain_next(&mut self) -> Option<Entry> {
+        while let Some(chunk) = self.chunks.get_mut(self.drained / SLOTS_A_CHUNK) {
+            if chunk.held == 0 {
+                self.drained += SLOTS_A_CHUNK - self.drained % SLOTS_A_CHUNK;
+                continue;
             }
-        });
-        found.break_value()
+            let drained = chunk.take(self.drained);
+            self.drained += 1;
+            if drained.is_some() {
+                return drained;
+            }
+        }
+        None
     }
 }
 
-impl<A: Arena> Generation for Map<A> {
+// `'static`: what is left of a drained map is handed over as a whole.
+impl<A: Arena + 'static> Generation for Map<A> {
     type Arena = A;
 
     fn len(&self) -> usize {
@@ -561,7 +727,7 @@ impl<A: Arena> Generation for Map<A> {
     }
 
     fn bytes(&self) -> u64 {
-        self.alive_bytes + self.len as u64 * ENTRY_BYTES
+        self.alive_bytes() + self.len as u64 * ENTRY_BYTES
     }
 
     fn tally(&self) -> Tally {
@@ -590,21 +756,20 @@ impl<A: Arena> Generation for Map<A> {
     fn retire(&mut self, count: usize, retired: &mut Retired<A>) {
         if count >= self.len {
             let mut all = std::mem::take(self);
-            retired.extend(all.blocks.into_iter().flatten().map(|block| block.segment));
             retired.append(&mut all.retired);
+            // Its tables and slots take as long to be freed as its terms.
+            let listed = all.classes.map(|class| class.listed);
+            let indexes = (all.tables, all.free, all.free_blocks, listed);
+            retired.extend_with(all.stored, (all.blocks, all.chunks, indexes));
             return;
         }
-        let mut left = count;
-        while left > 0 && self.drained < self.used {
-            let old = std::mem::replace(self.entry_mut(self.drained), Entry::FREE);
-            self.drained += 1;
-            if old.is_free() {
-                continue;
-            }
-            left -= 1;
+        // Written to no more.
+        (0..CLASSES).for_each(|class| self.seal(class));
+        for _ in 0..count {
+            let Some(old) = self.drain_next() else {
+                break;
+            };
             self.len -= 1;
-            // Written to no more.
-            self.open = None;
             for cell in [old.key, old.value, old.version] {
                 self.kill(cell);
             }

@@ -362,14 +362,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let discarded = {
             let mut ledger = self.ledger.lock();
             ledger.owner = None;
-            let batch = ledger.in_flight.take()?;
-            let reason = if ledger.failed {
-                Reason::Exception
-            } else {
-                reason
-            };
-            self.forget(&mut ledger, &batch);
-            ledger.discard(reason, batch.len, batch.bytes)
+            self.discard_in_flight(&mut ledger, reason)?
         };
         drain.generation.retire(discarded.len, &mut drain.retired);
         drain.hand_over(retired);
@@ -389,10 +382,17 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     }
 
     /// Takes all that a closed partition still holds, so that another one can have it: what was
-    /// draining, then what was live; and its counters without that. A batch in flight is to be settled
-    /// before.
-    pub fn take_all(&self) -> ([G; 2], Legacy) {
-        let mut drain = self.drain.lock();
+    /// draining, then what was live; and its counters without that. A batch in flight is discarded, as
+    /// [`Partition::settle`] does: whoever has it can settle it no more.
+    pub fn take_all(&self, retired: &mut Retired<G::Arena>) -> ([G; 2], Legacy) {
+        // Held until the end: there is no other batch meanwhile.
+        let mut guard = self.drain.lock();
+        let drain = &mut *guard;
+        let discarded = self.discard_in_flight(&mut self.ledger.lock(), Reason::Killed);
+        if let Some(discarded) = discarded {
+            drain.generation.retire(discarded.len, &mut drain.retired);
+        }
+        retired.append(&mut drain.retired);
         let mut ledger = self.ledger.lock();
         let mut live = self.live.lock();
         let all = [std::mem::take(&mut drain.generation), live.take()];
@@ -404,7 +404,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             unreported: std::mem::take(&mut ledger.unreported),
         };
         ledger.owner = None;
-        ledger.in_flight = None;
         ledger.bytes = 0;
         ledger.oldest = None;
         self.count_draining(&mut ledger, 0);
@@ -470,6 +469,18 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             high_water: live.high_water,
             oldest: ledger.oldest.or_else(|| live.generation.oldest()),
         }
+    }
+
+    /// Discards the batch in flight, if any: because of the processor, if that is known to have failed.
+    fn discard_in_flight(&self, ledger: &mut Ledger<O>, reason: Reason) -> Option<Discarded> {
+        let batch = ledger.in_flight.take()?;
+        let reason = if ledger.failed {
+            Reason::Exception
+        } else {
+            reason
+        };
+        self.forget(ledger, &batch);
+        Some(ledger.discard(reason, batch.len, batch.bytes))
     }
 
     /// A batch has left the draining generation.

@@ -3,6 +3,8 @@
 //! A segment is filled up to [`Segment::MAX_ENTRIES`] or [`Segment::MAX_BYTES`], whichever comes
 //! first, and freed as a whole when its last entry has been retired.
 
+use std::any::Any;
+
 use crate::Arena;
 
 /// An arena, the weight of each of its entries in bytes, and when the first one came.
@@ -114,12 +116,14 @@ impl<A: Arena> Segment<A> {
     }
 }
 
-/// Segments that nothing is left in, to be freed where that holds nobody up.
+/// Segments that nothing is left in, and other memory, to be freed where that holds nobody up.
 #[derive(Debug)]
 pub struct Retired<A> {
     segments: Vec<Box<Segment<A>>>,
     // What was left in them when they came: enough to tell large entries from small ones.
     bytes: u64,
+    // What is not just segments, and how many entries are in it.
+    other: Vec<(usize, Box<dyn Any + Send>)>,
 }
 
 impl<A> Default for Retired<A> {
@@ -127,6 +131,7 @@ impl<A> Default for Retired<A> {
         Self {
             segments: Vec::new(),
             bytes: 0,
+            other: Vec::new(),
         }
     }
 }
@@ -145,28 +150,34 @@ impl<A: Arena> Retired<A> {
         }
     }
 
-    /// Adds the segments of another, which is left empty.
+    /// Adds what takes long to be freed, with so many entries in it.
+    pub fn extend_with(&mut self, entries: usize, memory: impl Any + Send) {
+        self.other.push((entries, Box::new(memory)));
+    }
+
+    /// Adds what is in another, which is left empty.
     pub fn append(&mut self, other: &mut Self) {
         self.bytes += std::mem::take(&mut other.bytes);
         self.segments.append(&mut other.segments);
+        self.other.append(&mut other.other);
     }
 
-    /// Whether it is time to free them.
+    /// Whether it is time to free it.
     pub fn is_due(&self) -> bool {
-        self.segments.len() >= Self::SEGMENTS || self.bytes >= Self::BYTES
+        let segments = self.segments.len() >= Self::SEGMENTS || self.bytes >= Self::BYTES;
+        segments || !self.other.is_empty()
     }
 
-    /// Whether there are none.
+    /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
-        self.segments.is_empty()
+        self.segments.is_empty() && self.other.is_empty()
     }
 
-    /// How many entries were in them.
+    /// How many entries were in it.
     pub fn entries(&self) -> usize {
-        self.segments
-            .iter()
-            .map(|segment| segment.weights.len())
-            .sum()
+        let segments = self.segments.iter().map(|segment| segment.weights.len());
+        let other = self.other.iter().map(|(entries, _)| *entries);
+        segments.chain(other).sum()
     }
 }
 
@@ -281,5 +292,18 @@ mod tests {
         assert!(one.is_empty() && !one.is_due());
         assert!(other.is_due());
         assert_eq!((one.entries(), other.entries()), (0, 3));
+    }
+
+    #[test]
+    fn other_memory_is_due_at_once_and_dropped_with_the_rest() {
+        let (mut one, mut other) = (retired(0, 0), retired(1, 1));
+        let memory = std::sync::Arc::new(());
+        one.extend_with(7, std::sync::Arc::clone(&memory));
+        assert!(one.is_due() && !one.is_empty());
+        other.append(&mut one);
+        assert!(one.is_empty() && !one.is_due() && other.is_due());
+        assert_eq!((one.entries(), other.entries()), (0, 8));
+        drop(other);
+        assert_eq!(std::sync::Arc::strong_count(&memory), 1);
     }
 }

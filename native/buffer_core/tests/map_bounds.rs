@@ -1,9 +1,11 @@
-//! What a map promises and does not keep yet.
+//! What a map promises for the worst case: of memory, and of the time that a call holds its lock.
+//!
+//! Times are the least of a few equal runs, call by call: other work on the machine must not count.
 #![cfg(not(loom))]
 
 use std::time::{Duration, Instant};
 
-use buffer_core::map::{Given, ENTRY_BYTES};
+use buffer_core::map::{Given, ENTRY_BYTES, LARGE, SLACK};
 use buffer_core::{Arena, Generation, Map, Partition, Retired};
 
 struct Ints(Vec<u64>);
@@ -25,6 +27,7 @@ impl Arena for Ints {
 fn given(value: u64, weight: u32) -> Given<Ints, impl FnOnce(&mut Ints)> {
     match weight {
         0 => Given::Word(value << 2 | 3),
+        LARGE.. => Given::Staged(weight, Ints(vec![value])),
         _ => Given::Copy(weight, move |arena: &mut Ints| arena.0.push(value)),
     }
 }
@@ -34,7 +37,13 @@ fn put(map: &mut Map<Ints>, key: u64, weight: u32) {
     match found {
         Some(slot) => map.replace(slot, given(key, weight), given(key, weight), 0, || 0),
         None => {
-            map.insert(key as u32, given(key, 0), given(key, weight), given(0, 0), || 0);
+            map.insert(
+                key as u32,
+                given(key, 0),
+                given(key, weight),
+                given(0, 0),
+                || 0,
+            );
         }
     }
 }
@@ -43,34 +52,114 @@ fn alive(map: &Map<Ints>) -> u64 {
     map.bytes() - map.len() as u64 * ENTRY_BYTES
 }
 
-/// 300,000 small entries, half of whose bytes are dead, are cleaned in turn with the large segments that
-/// die meanwhile: 1.2 GB are held for 20 MB that are alive.
+fn remove(map: &mut Map<Ints>, key: u64) {
+    let found = map.find(key as u32, |_, cell| cell.word() == Some(key << 2 | 3));
+    map.remove(found.expect("it was inserted"), || 0);
+}
+
+/// To be looked at after each write.
+fn check(map: &mut Map<Ints>) {
+    map.take_retired();
+    let (total, alive) = (map.total_bytes(), alive(map));
+    assert!(
+        total <= 2 * alive + SLACK,
+        "{total} bytes for {alive} alive"
+    );
+}
+
+/// 300,000 small entries of whose bytes half are dead are in the way of the large ones that die.
 #[test]
 fn dead_terms_stay_within_bounds_beside_many_small_ones() {
     let mut map = Map::<Ints>::default();
     let small = 300_000;
     for key in 0..small {
-        map.insert(key as u32, given(key, 0), given(key, 8), given(key, 8), || 0);
+        map.insert(
+            key as u32,
+            given(key, 0),
+            given(key, 8),
+            given(key, 8),
+            || 0,
+        );
     }
     for key in 0..small {
         let slot = map.find(key as u32, |_, cell| cell.word() == Some(key << 2 | 3));
         map.update(slot.expect("it was inserted"), given(key, 0), || 0);
     }
-    let mut worst = 0.0f64;
-    for write in 0..75_000 {
+    for write in 0..20_000 {
         // A hot key, and now and then another one whose value stays.
-        let key = if write % 32 == 0 { small + 1 + write } else { small };
+        let key = if write % 32 == 0 {
+            small + 1 + write
+        } else {
+            small
+        };
         put(&mut map, key, 8_000);
-        map.take_retired();
-        worst = worst.max(map.total_bytes() as f64 / alive(&map) as f64);
+        check(&mut map);
     }
-    assert!(worst < 4.0, "{worst} times what is alive");
 }
 
-fn longest(partition: &Partition<Map<Ints>, u8>, limit: usize) -> Duration {
-    let (mut longest, mut retired) = (Duration::ZERO, Retired::default());
+/// What is small and stays comes in between what is large and is overwritten.
+#[test]
+fn dead_terms_stay_within_bounds_among_small_ones_that_stay() {
+    let mut map = Map::<Ints>::default();
+    for key in 1..40_000 {
+        put(&mut map, 0, 8_000);
+        check(&mut map);
+        put(&mut map, key, 16);
+        check(&mut map);
+    }
+}
+
+/// What is large dies, and for each of it there are many small ones that do not.
+#[test]
+fn dead_terms_stay_within_bounds_when_large_ones_among_small_ones_die() {
+    let mut map = Map::<Ints>::default();
+    let key_of = |large: u64| large * 256;
+    for large in 0..1_000 {
+        put(&mut map, key_of(large), 8_000);
+        (1..256).for_each(|small| put(&mut map, key_of(large) + small, 16));
+    }
+    for large in 0..1_000 {
+        remove(&mut map, key_of(large));
+        check(&mut map);
+    }
+}
+
+/// As much is dead of what is small as is alive of what is large, and then that dies.
+#[test]
+fn dead_terms_stay_within_bounds_when_what_was_alive_beside_them_dies() {
+    for weight in [8_000, 1_000_000] {
+        let mut map = Map::<Ints>::default();
+        let large = 10_000_000 / u64::from(weight);
+        (0..large).for_each(|key| put(&mut map, key, weight));
+        let small = large..large + 200_000;
+        small.clone().for_each(|key| put(&mut map, key, 64));
+        for key in small.filter(|key| key % 256 != 0) {
+            remove(&mut map, key);
+            check(&mut map);
+        }
+        for key in 0..large {
+            remove(&mut map, key);
+            check(&mut map);
+        }
+    }
+}
+
+/// The longest call of a drain.
+fn longest(fill: impl Fn(&mut Map<Ints>), limit: usize) -> Duration {
+    let runs: Vec<_> = (0..3).map(|_| drain(&fill, limit)).collect();
+    let calls = 0..runs[0].len();
+    let least = calls.map(|call| runs.iter().map(|run| run[call]).min());
+    least.flatten().max().unwrap_or_default()
+}
+
+/// How long each call of a drain took.
+fn drain(fill: &impl Fn(&mut Map<Ints>), limit: usize) -> Vec<Duration> {
+    let partition = Partition::<Map<Ints>, u8>::default();
+    partition.write_admitted(fill);
     partition.swap();
+    let (mut times, mut freed_later) = (Vec::new(), Vec::new());
     loop {
+        let mut retired = Retired::default();
         let start = Instant::now();
         let next = partition.next(
             1,
@@ -79,34 +168,32 @@ fn longest(partition: &Partition<Map<Ints>, u8>, limit: usize) -> Duration {
             &mut retired,
             |map, batch| map.entries(0).take(batch.len).count(),
         );
-        longest = longest.max(start.elapsed());
+        times.push(start.elapsed());
+        freed_later.push(retired);
         if next == Ok(None) {
-            return longest;
+            return times;
         }
     }
 }
 
-/// A batch of one walks over five million free slots.
+/// A batch of one must not walk over a million free slots.
 #[test]
 fn a_batch_of_a_map_that_was_emptied_is_found_quickly() {
-    let partition = Partition::<Map<Ints>, u8>::default();
-    partition.write_admitted(|map| {
-        (0..5_000_000).for_each(|key| put(map, key, 16));
-        for key in 0..4_999_999u64 {
-            let slot = map.find(key as u32, |_, cell| cell.word() == Some(key << 2 | 3));
-            map.remove(slot.expect("it was inserted"), || 0);
+    let fill = |map: &mut Map<Ints>| {
+        (0..1_000_000).for_each(|key| put(map, key, 16));
+        for key in 0..999_999 {
+            remove(map, key);
             map.take_retired();
         }
-    });
-    let longest = longest(&partition, 1);
+    };
+    let longest = longest(fill, 1);
     assert!(longest < Duration::from_millis(1), "{longest:?}");
 }
 
-/// The call that finds nothing left drops the tables and the slots of the map, under the drain lock.
+/// The call that finds nothing left must not drop the tables and the slots under the drain lock.
 #[test]
 fn the_end_of_a_large_drain_is_short() {
-    let partition = Partition::<Map<Ints>, u8>::default();
-    partition.write_admitted(|map| (0..5_000_000).for_each(|key| put(map, key, 16)));
-    let longest = longest(&partition, 1_000);
+    let fill = |map: &mut Map<Ints>| (0..1_000_000).for_each(|key| put(map, key, 16));
+    let longest = longest(fill, 1_000);
     assert!(longest < Duration::from_millis(1), "{longest:?}");
 }

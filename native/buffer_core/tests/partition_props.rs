@@ -10,7 +10,7 @@
 //!    from all that left before it. Only the owner gets any.
 //! 4. A closed partition refuses writes and changes in nothing else; an admitted write still enters.
 //! 5. `settle` discards the batch in flight and no other entry, and `discard_rest` all there is; each is
-//!    to be reported once. `take_all` leaves nothing: entries keep their order, and counters their
+//!    to be to be reported once. `take_all` discards the batch in flight and leaves nothing: entries keep their order, and counters their
 //!    values, in the partition that gets them.
 //! 6. Memory: an arena with an entry that is held exists. Of those with none, fewer than 64 wait to be
 //!    handed to `retired`, and none once the draining generation is empty. In the end every arena that
@@ -148,6 +148,15 @@ impl Model {
         discarded
     }
 
+    fn settle(&mut self, reason: Reason) -> Option<Discarded> {
+        self.owner = None;
+        let batch = self.in_flight.take()?;
+        let failed = std::mem::take(&mut self.failed);
+        let reason = if failed { Reason::Exception } else { reason };
+        let gone: Vec<_> = self.draining.drain(..batch.len).collect();
+        Some(self.discard(reason, batch.len, weigh(&gone)))
+    }
+
     fn left(&self) -> u64 {
         self.processed + self.discarded.iter().sum::<u64>()
     }
@@ -276,15 +285,7 @@ impl Run {
             }
             Op::Settle(reason) => {
                 let settled = partition.settle(reason, &mut self.retired);
-                model.owner = None;
-                let expected = model.in_flight.take().map(|batch| {
-                    let failed = std::mem::take(&mut model.failed);
-                    let reason = if failed { Reason::Exception } else { reason };
-                    let gone = model.draining.drain(..batch.len);
-                    let bytes = weigh(&gone.collect::<Vec<_>>());
-                    model.discard(reason, batch.len, bytes)
-                });
-                assert_eq!(settled, expected);
+                assert_eq!(settled, model.settle(reason));
             }
             Op::Report(count) => {
                 partition.reported(count);
@@ -356,9 +357,9 @@ impl Run {
 
     fn replace(&mut self) {
         self.step(&Op::Close);
-        self.step(&Op::Settle(Reason::Killed));
         let old = std::mem::take(&mut self.partition);
-        let (all, legacy) = old.take_all();
+        let (all, legacy) = old.take_all(&mut self.retired);
+        self.model.settle(Reason::Killed);
         let lens = [self.model.draining.len(), self.model.live.len()];
         assert_eq!(all.each_ref().map(Generation::len), lens);
         self.dropped = true;

@@ -73,7 +73,7 @@ fn buffer_put_settings(handle: Handle<'_>, settings: Term<'_>, batch_size: usize
     handle.0.batch_size.store(batch_size, Ordering::Relaxed);
     let mut arena = Arena::new();
     arena.store(settings);
-    let old = std::mem::replace(&mut *handle.0.settings.lock(), arena);
+    let old = handle.0.settings.lock().replace(arena);
     drop(old);
     atoms::ok()
 }
@@ -81,8 +81,9 @@ fn buffer_put_settings(handle: Handle<'_>, settings: Term<'_>, batch_size: usize
 /// The term kept last, in a list; an empty list if there is none. O(size of the term).
 #[rustler::nif]
 fn buffer_settings<'a>(env: Env<'a>, handle: Handle<'_>) -> Term<'a> {
-    let arena = handle.0.settings.lock();
-    let mut settings = Copies::with_capacity(env, arena.len());
-    settings.extend(&arena, 0..arena.len());
+    let mut settings = Copies::with_capacity(env, 1);
+    if let Some(arena) = &*handle.0.settings.lock() {
+        settings.extend(arena, 0..arena.len());
+    }
     settings.into_list()
 }

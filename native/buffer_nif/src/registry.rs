@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use buffer_core::Reason;
 use dashmap::mapref::entry::Entry;
 use dashmap::DashMap;
 use once_cell::sync::Lazy;
 use rustler::Env;
 
 use crate::map;
+use crate::reclaimer::{reclaim, Retired};
 use crate::resource::{Kind, Shared, Storage};
 
 static OPEN: Lazy<DashMap<String, Arc<Shared>>> = Lazy::new(DashMap::new);
@@ -50,19 +50,17 @@ pub fn open(name: String, kind: Kind, partitions: usize) -> Opened {
 /// in order; those of a map go where their keys belong.
 pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
     old.storage.close();
-    for partition in old.storage.all() {
-        partition.settle(Reason::Killed);
-    }
     let new = Arc::new(Shared::new(
         old.name.clone(),
         old.storage.kind(),
         partitions,
     ));
+    let mut retired = Retired::default();
     match (&old.storage, &new.storage) {
         (Storage::Queue(old), Storage::Queue(new)) => {
             for (index, from) in old.partitions().iter().enumerate() {
                 let to = &new.partitions()[index % partitions];
-                let (held, legacy) = from.take_all();
+                let (held, legacy) = from.take_all(&mut retired);
                 to.inherit(legacy);
                 for generation in held {
                     to.write_admitted(|live| live.append(generation));
@@ -71,7 +69,7 @@ pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
         }
         (Storage::Map(old), Storage::Map(new)) => {
             for (index, from) in old.partitions().iter().enumerate() {
-                let (held, legacy) = from.take_all();
+                let (held, legacy) = from.take_all(&mut retired);
                 new.partitions()[index % partitions].inherit(legacy);
                 for generation in held {
                     map::scatter(env, generation, new);
@@ -80,6 +78,7 @@ pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
         }
         _ => {}
     }
+    reclaim(retired);
     OPEN.insert(new.name.clone(), Arc::clone(&new));
     new
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 
 use buffer_core::sync::Mutex;
-use buffer_core::{Arena as _, Buffer, Map, Queue};
+use buffer_core::{Buffer, Map, Queue};
 use rustler::{Env, LocalPid, NifUnitEnum, Term};
 
 use crate::arena::{Arena, Handle};
@@ -90,7 +90,7 @@ pub struct Shared {
     /// What it holds.
     pub storage: Storage,
     /// One term of the Elixir side's own: the options in force.
-    pub settings: Mutex<Arena>,
+    pub settings: Mutex<Option<Arena>>,
     /// One of them that is needed with every batch: how many entries it may have; 0 for all at once, in
     /// a table. Relaxed: a batch may still have the old size.
     pub batch_size: AtomicUsize,
@@ -106,7 +106,7 @@ impl Shared {
         Self {
             name,
             storage: Storage::new(kind, partitions),
-            settings: Mutex::new(Arena::new()),
+            settings: Mutex::new(None),
             batch_size: AtomicUsize::new(1),
         }
     }
