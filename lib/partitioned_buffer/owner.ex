@@ -68,7 +68,7 @@ defmodule PartitionedBuffer.Owner do
   @doc "Until when the end of a buffer may take that begins now."
   @spec deadline(map()) :: integer() | :infinity
   def deadline(%{processing_timeout_ms: :infinity}), do: :infinity
-  def deadline(%{processing_timeout_ms: budget}), do: now() + budget
+  def deadline(%{processing_timeout_ms: budget}) when is_integer(budget), do: now() + budget
 
   @doc "What of that is left, in milliseconds."
   @spec left(integer() | :infinity) :: timeout()

@@ -245,7 +245,7 @@ impl Class {
     /// Whether so much is dead that it is worth moving what is alive. A single key that is written
     /// again and again costs one move in sixteen writes.
     fn is_to_be_cleaned(&self, class: usize) -> bool {
-        let slack = (16 * 32 << class).max(16 * 1024);
+        let slack = ((16 * 32) << class).max(16 * 1024);
         self.total_bytes > 2 * self.alive_bytes + slack
     }
 }
@@ -656,7 +656,7 @@ impl<A: Arena> Map<A> {
         if !self.classes[class].is_to_be_cleaned(class) {
             return;
         }
-        let Some((at, mut index)) = self.to_be_emptied(class) else {
+        let Some((at, mut index)) = self.next_to_empty(class) else {
             return;
         };
         // Taken out while terms are moved: they go to the open block, which is another one.
@@ -680,7 +680,7 @@ impl<A: Arena> Map<A> {
 
     /// The block to be emptied, and the place to go on at. With none listed it is the open one that
     /// is dead, as no other can be.
-    fn to_be_emptied(&mut self, class: usize) -> Option<(usize, usize)> {
+    fn next_to_empty(&mut self, class: usize) -> Option<(usize, usize)> {
         let class = &mut self.classes[class];
         let listed = || class.listed.pop().map(|at| (at as usize, 0));
         let found = class.emptying.or_else(listed);

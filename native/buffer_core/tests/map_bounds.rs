@@ -193,7 +193,7 @@ fn a_batch_of_a_map_that_was_emptied_is_found_quickly() {
 /// The call that finds nothing left must not drop the tables and the slots under the drain lock.
 #[test]
 fn the_end_of_a_large_drain_is_short() {
-    let fill = |map: &mut Map<Ints>| (0..1_000_000).for_each(|key| put(map, key, 16));
+    let fill = |map: &mut Map<Ints>| (0..4_000_000).for_each(|key| put(map, key, 16));
     let longest = longest(fill, 1_000);
     assert!(longest < Duration::from_millis(1), "{longest:?}");
 }
