@@ -3,10 +3,8 @@
 //! Times are the least of a few equal runs, call by call: other work on the machine must not count.
 #![cfg(not(loom))]
 
-use std::time::{Duration, Instant};
-
 use buffer_core::map::{Given, ENTRY_BYTES, LARGE, SLACK};
-use buffer_core::{Arena, Generation, Map, Partition, Retired};
+use buffer_core::{Arena, Generation, Map};
 
 struct Ints(Vec<u64>);
 
@@ -142,58 +140,4 @@ fn dead_terms_stay_within_bounds_when_what_was_alive_beside_them_dies() {
             check(&mut map);
         }
     }
-}
-
-/// The longest call of a drain.
-fn longest(fill: impl Fn(&mut Map<Ints>), limit: usize) -> Duration {
-    let runs: Vec<_> = (0..3).map(|_| drain(&fill, limit)).collect();
-    let calls = 0..runs[0].len();
-    let least = calls.map(|call| runs.iter().map(|run| run[call]).min());
-    least.flatten().max().unwrap_or_default()
-}
-
-/// How long each call of a drain took.
-fn drain(fill: &impl Fn(&mut Map<Ints>), limit: usize) -> Vec<Duration> {
-    let partition = Partition::<Map<Ints>, u8>::default();
-    partition.write_admitted(fill);
-    partition.swap();
-    let (mut times, mut freed_later) = (Vec::new(), Vec::new());
-    loop {
-        let mut retired = Retired::default();
-        let start = Instant::now();
-        let next = partition.next(
-            1,
-            limit,
-            || 0,
-            &mut retired,
-            |map, batch| map.entries(0).take(batch.len).count(),
-        );
-        times.push(start.elapsed());
-        freed_later.push(retired);
-        if next == Ok(None) {
-            return times;
-        }
-    }
-}
-
-/// A batch of one must not walk over a million free slots.
-#[test]
-fn a_batch_of_a_map_that_was_emptied_is_found_quickly() {
-    let fill = |map: &mut Map<Ints>| {
-        (0..1_000_000).for_each(|key| put(map, key, 16));
-        for key in 0..999_999 {
-            remove(map, key);
-            map.take_retired();
-        }
-    };
-    let longest = longest(fill, 1);
-    assert!(longest < Duration::from_millis(1), "{longest:?}");
-}
-
-/// The call that finds nothing left must not drop the tables and the slots under the drain lock.
-#[test]
-fn the_end_of_a_large_drain_is_short() {
-    let fill = |map: &mut Map<Ints>| (0..4_000_000).for_each(|key| put(map, key, 16));
-    let longest = longest(fill, 1_000);
-    assert!(longest < Duration::from_millis(1), "{longest:?}");
 }

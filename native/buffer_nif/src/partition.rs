@@ -53,11 +53,7 @@ fn partition_next<'a>(env: Env<'a>, handle: Handle<'_>, index: usize) -> NifResu
 
 /// The same for batches and entries of any size: neither `:large` nor `:dirty`.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn partition_next_dirty<'a>(
-    env: Env<'a>,
-    handle: Handle<'_>,
-    index: usize,
-) -> NifResult<Term<'a>> {
+fn partition_next_dirty<'a>(env: Env<'a>, handle: Handle<'_>, index: usize) -> NifResult<Term<'a>> {
     Ok(match handle.0.batch_size.load(Ordering::Relaxed) {
         0 => atoms::table().encode(env),
         size => partition(handle, index)?.next(env, size, Within::Anything),
