@@ -229,8 +229,13 @@ defmodule PartitionedBuffer.FaultHelpers do
     cond do
       answer = condition.() -> answer
       System.monotonic_time(:millisecond) > deadline -> flunk("waited in vain")
-      true -> pause(1) && ask(condition, deadline)
+      true -> ask_again(condition, deadline)
     end
+  end
+
+  defp ask_again(condition, deadline) do
+    pause(1)
+    ask(condition, deadline)
   end
 
   @doc "Lets time pass: for what happens at random moments, never to wait for something."

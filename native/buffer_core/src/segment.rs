@@ -23,6 +23,10 @@ impl<A: Arena> Segment<A> {
     /// batch of the default size still frees memory often.
     pub const MAX_ENTRIES: usize = 256;
 
+    /// Room that is made at once: most segments get full, and growing from nothing took a twentieth of
+    /// the time of a push.
+    pub const FIRST_ENTRIES: usize = 64;
+
     /// Keeps the memory that one slow batch holds back small when entries are large.
     pub const MAX_BYTES: u64 = 512 * 1024;
 
@@ -30,7 +34,7 @@ impl<A: Arena> Segment<A> {
     pub fn open(now: i64) -> Self {
         Self {
             arena: A::new(),
-            weights: Vec::new(),
+            weights: Vec::with_capacity(Self::FIRST_ENTRIES),
             gone: 0,
             bytes: 0,
             opened_at: now,

@@ -125,7 +125,7 @@ impl buffer_core::Arena for Arena {
         Self {
             // The VM ends itself when it is out of memory; it never returns null here.
             env: NonNull::new(env).expect("enif_alloc_env returned null"),
-            terms: Vec::new(),
+            terms: Vec::with_capacity(buffer_core::Segment::<Arena>::FIRST_ENTRIES),
         }
     }
 

@@ -155,7 +155,12 @@ defmodule PartitionedBuffer.Faults.ProcessorFailuresTest do
     # What it died of went to the process that was killed; the next one knows that it died.
     assert {%{size: 10}, %{reason: reason}} = await_event([:discarded])
     assert reason in [:exception, :killed]
-    for first <- [11, 21], do: assert({pid, [^first | _]} = await_batch()) && go(pid)
+
+    for first <- [11, 21] do
+      assert {pid, [^first | _]} = await_batch()
+      go(pid)
+    end
+
     assert %{processed: 20, accepted: 30} = info = await_empty(buffer)
     assert discarded(info) == 10
   end

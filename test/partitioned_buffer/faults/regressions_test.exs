@@ -173,8 +173,12 @@ defmodule PartitionedBuffer.Faults.RegressionsTest do
 
   defp let_rest_through(%{ref: ref} = stop) do
     receive do
-      {:batch, pid, _batch} -> go(pid) && let_rest_through(stop)
-      {^ref, :ok} -> Process.demonitor(ref, [:flush])
+      {:batch, pid, _batch} ->
+        go(pid)
+        let_rest_through(stop)
+
+      {^ref, :ok} ->
+        Process.demonitor(ref, [:flush])
     end
   end
 

@@ -23,6 +23,11 @@ defmodule PartitionedBuffer.Faults.SchedulerTest do
   # The system puts a scheduler aside now and then, work that is not bounded holds it up each time.
   @attempts 3
 
+  defp process_all(buffer) do
+    cycle(buffer)
+    await_processed(buffer)
+  end
+
   defp assert_short(run) do
     assert_short(run, [], @attempts)
   end
@@ -119,7 +124,7 @@ defmodule PartitionedBuffer.Faults.SchedulerTest do
     for size <- [1_000, 500_000] do
       buffer = start(processing_batch_size: size)
       push_parts(buffer, 20)
-      assert_short(fn -> cycle(buffer) && await_processed(buffer) end)
+      assert_short(fn -> process_all(buffer) end)
     end
   end
 
@@ -127,13 +132,13 @@ defmodule PartitionedBuffer.Faults.SchedulerTest do
   test "the end of a generation of five million items" do
     buffer = start(processing_batch_size: 5_000_000)
     push_parts(buffer, 50)
-    assert_short(fn -> cycle(buffer) && await_processed(buffer) end)
+    assert_short(fn -> process_all(buffer) end)
   end
 
   test "the discarding of a batch of a million items" do
     buffer = start(processor: fn _ -> raise "boom" end, processing_batch_size: 1_000_000)
     push_parts(buffer, 10)
-    assert_short(fn -> cycle(buffer) && await_processed(buffer) end)
+    assert_short(fn -> process_all(buffer) end)
     assert %{discarded: %{exception: 1_000_000}} = PartitionedBuffer.info(buffer)
   end
 

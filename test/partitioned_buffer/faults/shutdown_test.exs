@@ -165,7 +165,12 @@ defmodule PartitionedBuffer.Faults.ShutdownTest do
     stop = stop_in_background(buffer)
     {pid, [1 | _]} = await_batch()
     go(pid, fn _batch -> raise "boom" end)
-    for first <- [11, 21], do: assert({pid, [^first | _]} = await_batch()) && go(pid)
+
+    for first <- [11, 21] do
+      assert {pid, [^first | _]} = await_batch()
+      go(pid)
+    end
+
     {pid, [31 | _]} = await_batch()
     Process.exit(pid, :kill)
     Task.await(stop, :infinity)
