@@ -137,7 +137,7 @@ defmodule PartitionedBuffer.Faults.ShutdownTest do
   end
 
   test "a generation that is done when the time is up does not start the next one" do
-    buffer = start_once(processor: gated(), processing_timeout_ms: 300)
+    buffer = start_once(processor: gated(), processing_timeout_ms: 1_500)
     attach(buffer)
     :ok = Queue.push(buffer, [1, 2])
     cycle(buffer)
@@ -154,7 +154,7 @@ defmodule PartitionedBuffer.Faults.ShutdownTest do
     await_down(pid)
     :erlang.resume_process(partition)
 
-    assert Task.await(stop, :infinity) < 300 + 300 + @slack_ms
+    assert Task.await(stop, :infinity) < 1_500 + 1_500 + @slack_ms
     assert discard_events() == %{shutdown: 2}
   end
 
