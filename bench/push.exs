@@ -12,7 +12,7 @@ Code.require_file("support/bench.ex", __DIR__)
 defmodule Bench.Push do
   alias PartitionedBuffer.{Handle, Native}
 
-  @rounds 9
+  @rounds 7
   @items 240_000
   @listed 400_000
   @nif_calls 2_000_000
@@ -31,7 +31,7 @@ defmodule Bench.Push do
     for {figure, of} <- [{:wall, "wall time"}, {:cpu, "CPU time"}] do
       Bench.comparison(
         "#{head} (#{of})",
-        for {what, queue, {other, theirs}, target} <- rows do
+        for {what, queue, {other, theirs}, target} <- rows, is_map_key(hd(queue), figure) do
           {what, Bench.pick(queue, figure), {other, Bench.pick(theirs, figure)}, target}
         end
       )
@@ -84,18 +84,19 @@ defmodule Bench.Push do
     side.start([processor: processor] ++ options(partitions))
     times = div(@items, @at_a_time)
 
-    figures =
+    walls =
       for time <- 1..times do
-        figures = Bench.push(side, 1, @at_a_time)
+        %{wall: wall} = Bench.push(side, 1, @at_a_time)
         side.interval(1)
         await(fn -> :counters.get(seen, 1) == time * @at_a_time end)
         side.interval(@never)
         await(fn -> Bench.alive().entries == 0 end)
-        figures
+        wall
       end
 
     side.stop()
-    for key <- [:wall, :cpu], into: %{}, do: {key, Enum.sum(Bench.pick(figures, key)) / times}
+    # Too short for the CPU's clock.
+    %{wall: Enum.sum(walls) / times}
   end
 
   defp await(done?) do

@@ -510,7 +510,7 @@ impl<G: Generation> Live<G> {
 impl<G: Generation> Drain<G> {
     /// Gives memory away that is due to be freed: when it is much, and all of it at the end.
     fn hand_over(&mut self, retired: &mut Retired<G::Arena>) {
-        if self.retired.is_due() || self.generation.is_empty() {
+        if self.retired.is_much() || self.generation.is_empty() {
             retired.append(&mut self.retired);
         }
     }

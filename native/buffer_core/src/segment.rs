@@ -141,11 +141,14 @@ impl<A> Default for Retired<A> {
 }
 
 impl<A: Arena> Retired<A> {
+    /// Handing memory over wakes a thread, which costs as much as copying a hundred entries out.
+    const SEGMENTS: usize = 64;
+    const BYTES: u64 = 1024 * 1024;
+
     /// Freeing competes with draining for the processor and the allocator: 64 segments at a time it cost
-    /// a third of a drain's speed. So it waits until the generation has left, unless that is large. The
-    /// memory was held before; it is given back a little later.
-    const SEGMENTS: usize = 4096;
-    const BYTES: u64 = 64 * 1024 * 1024;
+    /// a third of a drain's speed. So a drain waits until its generation has left, unless that is this
+    /// many times larger. The memory was held before; it is given back a little later.
+    const PATIENCE: usize = 64;
 
     /// Adds segments; what is left in them is forgotten.
     pub fn extend(&mut self, segments: impl IntoIterator<Item = Box<Segment<A>>>) {
@@ -171,6 +174,12 @@ impl<A: Arena> Retired<A> {
     pub fn is_due(&self) -> bool {
         let segments = self.segments.len() >= Self::SEGMENTS || self.bytes >= Self::BYTES;
         segments || !self.other.is_empty()
+    }
+
+    /// Whether a drain that goes on should free them now.
+    pub fn is_much(&self) -> bool {
+        self.segments.len() >= Self::SEGMENTS * Self::PATIENCE
+            || self.bytes >= Self::BYTES * Self::PATIENCE as u64
     }
 
     /// Whether there is nothing.

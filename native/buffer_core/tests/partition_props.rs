@@ -12,7 +12,7 @@
 //! 5. `settle` discards the batch in flight and no other entry, and `discard_rest` all there is; each is
 //!    to be to be reported once. `take_all` discards the batch in flight and leaves nothing: entries keep their order, and counters their
 //!    values, in the partition that gets them.
-//! 6. Memory: an arena with an entry that is held exists. Of those with none, fewer than 64 wait to be
+//! 6. Memory: an arena with an entry that is held exists. Of those with none, fewer than 4096 wait to be
 //!    handed to `retired`, and none once the draining generation is empty. In the end every arena that
 //!    was made is in there, but for those of a partition that was replaced; dropped with it, none is
 //!    left.
@@ -431,7 +431,7 @@ impl Run {
         let waiting: usize = left.clone().map(|page| page.len).sum();
         let waiting = waiting - self.retired.entries();
         assert!(waiting == 0 || !self.model.draining.is_empty());
-        assert!(!self.drops || left.count() < 64);
+        assert!(!self.drops || left.count() < 4096);
     }
 }
 

@@ -43,6 +43,8 @@ fn add<'a>(current: Term<'a>, operand: Term<'a>) -> Result<Term<'a>, Atom> {
 }
 
 fn append<'a>(current: Term<'a>, operand: Term<'a>) -> Result<Term<'a>, Atom> {
+    // rustler panics when it decodes an improper list.
+    current.list_length().map_err(|_| atoms::wrong_type())?;
     let mut items: Vec<Term<'a>> = current.decode().map_err(|_| atoms::wrong_type())?;
     items.push(operand);
     Ok(items.encode(operand.get_env()))

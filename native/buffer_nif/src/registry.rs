@@ -68,12 +68,19 @@ pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
             }
         }
         (Storage::Map(old), Storage::Map(new)) => {
+            let mut live = Vec::new();
             for (index, from) in old.partitions().iter().enumerate() {
-                let (held, legacy) = from.take_all(&mut retired);
+                let ([draining, rest], legacy) = from.take_all(&mut retired);
                 new.partitions()[index % partitions].inherit(legacy);
-                for generation in held {
-                    map::scatter(env, generation, new);
-                }
+                map::scatter(env, draining, new);
+                live.push(rest);
+            }
+            // What was draining stays apart: an entry of it is no older version of a live one.
+            for partition in new.partitions() {
+                partition.swap();
+            }
+            for generation in live {
+                map::scatter(env, generation, new);
             }
         }
         _ => {}
