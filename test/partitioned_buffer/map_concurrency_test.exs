@@ -64,8 +64,12 @@ defmodule PartitionedBuffer.MapConcurrencyTest do
 
       taken =
         at_once(6, fn
-          taker when taker < 3 -> Enum.sum(for _ <- 1..4_000, do: take(buffer))
-          _writer -> for(_ <- 1..4_000, do: Buffer.update(buffer, :hot, 1, {:add, 1})) && 0
+          taker when taker < 3 ->
+            Enum.sum(for _ <- 1..4_000, do: take(buffer))
+
+          _writer ->
+            for _ <- 1..4_000, do: Buffer.update(buffer, :hot, 1, {:add, 1})
+            0
         end)
 
       await_idle(buffer)

@@ -35,7 +35,7 @@ defmodule PartitionedBuffer.MapMemoryTest do
     assert Buffer.size(buffer) == 1
     assert %{bytes: bytes, accepted: 1_000_000} = PartitionedBuffer.info(buffer)
     assert bytes < 200
-    FaultHelpers.wait_until(fn -> arenas(before) <= 10 end)
+    FaultHelpers.wait_until(fn -> arenas(before) <= 10 end, 3_000)
   end
 
   test "keys that are inserted and deleted for ever" do
@@ -51,7 +51,7 @@ defmodule PartitionedBuffer.MapMemoryTest do
     assert most < @most
     assert Buffer.size(buffer) == 100
     assert %{deleted: 399_900} = PartitionedBuffer.info(buffer)
-    FaultHelpers.wait_until(fn -> arenas(before) <= 150 end)
+    FaultHelpers.wait_until(fn -> arenas(before) <= 150 end, 3_000)
     for number <- 399_901..400_000, do: {:ok, _value} = Buffer.take(buffer, {:key, number})
     assert %{queued: 0, bytes: 0} = PartitionedBuffer.info(buffer)
   end
@@ -80,7 +80,7 @@ defmodule PartitionedBuffer.MapMemoryTest do
 
       held = PartitionedBuffer.info(buffer).queued
       assert most < div(unquote(times), 3)
-      FaultHelpers.wait_until(fn -> arenas(before) <= held + 200 end)
+      FaultHelpers.wait_until(fn -> arenas(before) <= held + 200 end, 3_000)
     end
   end
 
@@ -89,7 +89,7 @@ defmodule PartitionedBuffer.MapMemoryTest do
     before = alive()
     for round <- 1..100, do: Buffer.put_all(buffer, for(key <- 1..3_000, do: {key, {round, key}}))
     assert %{accepted: 300_000, superseded: 297_000} = PartitionedBuffer.info(buffer)
-    FaultHelpers.wait_until(fn -> arenas(before) < 200 end)
+    FaultHelpers.wait_until(fn -> arenas(before) < 200 end, 3_000)
     assert entries(buffer) == for(key <- 1..3_000, do: {key, {100, key}, 0, 0})
   end
 
