@@ -58,7 +58,8 @@ defmodule PartitionedBuffer do
     * What a write has returned `:ok` for is handed to the processor, once, across crashes of any
       process of the buffer and across an orderly stop. If the buffer's own supervisor is killed and
       started again under its name, it goes on with what it held.
-    * Entries of one partition are handed over in the order in which they were written.
+    * Items of one partition of a queue are handed over in the order in which they were written. Entries
+      of a map come in no particular order.
     * A batch whose processing fails is discarded and reported by an event; no other batch is.
     * No write is lost silently: `accepted == processed + discarded + queued + in_flight` in every
       reading of `info/1` (and for a map, `+ superseded + deleted`).

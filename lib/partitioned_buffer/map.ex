@@ -124,7 +124,8 @@ defmodule PartitionedBuffer.Map do
 
     * `ArgumentError`: no buffer of this name is running ("unknown registry: …"), it is a queue, a term
       takes 4 GB or more, or the options are not a keyword list.
-    * `RuntimeError`: the buffer was started with `partitions: 0`.
+    * `RuntimeError`: the buffer was started with `partitions: 0`. (An empty list or map is `:ok` all
+      the same: nothing is written.)
     * `NimbleOptions.ValidationError`: an unknown option.
     * What the function of a `:partition_key` raises; nothing was written then.
 
