@@ -444,6 +444,45 @@ defmodule PartitionedBuffer.Map do
   def update(_buffer, _key, _default, other, _opts), do: no_operation!(other)
 
   @doc """
+  All `{key, value}` that `get/4` would find, in no particular order.
+
+  The entries of one partition are those of one moment: a snapshot, taken while writes go on. Partitions
+  are read one after the other, so an entry of one may be older than one of another. With `partitions: 1`,
+  or of keys with the same `:partition_key`, the list is of one moment as a whole.
+
+  Nobody waits for it for long: it is read a few entries at a time, on a dirty scheduler, and what is
+  overwritten or deleted meanwhile is kept until it has been read. That takes the memory of a second
+  copy of those entries. A list begins anew when a cycle starts in between.
+
+  Raises what `put/4` raises, but with `partitions: 0` the list is empty.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :list_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.put_all(:list_example, %{a: 1, b: 2})
+      iex> :list_example |> PartitionedBuffer.Map.to_list() |> Enum.sort()
+      [a: 1, b: 2]
+      iex> PartitionedBuffer.Map.stop(:list_example)
+      :ok
+
+  """
+  @spec to_list(buffer()) :: [{key(), value()}]
+  def to_list(buffer), do: snapshot(buffer, &Native.map_to_list_dirty/2)
+
+  @doc """
+  All keys that `get/4` would find, in no particular order: of each partition those of one moment, as
+  with `to_list/1`.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :keys_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.put_all(:keys_example, %{a: 1, b: 2})
+      iex> :keys_example |> PartitionedBuffer.Map.keys() |> Enum.sort()
+      [:a, :b]
+      iex> PartitionedBuffer.Map.stop(:keys_example)
+      :ok
+
+  """
+  @spec keys(buffer()) :: [key()]
+  def keys(buffer), do: snapshot(buffer, &Native.map_keys_dirty/2)
+
+  @doc """
   How many keys the live generations of all partitions hold. See `PartitionedBuffer.buffer_size/1`.
   """
   @spec size(buffer()) :: non_neg_integer()
@@ -477,6 +516,27 @@ defmodule PartitionedBuffer.Map do
       refused ->
         dirty = fn -> Native.map_put_new_dirty(ref, key, value, index) end
         Refused.go_on(refused, buffer, ref, dirty, fn -> put_new(buffer, key, value, opts) end)
+    end
+  end
+
+  # Of a buffer that was opened again under its name meanwhile, all is read again.
+  defp snapshot(buffer, read) do
+    %{ref: ref} = Handle.fetch!(buffer)
+
+    ref
+    |> Handle.indexes()
+    |> Enum.reduce_while([], fn index, lists ->
+      case read.(ref, index) do
+        list when is_list(list) -> {:cont, [list | lists]}
+        refused -> {:halt, refused}
+      end
+    end)
+    |> case do
+      lists when is_list(lists) ->
+        Enum.concat(lists)
+
+      refused ->
+        Refused.go_on(refused, buffer, ref, fn -> :heavy end, fn -> snapshot(buffer, read) end)
     end
   end
 

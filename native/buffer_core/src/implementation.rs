@@ -17,6 +17,7 @@
 //! | *gate* | counts the writes that are on their way over several partitions |
 //! | *retired* | segments that nothing is left in, and what else takes long to be freed, on their way to that |
 //! | *dead* | a term of a map that was overwritten, removed or drained: it takes memory until its segment goes |
+//! | *snapshot* | the entries of a live map at one moment, read while writes go on; *kept*: what was overwritten before it was read |
 //! | *class* | the terms of a map whose weights lie between a power of two and the next; they share segments |
 //!
 //! # The path of an entry
@@ -131,6 +132,10 @@
 //!   is alive, at the most. The price is a constant number of terms that are moved for each one that dies.
 //! * A drain moves nothing: what it leaves behind goes when all terms of its segment are drained, or with
 //!   the last batch, which takes no longer for a large map than for a small one.
+//!
+//! * A snapshot shows each entry as it was when it began: [`map::snapshot`](crate::map) says how. What is
+//!   kept for it is beside the map, and none of the bounds above counts it: one more copy of what is overwritten
+//!   while it is read, for each reader. It ends with its reader, or with the live generation.
 //!
 //! # Memory
 //!

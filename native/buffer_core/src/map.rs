@@ -39,8 +39,12 @@
 //! least `s * w / 2`. So the excess is not higher after a segment than before; in between it is by what
 //! has been moved and what has died meanwhile, `B / 2` each.
 
+mod snapshot;
+
 use hashbrown::HashTable;
 
+use self::snapshot::Snapshots;
+pub use self::snapshot::{Seen, Visited};
 use crate::segment::Retired;
 use crate::{Arena, Generation, Segment, Tally};
 
@@ -298,6 +302,7 @@ pub struct Map<A> {
     retired: Retired<A>,
     // Slots before this one have been retired.
     drained: usize,
+    snapshots: Snapshots<A>,
 }
 
 impl<A> Default for Map<A> {
@@ -316,6 +321,7 @@ impl<A> Default for Map<A> {
             tally: Tally::default(),
             retired: Retired::default(),
             drained: 0,
+            snapshots: Snapshots::default(),
         }
     }
 }
@@ -328,7 +334,8 @@ fn split(hash: u32) -> (usize, u64) {
     ((spread >> 32) as usize % TABLES, spread)
 }
 
-impl<A: Arena> Map<A> {
+// `'static`: what takes long to be freed is handed over as a whole.
+impl<A: Arena + 'static> Map<A> {
     /// The slot of the key with this hash that `is_key` says yes to.
     #[inline]
     pub fn find(&self, hash: u32, mut is_key: impl FnMut(&Self, Cell) -> bool) -> Option<usize> {
@@ -408,9 +415,10 @@ impl<A: Arena> Map<A> {
         updates: u64,
         now: impl Fn() -> i64,
     ) {
-        let old = *self.entry(slot);
+        let mut old = *self.entry(slot);
         let value = self.store(value, Owner::new(slot, Part::Value), &now);
         let version = self.store(version, Owner::new(slot, Part::Version), &now);
+        self.before_overwriting(slot, &mut old);
         let entry = self.entry_mut(slot);
         entry.value = value;
         entry.version = version;
@@ -427,14 +435,15 @@ impl<A: Arena> Map<A> {
         value: Given<A, impl FnOnce(&mut A)>,
         now: impl Fn() -> i64,
     ) {
-        let old = self.entry(slot).value;
+        let mut old = *self.entry(slot);
         let value = self.store(value, Owner::new(slot, Part::Value), &now);
+        self.before_overwriting(slot, &mut old);
         let entry = self.entry_mut(slot);
         entry.value = value;
         entry.updates += 1;
         self.tally.accepted += 1;
         self.tally.superseded += 1;
-        self.let_die([old], &now);
+        self.let_die([old.value], &now);
     }
 
     /// Sets how often an entry was updated.
@@ -444,7 +453,7 @@ impl<A: Arena> Map<A> {
 
     /// Removes an entry.
     pub fn remove(&mut self, slot: usize, now: impl Fn() -> i64) {
-        let Some(old) = self.chunks[slot / SLOTS_A_CHUNK].take(slot) else {
+        let Some(mut old) = self.chunks[slot / SLOTS_A_CHUNK].take(slot) else {
             return;
         };
         let (table, spread) = split(old.hash);
@@ -454,6 +463,7 @@ impl<A: Arena> Map<A> {
         self.free.push(slot as u32);
         self.len -= 1;
         self.tally.deleted += 1;
+        self.before_removing(slot, &mut old);
         self.let_die([old.key, old.value, old.version], &now);
     }
 
@@ -496,8 +506,11 @@ impl<A: Arena> Map<A> {
     }
 
     fn take_slot(&mut self) -> usize {
-        if let Some(slot) = self.free.pop() {
-            return slot as usize;
+        // Readers of a snapshot expect new entries behind all that they visit.
+        if self.snapshots.is_empty() {
+            if let Some(slot) = self.free.pop() {
+                return slot as usize;
+            }
         }
         if self.used == self.chunks.len() * SLOTS_A_CHUNK {
             self.chunks.push(Chunk::new());
@@ -640,6 +653,18 @@ impl<A: Arena> Map<A> {
         self.free_blocks.push(at as u32);
     }
 
+    /// Takes a term out that has a segment of its own.
+    fn part_with(&mut self, cell: Cell) -> Option<Box<Segment<A>>> {
+        let (at, _) = cell.place()?;
+        let block = self.blocks[at].take_if(|block| block.owners.len() == 1)?;
+        let class = &mut self.classes[block.class];
+        class.alive_bytes -= block.alive_bytes;
+        class.total_bytes -= block.segment.bytes();
+        self.stored -= 1;
+        self.free_blocks.push(at as u32);
+        Some(block.segment)
+    }
+
     /// Takes a block out of its class's list; the last one of the list takes its place.
     fn unlist(&mut self, class: usize, place: usize) {
         let listed = &mut self.classes[class].listed;
@@ -718,7 +743,6 @@ impl<A: Arena> Map<A> {
     }
 }
 
-// `'static`: what is left of a drained map is handed over as a whole.
 impl<A: Arena + 'static> Generation for Map<A> {
     type Arena = A;
 
@@ -754,6 +778,7 @@ impl<A: Arena + 'static> Generation for Map<A> {
     }
 
     fn retire(&mut self, count: usize, retired: &mut Retired<A>) {
+        self.snapshots.give_up(&mut self.retired);
         if count >= self.len {
             let mut all = std::mem::take(self);
             retired.append(&mut all.retired);

@@ -12,7 +12,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::segment::Retired;
 use crate::stats::{Reason, Stats};
-use crate::sync::{AtomicUsize, Mutex, Ordering};
+use crate::sync::{unlock_fairly, AtomicUsize, Mutex, Ordering};
 use crate::Arena;
 
 /// What is swapped out and drained as a whole.
@@ -183,6 +183,18 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             return Err(Closed);
         }
         Ok(self.write_locked(&mut live, write))
+    }
+
+    /// The same in many short turns of one caller: whoever waits for the lock has it next, instead of
+    /// finding it taken again when it has woken up.
+    pub fn write_in_turn<R>(&self, write: impl FnOnce(&mut G) -> R) -> Result<R, Closed> {
+        let mut live = self.live.lock();
+        if live.closed {
+            return Err(Closed);
+        }
+        let result = self.write_locked(&mut live, write);
+        unlock_fairly(live);
+        Ok(result)
     }
 
     /// Writes although the partition may be closed: for a write that passed the buffer's gate.

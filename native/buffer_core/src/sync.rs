@@ -18,6 +18,18 @@ pub use loom::sync::MutexGuard;
 #[cfg(loom)]
 pub use loom::thread::yield_now;
 
+/// Releases a lock to the one who has waited longest, if anybody has.
+#[cfg(not(loom))]
+pub fn unlock_fairly<T>(guard: MutexGuard<'_, T>) {
+    MutexGuard::unlock_fair(guard);
+}
+
+/// loom tries every order anyway.
+#[cfg(loom)]
+pub fn unlock_fairly<T>(guard: MutexGuard<'_, T>) {
+    drop(guard);
+}
+
 #[cfg(loom)]
 mod model {
     /// loom's mutex with the shape of parking_lot's.

@@ -5,6 +5,8 @@
 //!
 //! Each takes the index of a partition, or nil for a key that is its own routing key.
 
+mod snapshot;
+
 use buffer_core::map::{Cell, Entry, Given, LARGE};
 use buffer_core::{Arena as _, Buffer, Map, Partition, Retired};
 use rustler::types::tuple::make_tuple;
