@@ -13,6 +13,11 @@
 //! | [`map`] | a generation that keeps the newest entry of each key |
 //! | [`partition`] | one live and one draining generation, and their counters |
 //! | [`buffer`] | the partitions of one buffer, and its end |
+//! | [`capacity`] | how much a buffer may hold, and how much of that is taken |
+//! | [`waiters`] | writers that wait for room |
+//! | [`delivery`] | batches, and what becomes of one that has failed |
+//! | [`awaiting`] | who wants to be told when entries have been through |
+//! | [`kept`] | what was given up, until somebody has been told |
 //! | [`gate`] | lets a write that spans partitions in as a whole, or not at all |
 //! | [`route`] | which partition a hash belongs to |
 //! | [`stats`] | what a partition reports |
@@ -20,9 +25,13 @@
 #![forbid(unsafe_code)]
 
 pub mod arena;
+pub mod awaiting;
 pub mod buffer;
+pub mod capacity;
+pub mod delivery;
 pub mod gate;
 pub mod implementation;
+pub mod kept;
 pub mod map;
 pub mod partition;
 pub mod queue;
@@ -30,12 +39,20 @@ pub mod route;
 pub mod segment;
 pub mod stats;
 pub mod sync;
+pub mod waiters;
 
 pub use arena::Arena;
+pub use awaiting::Passed;
 pub use buffer::Buffer;
+pub use capacity::{Capacity, Credit, NoRoom, Size};
+pub use delivery::{After, Batch, Discarded, Next, Policy, Settled, Wanted};
 pub use gate::Gate;
+pub use kept::KeptBatch;
 pub use map::Map;
-pub use partition::{Batch, Closed, Discarded, Generation, Legacy, NotOwner, Partition, Tally};
+pub use partition::{
+    Closed, First, Generation, Legacy, NotOwner, Partition, Room, Rows, Tally, Written,
+};
 pub use queue::Queue;
 pub use segment::{Retired, Segment};
 pub use stats::{Reason, Stats};
+pub use waiters::{Wait, Waiters};

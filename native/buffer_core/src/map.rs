@@ -46,7 +46,7 @@ use hashbrown::HashTable;
 use self::snapshot::Snapshots;
 pub use self::snapshot::{Seen, Visited};
 use crate::segment::Retired;
-use crate::{Arena, Generation, Segment, Tally};
+use crate::{Arena, First, Generation, Segment, Tally};
 
 /// Terms heavier than this get a segment of their own and are never moved.
 pub const LARGE: u32 = 8 * 1024;
@@ -726,6 +726,12 @@ impl<A: Arena + 'static> Map<A> {
         self.push(weight, owner, now, |arena| arena.copy_from(from, index))
     }
 
+    fn weight_of(&self, entry: &Entry) -> u64 {
+        let cells = [entry.key, entry.value, entry.version];
+        let weights = cells.into_iter().map(|cell| u64::from(self.weight(cell)));
+        weights.sum::<u64>() + ENTRY_BYTES
+    }
+
     /// Frees the next slot to be drained, and returns what was in it.
     fn drain_next(&mut self) -> Option<Entry> {
         while let Some(chunk) = self.chunks.get_mut(self.drained / SLOTS_A_CHUNK) {
@@ -762,19 +768,42 @@ impl<A: Arena + 'static> Generation for Map<A> {
         self.opened_at.filter(|_| self.len > 0)
     }
 
-    fn bytes_of(&self, count: usize) -> u64 {
-        if count >= self.len {
-            return self.bytes();
-        }
-        let weight = |entry: &Entry| {
-            let cells = [entry.key, entry.value, entry.version];
-            cells
-                .into_iter()
-                .map(|cell| u64::from(self.weight(cell)))
-                .sum::<u64>()
+    fn first(&self, entries: usize, bytes: u64) -> First {
+        let mut first = First {
+            places: self.drained as u64,
+            ..First::default()
         };
-        let entries = self.entries(0).take(count);
-        entries.map(|(_, entry)| weight(entry) + ENTRY_BYTES).sum()
+        if entries >= self.len && bytes >= self.bytes() {
+            return First {
+                len: self.len,
+                bytes: self.bytes(),
+                places: self.used as u64,
+            };
+        }
+        for (cursor, entry) in self.entries(0) {
+            let weight = self.weight_of(entry);
+            if first.len == entries || (first.len > 0 && first.bytes + weight > bytes) {
+                break;
+            }
+            first.add(1, weight);
+            first.places = cursor as u64;
+        }
+        first
+    }
+
+    fn places(&self) -> (u64, u64) {
+        (self.drained as u64, self.used as u64)
+    }
+
+    fn evict(&mut self, count: usize, now: fn() -> i64, retired: &mut Retired<A>) {
+        for _ in 0..count {
+            let Some((after, _)) = self.entries(0).next() else {
+                break;
+            };
+            self.remove(after - 1, now);
+            self.tally.deleted -= 1;
+        }
+        retired.append(&mut self.retired);
     }
 
     fn retire(&mut self, count: usize, retired: &mut Retired<A>) {

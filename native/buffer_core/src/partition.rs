@@ -1,21 +1,42 @@
 //! One live and one draining generation, and their counters.
 //!
-//! Three locks, which may be taken in this order: `drain`, `ledger`, `live`. Writers only ever take
-//! `live`. Who drains holds `drain` while it copies a batch out, however long that takes; what is asked
-//! meanwhile (figures, the state of the drain) is answered from the `ledger`, which is never held for
-//! longer than it takes to write a few numbers.
+//! Locks, which may be taken in this order: `drain`, `ledger`, `live`, and then one of `awaiting`, `kept`
+//! and the buffer's capacity. Writers only ever take `live` and what comes after it. Who drains holds
+//! `drain` while it copies a batch out, however long that takes; what is asked meanwhile (figures, the
+//! state of the drain) is answered from the `ledger`, which is never held for longer than it takes to
+//! write a few numbers.
 //!
-//! Invariant: `accepted == processed + superseded + deleted + discarded + draining entries + live
-//! entries`, whenever `ledger` and `live` are held. An entry is counted under the lock that moves it.
+//! Invariants:
+//!
+//! * `accepted == processed + superseded + deleted + discarded + draining entries + live entries`,
+//!   whenever `ledger` and `live` are held. An entry is counted under the lock that moves it.
+//! * While the buffer has a limit, the room of an entry is taken before it is written, and given back
+//!   under the lock that moves it out.
+
+mod drain;
+mod end;
+mod room;
+
+use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
+use crate::awaiting::Awaiting;
+use crate::capacity::{Capacity, Credit, Size};
+use crate::delivery::{After, Batch, Discarded, Piece};
+use crate::kept::{Kept, KeptBatch};
 use crate::segment::Retired;
 use crate::stats::{Reason, Stats};
 use crate::sync::{unlock_fairly, AtomicUsize, Mutex, Ordering};
 use crate::Arena;
 
+pub use end::Legacy;
+pub use room::{Room, Rows};
+
 /// What is swapped out and drained as a whole.
+///
+/// Its entries have places: those of a generation count from 0, and an entry that comes later has a
+/// higher one.
 pub trait Generation: Default {
     /// Where its entries live.
     type Arena: Arena;
@@ -37,11 +58,60 @@ pub trait Generation: Default {
     /// When its oldest entry came, to the precision of a segment.
     fn oldest(&self) -> Option<i64>;
 
-    /// The weight of the first `count` entries.
-    fn bytes_of(&self, count: usize) -> u64;
+    /// The first entries, up to `entries` and up to `bytes` of them, but one at least.
+    fn first(&self, entries: usize, bytes: u64) -> First;
+
+    /// How many of the first entries certainly came before `moment`. `swapped_at` is when the generation
+    /// was made the draining one.
+    fn older_than(&self, moment: i64, swapped_at: i64) -> usize {
+        if swapped_at < moment {
+            self.len()
+        } else {
+            0
+        }
+    }
+
+    /// How many places of this generation have been left, and how many there are.
+    fn places(&self) -> (u64, u64);
 
     /// Forgets the first `count` entries. Memory that nothing is left in goes to `retired`.
     fn retire(&mut self, count: usize, retired: &mut Retired<Self::Arena>);
+
+    /// Forgets the first `count` entries of a generation that goes on being written to.
+    fn evict(
+        &mut self,
+        count: usize,
+        now: fn() -> i64,
+        retired: &mut Retired<Self::Arena>,
+    ) {
+        let _ = now;
+        self.retire(count, retired);
+    }
+
+    /// Takes the first `count` entries, if it can without taking all.
+    fn split(&mut self, count: usize) -> Option<Self> {
+        let _ = count;
+        None
+    }
+}
+
+/// The first entries of a generation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct First {
+    /// How many.
+    pub len: usize,
+    /// Their weight.
+    pub bytes: u64,
+    /// The places up to the last of them.
+    pub places: u64,
+}
+
+impl First {
+    pub(crate) fn add(&mut self, len: usize, bytes: u64) {
+        self.len += len;
+        self.bytes += bytes;
+        self.places += len as u64;
+    }
 }
 
 /// What writes did to a generation, all of them together.
@@ -75,60 +145,59 @@ pub struct Closed;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotOwner;
 
-/// A batch: `len` entries from the `first` on, counted over the partition's life, starting at 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Batch {
-    /// The place of its first entry among all that left this partition.
-    pub first: u64,
-    /// How many entries.
-    pub len: usize,
-    /// Their weight.
-    pub bytes: u64,
-    /// When a processor got it.
-    pub started_at: i64,
-}
-
-/// Entries that were given up, for whoever reports it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Discarded {
-    /// Why.
-    pub reason: Reason,
-    /// How many entries.
-    pub len: usize,
-    /// Their weight.
-    pub bytes: u64,
-}
-
-/// What a partition leaves to another one that takes its place: its counters, without what it held.
-#[derive(Debug, Default)]
-pub struct Legacy {
-    tally: Tally,
-    processed: u64,
-    discarded: [u64; Reason::ALL.len()],
-    unreported: Vec<Discarded>,
+/// A write that was made, and what it asks for.
+#[derive(Debug)]
+pub struct Written<R, O> {
+    /// What the write answered.
+    pub result: R,
+    /// Who is to be told that it is time to process, or to report.
+    pub signal: Option<O>,
+    /// The last place that there is now.
+    pub last: u64,
 }
 
 /// A partition of generations `G`, drained by one owner `O` at a time.
 pub struct Partition<G: Generation, O> {
-    live: CachePadded<Mutex<Live<G>>>,
+    live: CachePadded<Mutex<Live<G, O>>>,
     ledger: CachePadded<Mutex<Ledger<O>>>,
     drain: Mutex<Drain<G>>,
+    awaiting: Mutex<Awaiting<O>>,
+    kept: Mutex<Kept<G::Arena>>,
+    capacity: Arc<Capacity>,
     // `Ledger::len`, for writers, who need it for the high-water mark alone. Relaxed is enough: a mark
     // may be late by one batch.
     draining: AtomicUsize,
 }
 
-struct Live<G> {
+struct Live<G, O> {
     generation: G,
+    // Places of the generations before this one.
+    base: u64,
     // Of the generations before this one. This one counts by itself, so a write that unwinds leaves
     // nothing uncounted.
     former: Tally,
     high_water: usize,
     closed: bool,
+    // Whether room is to be taken.
+    bounded: bool,
+    // At how much it is time to process, who is to be told, and whether it has been.
+    trigger: Size,
+    notify: Option<O>,
+    signaled: bool,
+    // Entries dropped to make room, or instead of being written, that the ledger does not know of, and
+    // whether somebody has been told of that.
+    overflow: Size,
+    overflow_signaled: bool,
 }
 
 struct Drain<G: Generation> {
     generation: G,
+    // Places before its first one, and those up to its last one.
+    base: u64,
+    until: u64,
+    swapped_at: i64,
+    // How its first entries are to be tried again.
+    pieces: std::collections::VecDeque<Piece>,
     retired: Retired<G::Arena>,
 }
 
@@ -140,20 +209,37 @@ struct Ledger<O> {
     owner: Option<O>,
     in_flight: Option<Batch>,
     // The processor has failed with the batch in flight.
-    failed: bool,
+    failed: Option<Reason>,
+    paused: bool,
+    bounded: bool,
     processed: u64,
+    retries: u64,
     discarded: [u64; Reason::ALL.len()],
     unreported: Vec<Discarded>,
 }
 
 impl<G: Generation, O: Copy + PartialEq> Default for Partition<G, O> {
     fn default() -> Self {
+        Self::new(Arc::default())
+    }
+}
+
+impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
+    /// An empty partition of a buffer of this capacity.
+    pub fn new(capacity: Arc<Capacity>) -> Self {
         Self {
             live: CachePadded::new(Mutex::new(Live {
                 generation: G::default(),
+                base: 0,
                 former: Tally::default(),
                 high_water: 0,
                 closed: false,
+                bounded: false,
+                trigger: Size::UNLIMITED,
+                notify: None,
+                signaled: false,
+                overflow: Size::default(),
+                overflow_signaled: false,
             })),
             ledger: CachePadded::new(Mutex::new(Ledger {
                 len: 0,
@@ -161,52 +247,169 @@ impl<G: Generation, O: Copy + PartialEq> Default for Partition<G, O> {
                 oldest: None,
                 owner: None,
                 in_flight: None,
-                failed: false,
+                failed: None,
+                paused: false,
+                bounded: false,
                 processed: 0,
+                retries: 0,
                 discarded: [0; Reason::ALL.len()],
                 unreported: Vec::new(),
             })),
             drain: Mutex::new(Drain {
                 generation: G::default(),
+                base: 0,
+                until: 0,
+                swapped_at: 0,
+                pieces: std::collections::VecDeque::new(),
                 retired: Retired::default(),
             }),
+            awaiting: Mutex::default(),
+            kept: Mutex::default(),
+            capacity,
             draining: AtomicUsize::new(0),
         }
     }
-}
 
-impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
-    /// Writes to the live generation, unless the partition is closed.
-    pub fn write<R>(&self, write: impl FnOnce(&mut G) -> R) -> Result<R, Closed> {
-        let mut live = self.live.lock();
-        if live.closed {
+    /// Writes to the live generation, unless the partition is closed. The write takes the room that it
+    /// needs from `Room` first.
+    pub fn write<R>(
+        &self,
+        after: &mut After<G::Arena, O>,
+        write: impl FnOnce(&mut G, &mut Room<'_, G, O>) -> R,
+    ) -> Result<Written<R, O>, Closed> {
+        let mut guard = self.live.lock();
+        if guard.closed {
             return Err(Closed);
         }
-        Ok(self.write_locked(&mut live, write))
+        let live = &mut *guard;
+        if !live.bounded {
+            let mut room = Room::unlimited(self);
+            let result = write(&mut live.generation, &mut room);
+            return Ok(self.written(live, result));
+        }
+        let before = size_of(&live.generation);
+        let mut room = Room::limited(self, live.base, after);
+        let result = write(&mut live.generation, &mut room);
+        let (evicted, credit) = room.into_parts();
+        live.overflow += evicted;
+        if credit.is_none() && evicted != Size::default() {
+            after.room |= self.capacity.give_back(evicted);
+        }
+        self.account(before - evicted, size_of(&live.generation), credit, after);
+        Ok(self.written(live, result))
     }
 
-    /// The same in many short turns of one caller: whoever waits for the lock has it next, instead of
-    /// finding it taken again when it has woken up.
-    pub fn write_in_turn<R>(&self, write: impl FnOnce(&mut G) -> R) -> Result<R, Closed> {
+    /// Writes although the partition may be closed, and without asking for room: for a write that passed
+    /// the buffer's gate and has taken room for all that it writes, `credit`.
+    pub fn write_admitted<R>(
+        &self,
+        credit: &mut Credit,
+        after: &mut After<G::Arena, O>,
+        write: impl FnOnce(&mut G) -> R,
+    ) -> Written<R, O> {
+        let mut guard = self.live.lock();
+        let live = &mut *guard;
+        let before = live.bounded.then(|| size_of(&live.generation));
+        let result = write(&mut live.generation);
+        if let Some(before) = before {
+            *credit = self.account(before, size_of(&live.generation), Some(*credit), after);
+        }
+        self.written(live, result)
+    }
+
+    /// Looks at the live generation, or changes what does not count, in many short turns of one caller:
+    /// whoever waits for the lock has it next, instead of finding it taken again when it has woken up.
+    pub fn in_turn<R>(&self, turn: impl FnOnce(&mut G) -> R) -> Result<R, Closed> {
         let mut live = self.live.lock();
         if live.closed {
             return Err(Closed);
         }
-        let result = self.write_locked(&mut live, write);
+        let result = turn(&mut live.generation);
         unlock_fairly(live);
         Ok(result)
     }
 
-    /// Writes although the partition may be closed: for a write that passed the buffer's gate.
-    pub fn write_admitted<R>(&self, write: impl FnOnce(&mut G) -> R) -> R {
-        self.write_locked(&mut self.live.lock(), write)
+    /// Counts what a write has changed.
+    fn account(
+        &self,
+        before: Size,
+        now: Size,
+        credit: Option<Credit>,
+        after: &mut After<G::Arena, O>,
+    ) -> Credit {
+        let (gained, lost) = (now - before, before - now);
+        let (credit, waiting) = self.capacity.spend(credit.unwrap_or(Credit::NONE), gained);
+        after.room |= waiting;
+        if lost != Size::default() {
+            after.room |= self.capacity.give_back(lost);
+        }
+        credit
     }
 
-    fn write_locked<R>(&self, live: &mut Live<G>, write: impl FnOnce(&mut G) -> R) -> R {
-        let result = write(&mut live.generation);
-        let held = live.generation.len() + self.draining.load(Ordering::Relaxed);
+    fn written<R>(&self, live: &mut Live<G, O>, result: R) -> Written<R, O> {
+        let len = live.generation.len();
+        let held = len + self.draining.load(Ordering::Relaxed);
         live.high_water = live.high_water.max(held);
-        result
+        Written {
+            result,
+            signal: live.signal(),
+            last: live.base + live.generation.places().1,
+        }
+    }
+
+    /// Counts entries that are dropped instead of being written, and keeps them if `keep` does. Refused if
+    /// the partition is closed.
+    pub fn drop_new(
+        &self,
+        size: Size,
+        keep: Option<impl FnOnce(&mut G::Arena)>,
+    ) -> Result<Written<(), O>, Closed> {
+        let mut live = self.live.lock();
+        if live.closed {
+            return Err(Closed);
+        }
+        live.former.accepted += size.entries as u64;
+        live.overflow += size;
+        if let Some(keep) = keep {
+            let place = live.base + live.generation.places().1;
+            self.kept.lock().add_to_last((place, place), keep);
+        }
+        Ok(Written {
+            result: (),
+            signal: live.signal(),
+            last: 0,
+        })
+    }
+
+    /// Drops the oldest entries of the live generation, until they have this size. Answers their size.
+    pub fn evict(
+        &self,
+        size: Size,
+        rows: &Rows<'_, G>,
+        after: &mut After<G::Arena, O>,
+    ) -> (Size, Option<O>) {
+        let mut guard = self.live.lock();
+        let live = &mut *guard;
+        if !live.bounded {
+            return (Size::default(), None);
+        }
+        let mut room = Room::limited(self, live.base, after);
+        room.evict(&mut live.generation, size, rows);
+        let (evicted, _) = room.into_parts();
+        live.overflow += evicted;
+        after.room |= self.capacity.give_back(evicted);
+        (evicted, live.signal())
+    }
+
+    /// Has `notify` be told when the live generation has `trigger` entries or bytes. Answers whether it
+    /// does already: then nobody is told.
+    pub fn arm(&self, notify: O, trigger: Size) -> bool {
+        let mut live = self.live.lock();
+        live.notify = Some(notify);
+        live.trigger = trigger;
+        live.overflow_signaled = false;
+        live.signaled = live.is_due();
+        live.signaled
     }
 
     /// Reads the live generation, unless the partition is closed.
@@ -238,228 +441,33 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         self.len() == 0
     }
 
-    /// Makes the live generation the draining one, in O(1), if the draining one is empty. Returns
-    /// how many entries there are to drain.
-    pub fn swap(&self) -> usize {
-        // Without waiting for who copies a batch of it.
-        let draining = self.draining();
-        if draining > 0 {
-            return draining;
-        }
-        let mut drain = self.drain.lock();
-        let mut ledger = self.ledger.lock();
-        if ledger.len == 0 {
-            let mut live = self.live.lock();
-            // One that is empty is kept: what it has allocated will be used.
-            if !live.generation.is_empty() {
-                drain.generation = live.take();
-                ledger.bytes = drain.generation.bytes();
-                ledger.oldest = drain.generation.oldest();
-                self.count_draining(&mut ledger, drain.generation.len());
-            }
-        }
-        ledger.len
-    }
-
-    /// Entries of the draining generation, those in flight included.
-    pub fn draining(&self) -> usize {
-        self.ledger.lock().len
-    }
-
-    /// Makes `owner` the one who drains, unless somebody else does.
-    pub fn claim(&self, owner: O) -> Result<(), NotOwner> {
-        let mut ledger = self.ledger.lock();
-        ledger.check(owner)?;
-        ledger.owner = Some(owner);
-        Ok(())
-    }
-
-    /// Settles the batch in flight as processed and starts the next one of up to `limit` entries.
-    ///
-    /// `read` sees the generation and the batch under the drain lock. The first caller becomes the
-    /// owner and stays it until nothing is left (`None`) or [`Partition::settle`] is called. Memory
-    /// that is due to be freed is left in `retired`.
-    pub fn next<R>(
-        &self,
-        owner: O,
-        limit: usize,
-        now: impl FnOnce() -> i64,
-        retired: &mut Retired<G::Arena>,
-        read: impl FnOnce(&G, &Batch) -> R,
-    ) -> Result<Option<R>, NotOwner> {
-        let mut guard = self.drain.lock();
-        let drain = &mut *guard;
-        self.settle_done(drain, owner, retired)?;
-        if drain.generation.is_empty() {
-            return Ok(None);
-        }
-        let len = drain.generation.len().min(limit.max(1));
-        let bytes = drain.generation.bytes_of(len);
-        let batch = {
-            let mut ledger = self.ledger.lock();
-            ledger.oldest = drain.generation.oldest();
-            ledger.failed = false;
-            let batch = Batch {
-                first: ledger.left() + 1,
-                len,
-                bytes,
-                started_at: now(),
-            };
-            ledger.in_flight = Some(batch);
-            batch
-        };
-        Ok(Some(read(&drain.generation, &batch)))
-    }
-
-    /// Settles the batch in flight as processed. Returns how many entries are left to drain; if there are
-    /// none, nobody is the owner any more.
-    pub fn done(&self, owner: O, retired: &mut Retired<G::Arena>) -> Result<usize, NotOwner> {
-        let mut drain = self.drain.lock();
-        self.settle_done(&mut drain, owner, retired)?;
-        Ok(drain.generation.len())
-    }
-
-    fn settle_done(
-        &self,
-        drain: &mut Drain<G>,
-        owner: O,
-        retired: &mut Retired<G::Arena>,
-    ) -> Result<(), NotOwner> {
-        let settled = {
-            let mut ledger = self.ledger.lock();
-            ledger.check(owner)?;
-            let settled = ledger.in_flight.take();
-            if let Some(batch) = settled {
-                ledger.processed += batch.len as u64;
-                self.forget(&mut ledger, &batch);
-            }
-            ledger.owner = (ledger.len > 0).then_some(owner);
-            settled
-        };
-        if let Some(batch) = settled {
-            drain.generation.retire(batch.len, &mut drain.retired);
-        }
-        drain.hand_over(retired);
-        Ok(())
-    }
-
-    /// Tells that the processor has failed with the batch that `owner` has: if it is settled, then for
-    /// this reason.
-    pub fn fail(&self, owner: O) -> Result<(), NotOwner> {
-        let mut ledger = self.ledger.lock();
-        ledger.check(owner)?;
-        ledger.failed = ledger.in_flight.is_some();
-        Ok(())
-    }
-
-    /// Reads the draining generation, and the batch in flight.
-    pub fn read<R>(&self, read: impl FnOnce(&G, Option<&Batch>) -> R) -> R {
-        let drain = self.drain.lock();
-        let in_flight = self.ledger.lock().in_flight;
-        read(&drain.generation, in_flight.as_ref())
-    }
-
-    /// Who drains, and the batch that it has.
-    pub fn drain_status(&self) -> (Option<O>, Option<Batch>) {
+    /// Has `owner` be told when all that is held now has left. `false` if nothing is held: nobody is told
+    /// then.
+    pub fn await_all(&self, owner: O, token: u64) -> bool {
         let ledger = self.ledger.lock();
-        (ledger.owner, ledger.in_flight)
-    }
-
-    /// Takes the drain away from its owner, who is gone. The batch in flight, if any, is discarded:
-    /// because of the processor, if that is known to have failed, otherwise for `reason`. It is to be
-    /// reported ([`Partition::unreported`]).
-    pub fn settle(&self, reason: Reason, retired: &mut Retired<G::Arena>) -> Option<Discarded> {
-        let mut guard = self.drain.lock();
-        let drain = &mut *guard;
-        let discarded = {
-            let mut ledger = self.ledger.lock();
-            ledger.owner = None;
-            self.discard_in_flight(&mut ledger, reason)?
-        };
-        drain.generation.retire(discarded.len, &mut drain.retired);
-        drain.hand_over(retired);
-        self.ledger.lock().oldest = drain.generation.oldest();
-        Some(discarded)
-    }
-
-    /// What was discarded and has not been reported, in order.
-    pub fn unreported(&self) -> Vec<Discarded> {
-        self.ledger.lock().unreported.clone()
-    }
-
-    /// The first `count` of it have been reported.
-    pub fn reported(&self, count: usize) {
-        let unreported = &mut self.ledger.lock().unreported;
-        unreported.drain(..count.min(unreported.len()));
-    }
-
-    /// Takes all that a closed partition still holds, so that another one can have it: what was
-    /// draining, then what was live; and its counters without that. A batch in flight is discarded, as
-    /// [`Partition::settle`] does: whoever has it can settle it no more.
-    pub fn take_all(&self, retired: &mut Retired<G::Arena>) -> ([G; 2], Legacy) {
-        // Held until the end: there is no other batch meanwhile.
-        let mut guard = self.drain.lock();
-        let drain = &mut *guard;
-        let discarded = self.discard_in_flight(&mut self.ledger.lock(), Reason::Killed);
-        if let Some(discarded) = discarded {
-            drain.generation.retire(discarded.len, &mut drain.retired);
+        let live = self.live.lock();
+        if ledger.len == 0 && live.generation.is_empty() {
+            return false;
         }
-        retired.append(&mut drain.retired);
-        let mut ledger = self.ledger.lock();
-        let mut live = self.live.lock();
-        let all = [std::mem::take(&mut drain.generation), live.take()];
-        live.former.accepted -= all.iter().map(|one| one.len() as u64).sum::<u64>();
-        let legacy = Legacy {
-            tally: std::mem::take(&mut live.former),
-            processed: std::mem::take(&mut ledger.processed),
-            discarded: std::mem::take(&mut ledger.discarded),
-            unreported: std::mem::take(&mut ledger.unreported),
-        };
-        ledger.owner = None;
-        ledger.bytes = 0;
-        ledger.oldest = None;
-        self.count_draining(&mut ledger, 0);
-        (all, legacy)
+        let last = live.base + live.generation.places().1;
+        self.awaiting.lock().add(owner, token, 0, last);
+        true
     }
 
-    /// Adds the counters of a partition that this one takes the place of.
-    pub fn inherit(&self, legacy: Legacy) {
-        let mut ledger = self.ledger.lock();
-        let mut live = self.live.lock();
-        live.former = live.former + legacy.tally;
-        ledger.processed += legacy.processed;
-        for (sum, more) in ledger.discarded.iter_mut().zip(legacy.discarded) {
-            *sum += more;
-        }
-        ledger.unreported.extend(legacy.unreported);
+    /// Has `owner` be told when the entries of the places after `after` up to `last` have left. To be
+    /// called while they can't leave: by the write itself.
+    pub fn await_places(&self, owner: O, token: u64, after: u64, last: u64) {
+        self.awaiting.lock().add(owner, token, after, last);
     }
 
-    /// Discards all that a closed partition still holds, in flight or not; `None` if that is nothing.
-    /// It is to be reported.
-    pub fn discard_rest(
-        &self,
-        reason: Reason,
-        retired: &mut Retired<G::Arena>,
-    ) -> Option<Discarded> {
-        let mut guard = self.drain.lock();
-        let drain = &mut *guard;
-        let (mut live, discarded) = {
-            let mut ledger = self.ledger.lock();
-            let live = self.live.lock().take();
-            let len = ledger.len + live.len();
-            let bytes = ledger.bytes + live.bytes();
-            ledger.owner = None;
-            ledger.in_flight = None;
-            ledger.bytes = 0;
-            ledger.oldest = None;
-            self.count_draining(&mut ledger, 0);
-            (live, (len > 0).then(|| ledger.discard(reason, len, bytes)))
-        };
-        for generation in [&mut drain.generation, &mut live] {
-            generation.retire(generation.len(), &mut drain.retired);
-        }
-        drain.hand_over(retired);
-        discarded
+    /// The one with this token is told nothing any more. Whether it would have been.
+    pub fn await_no_more(&self, token: u64) -> bool {
+        self.awaiting.lock().cancel(token)
+    }
+
+    /// How many wait to be told.
+    pub fn awaiting(&self) -> usize {
+        self.awaiting.lock().len()
     }
 
     /// All figures at one moment.
@@ -467,13 +475,16 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let ledger = self.ledger.lock();
         let live = self.live.lock();
         let tally = live.former + live.generation.tally();
-        let in_flight = ledger.in_flight.map_or(0, |batch| batch.len);
+        let in_flight = ledger.in_flight.as_ref().map_or(0, Batch::held);
+        let mut discarded = ledger.discarded;
+        discarded[Reason::Overflow as usize] += live.overflow.entries as u64;
         Stats {
             accepted: tally.accepted,
             superseded: tally.superseded,
             deleted: tally.deleted,
             processed: ledger.processed,
-            discarded: ledger.discarded,
+            retries: ledger.retries,
+            discarded,
             live: live.generation.len(),
             queued: live.generation.len() + ledger.len - in_flight,
             in_flight,
@@ -483,48 +494,64 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         }
     }
 
-    /// Discards the batch in flight, if any: because of the processor, if that is known to have failed.
-    fn discard_in_flight(&self, ledger: &mut Ledger<O>, reason: Reason) -> Option<Discarded> {
-        let batch = ledger.in_flight.take()?;
-        let reason = if ledger.failed {
-            Reason::Exception
-        } else {
-            reason
-        };
-        self.forget(ledger, &batch);
-        Some(ledger.discard(reason, batch.len, batch.bytes))
-    }
-
-    /// A batch has left the draining generation.
-    fn forget(&self, ledger: &mut Ledger<O>, batch: &Batch) {
-        ledger.bytes -= batch.bytes;
-        let left = ledger.len - batch.len;
-        if left == 0 {
-            ledger.oldest = None;
+    /// What was discarded and has not been reported, in order.
+    pub fn unreported(&self) -> Vec<Discarded> {
+        let mut ledger = self.ledger.lock();
+        let mut live = self.live.lock();
+        live.overflow_signaled = false;
+        let overflow = std::mem::take(&mut live.overflow);
+        drop(live);
+        if overflow.entries > 0 {
+            ledger.discard(Reason::Overflow, overflow.entries, overflow.bytes);
         }
-        self.count_draining(ledger, left);
+        ledger.unreported.clone()
     }
 
-    fn count_draining(&self, ledger: &mut Ledger<O>, len: usize) {
-        ledger.len = len;
-        self.draining.store(len, Ordering::Relaxed);
+    /// The first `count` of it have been reported.
+    pub fn reported(&self, count: usize) {
+        let unreported = &mut self.ledger.lock().unreported;
+        unreported.drain(..count.min(unreported.len()));
+    }
+
+    /// The next batch that was given up and that somebody is to be told of; the one before it is kept no
+    /// more.
+    pub fn next_kept<R>(&self, read: impl FnOnce(&KeptBatch<G::Arena>) -> R) -> Option<R> {
+        self.kept.lock().take().map(read)
+    }
+
+    /// How many entries are kept until somebody has been told of them.
+    pub fn kept(&self) -> usize {
+        self.kept.lock().len()
     }
 }
 
-impl<G: Generation> Live<G> {
+impl<G: Generation, O: Copy> Live<G, O> {
     /// Takes the generation; what was done to it stays counted.
     fn take(&mut self) -> G {
         self.former = self.former + self.generation.tally();
+        self.base += self.generation.places().1;
+        self.signaled = false;
         std::mem::take(&mut self.generation)
     }
-}
 
-impl<G: Generation> Drain<G> {
-    /// Gives memory away that is due to be freed: when it is much, and all of it at the end.
-    fn hand_over(&mut self, retired: &mut Retired<G::Arena>) {
-        if self.retired.is_much() || self.generation.is_empty() {
-            retired.append(&mut self.retired);
+    fn is_due(&self) -> bool {
+        let entries = self.generation.len() >= self.trigger.entries;
+        // The weight of a map takes a moment to be summed up.
+        entries || (self.trigger.bytes < u64::MAX && self.generation.bytes() >= self.trigger.bytes)
+    }
+
+    /// Who is to be told now.
+    fn signal(&mut self) -> Option<O> {
+        let mut signal = None;
+        if !self.signaled && self.is_due() {
+            self.signaled = true;
+            signal = self.notify;
         }
+        if self.overflow.entries > 0 && !self.overflow_signaled {
+            self.overflow_signaled = true;
+            signal = self.notify;
+        }
+        signal
     }
 }
 
@@ -547,4 +574,38 @@ impl<O: Copy + PartialEq> Ledger<O> {
     fn left(&self) -> u64 {
         self.processed + self.discarded.iter().sum::<u64>()
     }
+}
+
+fn size_of<G: Generation>(generation: &G) -> Size {
+    Size {
+        entries: generation.len(),
+        bytes: generation.bytes(),
+    }
+}
+
+/// Introduces, changes or lifts the limit of a buffer of these partitions. Answers whether writers wait for
+/// room.
+///
+/// All partitions stand still meanwhile, so that what they hold counts exactly once. Their locks are
+/// taken in the order of the partitions; nobody else ever holds those of two.
+pub fn set_limit<G: Generation, O: Copy + PartialEq>(
+    partitions: &[Partition<G, O>],
+    capacity: &Capacity,
+    limit: Option<Size>,
+) -> bool {
+    let mut all: Vec<_> = partitions
+        .iter()
+        .map(|partition| (partition.ledger.lock(), partition.live.lock()))
+        .collect();
+    let mut held = Size::default();
+    for (ledger, live) in &mut all {
+        ledger.bounded = limit.is_some();
+        live.bounded = limit.is_some();
+        held += size_of(&live.generation);
+        held += Size {
+            entries: ledger.len,
+            bytes: ledger.bytes,
+        };
+    }
+    capacity.set_limit(limit, || held)
 }

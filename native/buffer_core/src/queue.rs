@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::segment::Retired;
-use crate::{Arena, Generation, Segment, Tally};
+use crate::{Arena, First, Generation, Segment, Tally};
 
 /// Segments in the order in which their entries were accepted; none of them is empty.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub struct Queue<A> {
     segments: VecDeque<Box<Segment<A>>>,
     len: usize,
     bytes: u64,
+    // Entries that have left.
+    gone: u64,
 }
 
 impl<A> Default for Queue<A> {
@@ -22,6 +24,7 @@ impl<A> Default for Queue<A> {
             segments: VecDeque::new(),
             len: 0,
             bytes: 0,
+            gone: 0,
         }
     }
 }
@@ -81,9 +84,9 @@ impl<A: Arena> Generation for Queue<A> {
     }
 
     fn tally(&self) -> Tally {
-        // Nothing leaves a live queue.
+        // What has left a live queue was dropped or split off, and was accepted before.
         Tally {
-            accepted: self.len as u64,
+            accepted: self.gone + self.len as u64,
             ..Tally::default()
         }
     }
@@ -92,24 +95,85 @@ impl<A: Arena> Generation for Queue<A> {
         self.segments.front().map(|segment| segment.opened_at())
     }
 
-    fn bytes_of(&self, count: usize) -> u64 {
-        if count >= self.len {
-            return self.bytes;
+    fn first(&self, entries: usize, bytes: u64) -> First {
+        let mut first = First {
+            places: self.gone,
+            ..First::default()
+        };
+        if entries >= self.len && bytes >= self.bytes {
+            first.add(self.len, self.bytes);
+            return first;
         }
-        let (mut left, mut bytes) = (count, 0);
         for segment in &self.segments {
-            if left == 0 {
-                break;
+            let left = entries - first.len;
+            let here = segment.len().min(left);
+            let weight = segment.bytes_of(here);
+            if first.bytes.saturating_add(weight) <= bytes {
+                first.add(here, weight);
+                if here == left {
+                    break;
+                }
+                continue;
             }
-            bytes += segment.bytes_of(left);
-            left -= left.min(segment.len());
+            for weight in segment.weights(here) {
+                if first.len > 0 && first.bytes + weight > bytes {
+                    break;
+                }
+                first.add(1, weight);
+            }
+            break;
         }
-        bytes
+        first
+    }
+
+    fn older_than(&self, moment: i64, swapped_at: i64) -> usize {
+        // What is in a segment came before the next one was opened.
+        let next = self.segments.iter().skip(1).map(|next| next.opened_at());
+        let ends = next.chain([swapped_at]);
+        let old = self.segments.iter().zip(ends);
+        old.take_while(|(_, end)| *end < moment)
+            .map(|(segment, _)| segment.len())
+            .sum()
+    }
+
+    fn places(&self) -> (u64, u64) {
+        (self.gone, self.gone + self.len as u64)
+    }
+
+    fn split(&mut self, count: usize) -> Option<Self> {
+        let mut split = Queue {
+            gone: self.gone,
+            ..Queue::default()
+        };
+        let mut left = count;
+        while let Some(front) = self.segments.front_mut() {
+            let here = front.len().min(left);
+            let bytes = front.bytes_of(here);
+            let part = if here == front.len() {
+                self.segments.pop_front()
+            } else if here > 0 {
+                Some(Box::new(front.split(here)))
+            } else {
+                None
+            };
+            let Some(part) = part else {
+                break;
+            };
+            split.segments.push_back(part);
+            split.len += here;
+            split.bytes += bytes;
+            left -= here;
+        }
+        self.len -= split.len;
+        self.bytes -= split.bytes;
+        self.gone += split.len as u64;
+        Some(split)
     }
 
     fn retire(&mut self, count: usize, retired: &mut Retired<A>) {
         let mut left = count.min(self.len);
         self.len -= left;
+        self.gone += left as u64;
         while let Some(front) = self.segments.front_mut() {
             let here = left.min(front.len());
             self.bytes -= front.bytes_of(here);

@@ -93,8 +93,25 @@ impl<A: Arena> Segment<A> {
         if count >= self.len() {
             return self.bytes;
         }
+        self.weights(count).sum()
+    }
+
+    /// The weights of the first `count` entries that are left.
+    pub fn weights(&self, count: usize) -> impl Iterator<Item = u64> + '_ {
         let weights = self.weights.iter().skip(self.gone).take(count);
-        weights.copied().map(u64::from).sum()
+        weights.copied().map(u64::from)
+    }
+
+    /// Takes the first `count` entries that are left, as copies.
+    pub fn split(&mut self, count: usize) -> Self {
+        let range = self.range(0, count);
+        let mut split = Self::open(self.opened_at);
+        for index in range {
+            let from = &self.arena;
+            split.push(self.weights[index], |arena| arena.copy_from(from, index));
+        }
+        self.retire(count);
+        split
     }
 
     /// The first `count` entries that are left have left too.

@@ -11,15 +11,24 @@ pub enum Reason {
     Timeout,
     /// The buffer was stopped and its time was up.
     Shutdown,
+    /// The processor said so.
+    Failed,
+    /// They had become too old.
+    Expired,
+    /// The buffer was full.
+    Overflow,
 }
 
 impl Reason {
     /// Every reason, in the order of [`Stats::discarded`].
-    pub const ALL: [Reason; 4] = [
+    pub const ALL: [Reason; 7] = [
         Reason::Exception,
         Reason::Killed,
         Reason::Timeout,
         Reason::Shutdown,
+        Reason::Failed,
+        Reason::Expired,
+        Reason::Overflow,
     ];
 }
 
@@ -37,6 +46,8 @@ pub struct Stats {
     pub superseded: u64,
     /// Entries removed before they were drained, ever.
     pub deleted: u64,
+    /// How often a batch was to be tried again, ever.
+    pub retries: u64,
     /// Entries discarded, ever, by reason.
     pub discarded: [u64; Reason::ALL.len()],
     /// Entries of the live generation.

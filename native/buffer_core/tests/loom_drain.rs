@@ -26,7 +26,7 @@ fn draining(values: &[u8]) -> Arc<Part> {
     for value in values {
         partition.write_admitted(|live| push(live, *value));
     }
-    partition.swap();
+    swap(&partition);
     Arc::new(partition)
 }
 
@@ -113,7 +113,7 @@ fn readings_add_up_while_swaps_follow_each_other() {
         };
         let writer = {
             let partition = Arc::clone(&partition);
-            thread::spawn(move || partition.write_admitted(|live| push(live, 2)))
+            thread::spawn(move || write_admitted(&partition, 2))
         };
         let (one, other) = (stats(&partition), stats(&partition));
         assert!(one.processed <= other.processed && one.accepted <= other.accepted);
@@ -129,7 +129,7 @@ fn readings_add_up_while_swaps_follow_each_other() {
 fn discarding_the_rest_leaves_the_owner_nothing() {
     check(|| {
         let partition = draining(&[1, 2]);
-        partition.write_admitted(|live| push(live, 3));
+        write_admitted(&partition, 3);
         partition.close();
         let owner = ask(&partition, 1, 2);
         let rest = partition.discard_rest(Reason::Shutdown, &mut Retired::default());

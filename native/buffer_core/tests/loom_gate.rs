@@ -25,7 +25,7 @@ fn write(buffer: &TestBuffer, value: u8) -> bool {
         return false;
     };
     for partition in buffer.partitions() {
-        partition.write_admitted(|live| push(live, value));
+        write_admitted(&partition, value);
     }
     true
 }

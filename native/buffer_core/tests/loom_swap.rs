@@ -26,7 +26,7 @@ fn nothing_is_lost_and_nothing_comes_twice() {
             let partition = Arc::clone(&partition);
             thread::spawn(move || {
                 for value in values {
-                    let written = partition.write(|live| push(live, value));
+                    let written = write(&partition, value);
                     assert!(written.is_ok());
                 }
             })
@@ -34,7 +34,7 @@ fn nothing_is_lost_and_nothing_comes_twice() {
         let writers = [write([10, 11]), write([20, 21])];
 
         let mut all = Vec::new();
-        partition.swap();
+        swap(&partition);
         all.extend(next(&partition, 1, 2).unwrap_or_default());
         all.extend(next(&partition, 1, 2).unwrap_or_default());
         for writer in writers {
@@ -56,7 +56,7 @@ fn every_reading_adds_up_while_a_writer_and_a_swap_are_at_work() {
             let partition = Arc::clone(&partition);
             thread::spawn(move || {
                 for value in [10, 11] {
-                    let written = partition.write(|live| push(live, value));
+                    let written = write(&partition, value);
                     assert!(written.is_ok());
                 }
             })
@@ -64,7 +64,7 @@ fn every_reading_adds_up_while_a_writer_and_a_swap_are_at_work() {
         let drainer = {
             let partition = Arc::clone(&partition);
             thread::spawn(move || {
-                partition.swap();
+                swap(&partition);
                 let first = next(&partition, 1, 1);
                 (first, next(&partition, 1, 1))
             })
@@ -86,16 +86,16 @@ fn every_reading_adds_up_while_a_writer_and_a_swap_are_at_work() {
 fn two_swaps_at_once_lose_nothing() {
     check(|| {
         let partition = Arc::new(Part::default());
-        partition.write_admitted(|live| push(live, 10));
+        write_admitted(&partition, 10);
         let writer = {
             let partition = Arc::clone(&partition);
-            thread::spawn(move || partition.write_admitted(|live| push(live, 11)))
+            thread::spawn(move || write_admitted(&partition, 11))
         };
         let other = {
             let partition = Arc::clone(&partition);
-            thread::spawn(move || partition.swap())
+            thread::spawn(move || swap(&partition))
         };
-        let swapped = [partition.swap(), other.join().unwrap()];
+        let swapped = [swap(&partition), other.join().unwrap()];
         assert!(swapped.iter().all(|len| (1..=2).contains(len)));
         stats(&partition);
         writer.join().unwrap();
@@ -110,13 +110,13 @@ fn a_write_that_races_with_the_close_is_in_or_refused() {
         let write = |value: u8| {
             let partition = Arc::clone(&partition);
             thread::spawn(move || {
-                let written = partition.write(|live| push(live, value));
+                let written = write(&partition, value);
                 written.map_or(0, |()| value)
             })
         };
         let writers = [write(10), write(20)];
 
-        partition.swap();
+        swap(&partition);
         partition.close();
         let all = drain(&partition, 1);
         // Nothing follows the close, so what has been drained by now is all.

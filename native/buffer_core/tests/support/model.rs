@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc; // counts runs, so it is none of loom's
 
-use buffer_core::{Arena, Partition, Queue, Retired, Stats};
+use buffer_core::{After, Arena, Closed, Credit, Next, Partition, Queue, Stats, Wanted};
 
 /// Integers in one arena.
 pub struct Ints(Vec<u8>);
@@ -59,19 +59,39 @@ pub fn values(queue: &Queue<Ints>, count: usize) -> Vec<u8> {
         .collect()
 }
 
+/// Writes one value.
+pub fn write(partition: &Part, value: u8) -> Result<(), Closed> {
+    let written = partition.write(&mut After::default(), |live, _| push(live, value));
+    written.map(|written| written.result)
+}
+
+/// Writes one value that passed the gate.
+pub fn write_admitted(partition: &Part, value: u8) {
+    let after = &mut After::default();
+    partition.write_admitted(&mut Credit::NONE.clone(), after, |live| push(live, value));
+}
+
+/// Swaps all.
+pub fn swap(partition: &Part) -> usize {
+    partition.swap(None, || 0)
+}
+
 /// The next batch of this owner, or nothing: there is none, or another one drains.
 pub fn next(partition: &Part, owner: Owner, limit: usize) -> Option<Vec<u8>> {
-    let mut retired = Retired::default();
+    let mut after = After::default();
     let read = |drain: &Queue<Ints>, batch: &buffer_core::Batch| values(drain, batch.len);
-    let next = partition.next(owner, limit, || 0, &mut retired, read);
-    next.ok().flatten()
+    let wanted = Wanted::entries(limit);
+    match partition.next(owner, wanted, || 0, &|_, _| None, &mut after, read) {
+        Ok(Next::Batch(values)) => Some(values),
+        _ => None,
+    }
 }
 
 /// All that is in the partition, batch by batch, through two swaps.
 pub fn drain(partition: &Part, owner: Owner) -> Vec<u8> {
     let mut all = Vec::new();
     for _ in 0..2 {
-        partition.swap();
+        swap(partition);
         while let Some(batch) = next(partition, owner, 2) {
             all.extend(batch);
         }

@@ -76,7 +76,7 @@ fn read<'a>(
     let mut snapshot = Snapshot::begin(partition)?;
     let mut copies = Copies::with_capacity(env, 0);
     loop {
-        let visited = partition.write_in_turn(|map| {
+        let visited = partition.in_turn(|map| {
             map.visit(snapshot.id, ENTRIES, BYTES, |key, value| {
                 let key = term(env, key);
                 copies.push(match what {

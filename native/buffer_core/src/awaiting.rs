@@ -1,0 +1,160 @@
+//! Who wants to be told when a batch, or all up to a point, has been through.
+//!
+//! A place in a partition is a number that only grows: that of an entry is one more than that of the
+//! entry before it, whatever became of those. Somebody waits for a stretch of places, and is told when
+//! the last of them has left the partition, and whether an entry of the stretch was given up.
+//!
+//! Kept under a lock of its own, which is taken after all others of the partition.
+
+use std::collections::BTreeMap;
+
+use crate::stats::Reason;
+
+/// Who waits, `O`, and for what.
+#[derive(Debug)]
+pub struct Awaiting<O> {
+    // By the last place of the stretch, and by token.
+    waiting: BTreeMap<(u64, u64), Stretch<O>>,
+}
+
+#[derive(Debug)]
+struct Stretch<O> {
+    owner: O,
+    // The place before the first one.
+    after: u64,
+    lost: Option<Reason>,
+}
+
+/// Somebody who waits no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passed<O> {
+    /// Who.
+    pub owner: O,
+    /// What it gave to be recognised by.
+    pub token: u64,
+    /// Why an entry of the stretch was given up, if one was.
+    pub lost: Option<Reason>,
+}
+
+impl<O> Default for Awaiting<O> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+        }
+    }
+}
+
+impl<O: Copy> Awaiting<O> {
+    /// Waits for the places after `after` up to `last`.
+    pub fn add(&mut self, owner: O, token: u64, after: u64, last: u64) {
+        let stretch = Stretch {
+            owner,
+            after,
+            lost: None,
+        };
+        self.waiting.insert((last, token), stretch);
+    }
+
+    /// Waits no more. Whether it did.
+    pub fn cancel(&mut self, token: u64) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|(_, other), _| *other != token);
+        self.waiting.len() < before
+    }
+
+    /// Entries of the places after `after` up to `last` were given up.
+    pub fn lose(&mut self, after: u64, last: u64, reason: Reason) {
+        for ((end, _), stretch) in &mut self.waiting {
+            if stretch.after < last && *end > after {
+                stretch.lost.get_or_insert(reason);
+            }
+        }
+    }
+
+    /// All places up to `last` have left.
+    pub fn pass(&mut self, last: u64, passed: &mut Vec<Passed<O>>) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let later = self.waiting.split_off(&(last + 1, 0));
+        let gone = std::mem::replace(&mut self.waiting, later);
+        passed.extend(gone.into_iter().map(|((_, token), stretch)| Passed {
+            owner: stretch.owner,
+            token,
+            lost: stretch.lost,
+        }));
+    }
+
+    /// Stretches that begin after `after` and end at `last` or before have left: earlier places have not.
+    pub fn pass_within(&mut self, after: u64, last: u64, passed: &mut Vec<Passed<O>>) {
+        self.waiting.retain(|(end, token), stretch| {
+            let within = stretch.after >= after && *end <= last;
+            if within {
+                passed.push(Passed {
+                    owner: stretch.owner,
+                    token: *token,
+                    lost: stretch.lost,
+                });
+            }
+            !within
+        });
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nobody does.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn tokens(passed: &[Passed<u8>]) -> Vec<(u64, Option<Reason>)> {
+        passed.iter().map(|one| (one.token, one.lost)).collect()
+    }
+
+    #[test]
+    fn is_told_when_the_last_place_has_left() {
+        let mut awaiting = Awaiting::default();
+        awaiting.add(1u8, 10, 0, 3);
+        awaiting.add(1, 11, 3, 4);
+        let mut passed = Vec::new();
+        awaiting.pass(2, &mut passed);
+        assert!(passed.is_empty());
+        awaiting.pass(3, &mut passed);
+        assert_eq!(tokens(&passed), [(10, None)]);
+        awaiting.pass(9, &mut passed);
+        assert_eq!(tokens(&passed), [(10, None), (11, None)]);
+        assert!(awaiting.is_empty());
+    }
+
+    #[test]
+    fn is_told_of_losses_in_its_stretch_only() {
+        let mut awaiting = Awaiting::default();
+        awaiting.add(1u8, 10, 0, 3);
+        awaiting.add(1, 11, 3, 6);
+        awaiting.lose(1, 3, Reason::Killed);
+        awaiting.lose(2, 3, Reason::Timeout);
+        let mut passed = Vec::new();
+        awaiting.pass(6, &mut passed);
+        assert_eq!(tokens(&passed), [(10, Some(Reason::Killed)), (11, None)]);
+    }
+
+    #[test]
+    fn what_left_before_its_turn_is_told_of_at_once() {
+        let mut awaiting = Awaiting::default();
+        awaiting.add(1u8, 10, 0, 5);
+        awaiting.add(1, 11, 4, 5);
+        let mut passed = Vec::new();
+        awaiting.pass_within(4, 6, &mut passed);
+        assert_eq!(tokens(&passed), [(11, None)]);
+        assert!(awaiting.cancel(10));
+        assert!(!awaiting.cancel(10));
+    }
+}

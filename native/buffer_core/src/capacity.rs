@@ -1,0 +1,343 @@
+//! How much a buffer may hold, and how much of that is taken.
+//!
+//! Room is taken before an entry is written and given back when the entry has left, so what is held
+//! never exceeds the limit, not by one entry and not by one byte. Nobody takes room while others wait
+//! for it ([`crate::Waiters`]), but for those who are served in their turn.
+//!
+//! Invariant: while there is a limit, `used` is what the partitions hold and what has been taken for
+//! writes on their way. Without one it is not kept: writes do not touch this line of memory then.
+//!
+//! Its lock is the last one to be taken.
+
+use std::ops::{Add, AddAssign, Sub};
+
+use crate::sync::Mutex;
+
+/// Entries and their weight.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// How many.
+    pub entries: usize,
+    /// Their weight in bytes.
+    pub bytes: u64,
+}
+
+impl Size {
+    /// More than there can be: no limit.
+    pub const UNLIMITED: Size = Size {
+        entries: usize::MAX,
+        bytes: u64::MAX,
+    };
+
+    /// One entry of this weight.
+    pub fn one(weight: u32) -> Self {
+        Self {
+            entries: 1,
+            bytes: u64::from(weight),
+        }
+    }
+
+    /// Whether neither is more than in `limit`.
+    pub fn fits(self, limit: Size) -> bool {
+        self.entries <= limit.entries && self.bytes <= limit.bytes
+    }
+}
+
+impl Add for Size {
+    type Output = Size;
+
+    fn add(self, other: Size) -> Size {
+        Size {
+            entries: self.entries.saturating_add(other.entries),
+            bytes: self.bytes.saturating_add(other.bytes),
+        }
+    }
+}
+
+impl AddAssign for Size {
+    fn add_assign(&mut self, other: Size) {
+        *self = *self + other;
+    }
+}
+
+/// Each part by itself, and never below nothing.
+impl Sub for Size {
+    type Output = Size;
+
+    fn sub(self, other: Size) -> Size {
+        Size {
+            entries: self.entries.saturating_sub(other.entries),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+}
+
+/// Why there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// Not now.
+    Full,
+    /// Never: it is more than the limit.
+    TooLarge,
+}
+
+/// Room that was taken and is not written yet. One that was taken under a former limit counts no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credit {
+    epoch: u32,
+    /// How much it is.
+    pub size: Size,
+}
+
+impl Credit {
+    /// For a write that has taken none: what it adds counts all the same.
+    pub const NONE: Credit = Credit {
+        epoch: u32::MAX,
+        size: Size {
+            entries: 0,
+            bytes: 0,
+        },
+    };
+}
+
+/// The limit of a buffer, and what of it is taken.
+#[derive(Debug)]
+pub struct Capacity {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    limit: Option<Size>,
+    used: Size,
+    // One more with each time that a limit is introduced: what was taken before is void.
+    epoch: u32,
+    // How many wait their turn.
+    waiting: usize,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State {
+                limit: None,
+                used: Size::default(),
+                epoch: 0,
+                waiting: 0,
+            }),
+        }
+    }
+}
+
+impl Capacity {
+    /// Takes room, unless there is none or others wait for it. Without a limit there always is.
+    pub fn take(&self, size: Size) -> Result<Credit, NoRoom> {
+        self.state.lock().take(size, false)
+    }
+
+    /// Takes room instead of `evicted`, which its holder has room for, or leaves things as they are. It may
+    /// go before those who wait.
+    pub(crate) fn take_in_place(&self, evicted: Size, size: Size) -> Result<Credit, NoRoom> {
+        let mut state = self.state.lock();
+        let limit = state.limit.unwrap_or(Size::UNLIMITED);
+        let used = state.used - evicted + size;
+        if !used.fits(limit) {
+            return Err(NoRoom::Full);
+        }
+        state.used = used;
+        let epoch = state.epoch;
+        Ok(Credit { epoch, size })
+    }
+
+    /// Takes room for the one whose turn it is, who waits no more.
+    pub(crate) fn take_in_turn(&self, size: Size) -> Result<Credit, NoRoom> {
+        let mut state = self.state.lock();
+        let credit = state.take(size, true)?;
+        state.waiting -= 1;
+        Ok(credit)
+    }
+
+    /// Takes room, or makes the caller one of those who wait.
+    pub(crate) fn take_or_wait(&self, size: Size) -> Result<Credit, NoRoom> {
+        let mut state = self.state.lock();
+        let taken = state.take(size, false);
+        if taken == Err(NoRoom::Full) {
+            state.waiting += 1;
+        }
+        taken
+    }
+
+    /// One of those who waited does so no more.
+    pub(crate) fn wait_no_more(&self) {
+        self.state.lock().waiting -= 1;
+    }
+
+    /// Counts what is written with this credit as `actual`: what was taken too much is given back, and
+    /// what exceeds the credit counts all the same. Answers what is left of the credit, and whether
+    /// somebody waits.
+    pub fn spend(&self, credit: Credit, actual: Size) -> (Credit, bool) {
+        let mut state = self.state.lock();
+        let epoch = state.epoch;
+        if state.limit.is_none() {
+            return (Credit { epoch, ..credit }, false);
+        }
+        let covered = if credit.epoch == epoch {
+            credit.size
+        } else {
+            Size::default()
+        };
+        state.used += actual - covered;
+        let size = covered - actual;
+        (Credit { epoch, size }, state.waiting > 0)
+    }
+
+    /// Gives room back. Answers whether somebody waits for it.
+    pub fn give_back(&self, size: Size) -> bool {
+        let mut state = self.state.lock();
+        state.used = state.used - size;
+        state.waiting > 0
+    }
+
+    /// Gives back what was taken and not written. Answers whether somebody waits.
+    pub fn cancel(&self, credit: Credit) -> bool {
+        let mut state = self.state.lock();
+        if credit.epoch == state.epoch {
+            state.used = state.used - credit.size;
+        }
+        state.waiting > 0
+    }
+
+    /// Another limit, or none. `held` is what the partitions hold; it is asked for if there was no limit.
+    /// Whether somebody waits.
+    pub(crate) fn set_limit(&self, limit: Option<Size>, held: impl FnOnce() -> Size) -> bool {
+        let mut state = self.state.lock();
+        if state.limit.is_none() && limit.is_some() {
+            state.used = held();
+            state.epoch = state.epoch.wrapping_add(1);
+        }
+        state.limit = limit;
+        state.waiting > 0
+    }
+
+    /// The limit.
+    pub fn limit(&self) -> Option<Size> {
+        self.state.lock().limit
+    }
+
+    /// What is taken, if there is a limit.
+    pub fn used(&self) -> Size {
+        self.state.lock().used
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.state.lock().waiting
+    }
+}
+
+impl State {
+    fn take(&mut self, size: Size, in_turn: bool) -> Result<Credit, NoRoom> {
+        let epoch = self.epoch;
+        let Some(limit) = self.limit else {
+            return Ok(Credit { epoch, size });
+        };
+        if !size.fits(limit) {
+            return Err(NoRoom::TooLarge);
+        }
+        let used = self.used + size;
+        // What needs no room never waits: it may be a write in place of an entry that is there.
+        let needs_none = size == Size::default();
+        if !needs_none && (!used.fits(limit) || (self.waiting > 0 && !in_turn)) {
+            return Err(NoRoom::Full);
+        }
+        self.used = used;
+        Ok(Credit { epoch, size })
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn entries(entries: usize) -> Size {
+        Size { entries, bytes: 0 }
+    }
+
+    fn limited(limit: usize) -> Capacity {
+        let capacity = Capacity::default();
+        capacity.set_limit(
+            Some(Size {
+                entries: limit,
+                ..Size::UNLIMITED
+            }),
+            Size::default,
+        );
+        capacity
+    }
+
+    #[test]
+    fn gives_what_there_is_and_no_more() {
+        let capacity = limited(3);
+        assert!(capacity.take(entries(2)).is_ok());
+        assert_eq!(capacity.take(entries(2)), Err(NoRoom::Full));
+        assert_eq!(capacity.take(entries(4)), Err(NoRoom::TooLarge));
+        assert!(capacity.take(entries(1)).is_ok());
+        assert!(!capacity.give_back(entries(1)));
+        assert_eq!(capacity.used(), entries(2));
+    }
+
+    #[test]
+    fn bytes_count_by_themselves() {
+        let capacity = Capacity::default();
+        let limit = Size {
+            entries: usize::MAX,
+            bytes: 10,
+        };
+        capacity.set_limit(Some(limit), Size::default);
+        assert!(capacity.take(Size::one(10)).is_ok());
+        assert_eq!(capacity.take(Size::one(1)), Err(NoRoom::Full));
+        assert!(capacity.take(entries(1)).is_ok());
+    }
+
+    #[test]
+    fn what_was_taken_too_much_is_given_back_and_too_little_counts() {
+        let capacity = limited(10);
+        let credit = capacity.take(entries(5)).expect("room for five");
+        let (credit, _) = capacity.spend(credit, entries(2));
+        assert_eq!(credit.size, entries(3));
+        capacity.cancel(credit);
+        assert_eq!(capacity.used(), entries(2));
+        let credit = capacity.take(entries(1)).expect("room for one");
+        capacity.spend(credit, entries(4));
+        assert_eq!(capacity.used(), entries(6));
+    }
+
+    #[test]
+    fn a_credit_of_a_former_limit_is_void() {
+        let capacity = limited(10);
+        let credit = capacity.take(entries(5)).expect("room for five");
+        capacity.set_limit(None, Size::default);
+        capacity.set_limit(Some(entries(10)), || entries(1));
+        capacity.spend(credit, entries(5));
+        assert_eq!(capacity.used(), entries(6));
+        let old = Credit {
+            epoch: 0,
+            ..credit
+        };
+        capacity.cancel(old);
+        assert_eq!(capacity.used(), entries(6));
+    }
+
+    #[test]
+    fn newcomers_do_not_overtake_those_who_wait() {
+        let capacity = limited(2);
+        assert!(capacity.take(entries(2)).is_ok());
+        assert_eq!(capacity.take_or_wait(entries(1)), Err(NoRoom::Full));
+        assert!(capacity.give_back(entries(2)));
+        assert_eq!(capacity.take(entries(1)), Err(NoRoom::Full));
+        assert!(capacity.take(entries(0)).is_ok());
+        assert!(capacity.take_in_turn(entries(1)).is_ok());
+        assert_eq!(capacity.waiting(), 0);
+        assert!(capacity.take(entries(1)).is_ok());
+    }
+}

@@ -1,0 +1,376 @@
+//! The draining generation on its way out, batch by batch.
+
+use std::sync::Arc;
+
+use super::{Drain, Generation, Ledger, NotOwner, Partition};
+use crate::capacity::Size;
+use crate::delivery::{After, Batch, Discarded, Next, Piece, Policy, Settled, Wanted};
+use crate::kept::KeptBatch;
+use crate::stats::Reason;
+use crate::sync::{MutexGuard, Ordering};
+
+/// Copies the entries of a batch as a processor gets them, if they are to be kept when it is given up.
+pub type Keep<'a, G> = &'a dyn Fn(&G, &Batch) -> Option<<G as Generation>::Arena>;
+
+// Entries that are given up because of their age in one call.
+const EXPIRED_AT_ONCE: usize = 1_000;
+
+impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
+    /// Makes the live generation the draining one, in O(1), if the draining one is empty; or, if that can
+    /// be done, only its first `part` entries. Returns how many entries there are to drain.
+    pub fn swap(&self, part: Option<usize>, now: impl FnOnce() -> i64) -> usize {
+        // Without waiting for who copies a batch of it.
+        let draining = self.draining();
+        if draining > 0 {
+            return draining;
+        }
+        let mut drain = self.drain.lock();
+        let mut ledger = self.ledger.lock();
+        if ledger.len == 0 {
+            let mut live = self.live.lock();
+            // One that is empty is kept: what it has allocated will be used.
+            if !live.generation.is_empty() {
+                drain.base = live.base;
+                let part = part.filter(|part| *part < live.generation.len());
+                let split = part.and_then(|part| live.generation.split(part));
+                if split.is_some() {
+                    live.signaled = false;
+                }
+                drain.generation = split.unwrap_or_else(|| live.take());
+                drain.until = drain.base + drain.generation.places().1;
+                drain.swapped_at = now();
+                ledger.bytes = drain.generation.bytes();
+                ledger.oldest = drain.generation.oldest();
+                self.count_draining(&mut ledger, drain.generation.len());
+            }
+        }
+        ledger.len
+    }
+
+    /// Entries of the draining generation, those in flight included.
+    pub fn draining(&self) -> usize {
+        self.ledger.lock().len
+    }
+
+    /// Makes `owner` the one who drains, unless somebody else does.
+    pub fn claim(&self, owner: O) -> Result<(), NotOwner> {
+        let mut ledger = self.ledger.lock();
+        ledger.check(owner)?;
+        ledger.owner = Some(owner);
+        Ok(())
+    }
+
+    /// Settles the batch in flight as processed and starts the next one: one that is to be tried again, or
+    /// what is `wanted`.
+    ///
+    /// `read` sees the generation and the batch under the drain lock. The first caller becomes the
+    /// owner and stays it until nothing is left or [`Partition::settle`] is called. What is to be done
+    /// when this has returned is left in `after`.
+    pub fn next<R>(
+        &self,
+        owner: O,
+        wanted: Wanted,
+        now: impl FnOnce() -> i64,
+        keep: Keep<'_, G>,
+        after: &mut After<G::Arena, O>,
+        read: impl FnOnce(&G, &Batch) -> R,
+    ) -> Result<Next<R>, NotOwner> {
+        let mut guard = self.drain.lock();
+        let drain = &mut *guard;
+        self.settle_done(drain, owner, after)?;
+        if drain.generation.is_empty() {
+            return Ok(Next::Empty);
+        }
+        if self.ledger.lock().paused {
+            return Ok(Next::Paused);
+        }
+        if let Some(moment) = wanted.not_before {
+            if self.expire(drain, moment, keep, after) {
+                return Ok(Next::Expired);
+            }
+        }
+        let batch = drain.next_batch(wanted, now());
+        {
+            let mut ledger = self.ledger.lock();
+            ledger.oldest = drain.generation.oldest();
+            ledger.failed = None;
+            ledger.in_flight = Some(batch.clone());
+        }
+        Ok(Next::Batch(read(&drain.generation, &batch)))
+    }
+
+    /// Settles the batch in flight as processed. Returns how many entries are left to drain; if there are
+    /// none, nobody is the owner any more.
+    pub fn done(&self, owner: O, after: &mut After<G::Arena, O>) -> Result<usize, NotOwner> {
+        let mut drain = self.drain.lock();
+        self.settle_done(&mut drain, owner, after)?;
+        Ok(self.ledger.lock().len)
+    }
+
+    fn settle_done(
+        &self,
+        drain: &mut Drain<G>,
+        owner: O,
+        after: &mut After<G::Arena, O>,
+    ) -> Result<(), NotOwner> {
+        let settled = {
+            let mut ledger = self.ledger.lock();
+            ledger.check(owner)?;
+            let settled = ledger.in_flight.take();
+            if let Some(batch) = &settled {
+                ledger.processed += batch.held() as u64;
+                self.forget(&mut ledger, batch, after);
+            }
+            ledger.owner = (ledger.len > 0).then_some(owner);
+            settled
+        };
+        self.retire(drain, settled.map_or(0, |batch| batch.len), after);
+        Ok(())
+    }
+
+    /// Tells that the processor has failed with the batch that `owner` has: if it is settled, then for
+    /// this reason.
+    pub fn fail(&self, owner: O, reason: Reason) -> Result<(), NotOwner> {
+        let mut ledger = self.ledger.lock();
+        ledger.check(owner)?;
+        ledger.failed = ledger.in_flight.is_some().then_some(reason);
+        Ok(())
+    }
+
+    /// Settles the entries of the batch in flight as processed but for these, by their place in what the
+    /// processor was given, ascending. `false` if they are not that.
+    pub fn fail_some(
+        &self,
+        owner: O,
+        failed: &[u32],
+        after: &mut After<G::Arena, O>,
+    ) -> Result<bool, NotOwner> {
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        ledger.check(owner)?;
+        let Some(batch) = &mut ledger.in_flight else {
+            return Ok(false);
+        };
+        let held = batch.held();
+        let ascending = failed.is_sorted_by(|one, other| one < other);
+        if !ascending || failed.last().is_none_or(|last| *last as usize >= held) {
+            return Ok(false);
+        }
+        let pending: Arc<[u32]> = match &batch.pending {
+            None => failed.into(),
+            Some(some) => failed.iter().map(|index| some[*index as usize]).collect(),
+        };
+        let done = held - pending.len();
+        batch.pending = Some(pending);
+        ledger.processed += done as u64;
+        let bounded = ledger.bounded;
+        let len = ledger.len - done;
+        self.count_draining(ledger, len);
+        // Their bytes stay until the whole stretch has left: so does their memory.
+        if bounded {
+            let size = Size {
+                entries: done,
+                bytes: 0,
+            };
+            after.room |= self.capacity.give_back(size);
+        }
+        Ok(true)
+    }
+
+    /// Reads the draining generation, and the batch in flight.
+    pub fn read<R>(&self, read: impl FnOnce(&G, Option<&Batch>) -> R) -> R {
+        let drain = self.drain.lock();
+        let in_flight = self.ledger.lock().in_flight.clone();
+        read(&drain.generation, in_flight.as_ref())
+    }
+
+    /// Who drains, and the batch that it has.
+    pub fn drain_status(&self) -> (Option<O>, Option<Batch>) {
+        let ledger = self.ledger.lock();
+        (ledger.owner, ledger.in_flight.clone())
+    }
+
+    /// From now on no batch is started, or batches are again.
+    pub fn pause(&self, paused: bool) {
+        self.ledger.lock().paused = paused;
+    }
+
+    /// Takes the drain away from its owner, who is gone or has failed. The batch in flight, if any, will be
+    /// tried again as the policy has it, or is given up: for the reason that the processor is known to
+    /// have failed for, otherwise for `reason`. What is given up is to be reported
+    /// ([`Partition::unreported`]).
+    pub fn settle(
+        &self,
+        reason: Reason,
+        policy: Policy,
+        keep: Keep<'_, G>,
+        after: &mut After<G::Arena, O>,
+    ) -> Settled {
+        let mut guard = self.drain.lock();
+        let drain = &mut *guard;
+        let (batch, reason) = {
+            let mut ledger = self.ledger.lock();
+            ledger.owner = None;
+            let Some(batch) = ledger.in_flight.take() else {
+                return Settled::Nothing;
+            };
+            let reason = ledger.failed.take().unwrap_or(reason);
+            let again = batch.attempt <= policy.max_retries;
+            let halved = !again && policy.split && batch.held() > 1;
+            if again || halved {
+                ledger.retries += 1;
+                drop(ledger);
+                drain.try_again(&batch, halved);
+                return Settled::Again {
+                    attempts: batch.attempt,
+                    len: batch.held(),
+                    halved,
+                };
+            }
+            (batch, reason)
+        };
+        let discarded = self.give_up(drain, &batch, reason, keep, after);
+        Settled::Discarded(discarded)
+    }
+
+    /// Gives entries up that came before `moment`. Whether there were any.
+    fn expire(
+        &self,
+        drain: &mut Drain<G>,
+        moment: i64,
+        keep: Keep<'_, G>,
+        after: &mut After<G::Arena, O>,
+    ) -> bool {
+        let old = drain.generation.older_than(moment, drain.swapped_at);
+        let entries = match drain.pieces.front() {
+            Some(piece) if old < piece.len => 0,
+            Some(piece) => piece.len,
+            None => old.min(EXPIRED_AT_ONCE),
+        };
+        if entries == 0 {
+            return false;
+        }
+        let batch = drain.next_batch(Wanted::entries(entries), 0);
+        self.give_up(drain, &batch, Reason::Expired, keep, after);
+        true
+    }
+
+    /// Gives up the first entries, which are not in flight any more.
+    fn give_up(
+        &self,
+        drain: &mut Drain<G>,
+        batch: &Batch,
+        reason: Reason,
+        keep: Keep<'_, G>,
+        after: &mut After<G::Arena, O>,
+    ) -> Discarded {
+        if let Some(arena) = keep(&drain.generation, batch) {
+            self.kept.lock().add(KeptBatch {
+                reason,
+                arena,
+                places: (batch.first, batch.last),
+                attempts: batch.attempt,
+            });
+        }
+        let discarded = {
+            let mut ledger = self.ledger.lock();
+            self.forget(&mut ledger, batch, after);
+            self.awaiting
+                .lock()
+                .lose(batch.first - 1, batch.last, reason);
+            ledger.discard(reason, batch.held(), batch.bytes)
+        };
+        self.retire(drain, batch.len, after);
+        self.ledger.lock().oldest = drain.generation.oldest();
+        discarded
+    }
+
+    /// The first entries have left the ledger: they leave the generation, and who awaits them is told.
+    pub(super) fn retire(&self, drain: &mut Drain<G>, len: usize, after: &mut After<G::Arena, O>) {
+        if len > 0 {
+            drain.generation.retire(len, &mut drain.retired);
+            self.awaiting.lock().pass(drain.left(), &mut after.passed);
+        }
+        drain.hand_over(&mut after.retired);
+    }
+
+    /// A batch has left the draining generation.
+    pub(super) fn forget(
+        &self,
+        ledger: &mut MutexGuard<'_, Ledger<O>>,
+        batch: &Batch,
+        after: &mut After<G::Arena, O>,
+    ) {
+        ledger.bytes -= batch.bytes;
+        let left = ledger.len - batch.held();
+        if left == 0 {
+            ledger.oldest = None;
+        }
+        self.count_draining(ledger, left);
+        if ledger.bounded {
+            after.room |= self.capacity.give_back(Size {
+                entries: batch.held(),
+                bytes: batch.bytes,
+            });
+        }
+    }
+
+    pub(super) fn count_draining(&self, ledger: &mut Ledger<O>, len: usize) {
+        ledger.len = len;
+        self.draining.store(len, Ordering::Relaxed);
+    }
+}
+
+impl<G: Generation> Drain<G> {
+    /// The first batch: what is to be tried again, or what is wanted.
+    fn next_batch(&mut self, wanted: Wanted, started_at: i64) -> Batch {
+        let piece = self.pieces.pop_front();
+        let first = match &piece {
+            Some(piece) => self.generation.first(piece.len, u64::MAX),
+            None => self
+                .generation
+                .first(wanted.entries.max(1), wanted.bytes),
+        };
+        let (pending, attempt) = piece.map_or((None, 1), |piece| (piece.pending, piece.attempt));
+        Batch {
+            first: self.base + self.generation.places().0 + 1,
+            last: self.base + first.places,
+            len: first.len,
+            bytes: first.bytes,
+            pending,
+            attempt,
+            started_at,
+        }
+    }
+
+    fn try_again(&mut self, batch: &Batch, halved: bool) {
+        let piece = Piece {
+            len: batch.len,
+            pending: batch.pending.clone(),
+            attempt: batch.attempt + 1,
+        };
+        if halved {
+            let [one, other] = piece.halve();
+            self.pieces.push_front(other);
+            self.pieces.push_front(one);
+        } else {
+            self.pieces.push_front(piece);
+        }
+    }
+
+    /// The last place of all that have left.
+    fn left(&self) -> u64 {
+        if self.generation.is_empty() {
+            self.until
+        } else {
+            self.base + self.generation.places().0
+        }
+    }
+
+    /// Gives memory away that is due to be freed: when it is much, and all of it at the end.
+    pub(super) fn hand_over(&mut self, retired: &mut crate::Retired<G::Arena>) {
+        if self.retired.is_much() || self.generation.is_empty() {
+            retired.append(&mut self.retired);
+        }
+    }
+}

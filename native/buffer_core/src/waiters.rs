@@ -1,0 +1,147 @@
+//! Writers that wait for room, first come, first served.
+//!
+//! A writer leaves what it wants to write and a ticket number. Whoever gives room back has the first
+//! ones served that fit ([`Waiters::start`], [`Waiters::next`]): their writes are made for them, so
+//! nothing is to be undone when a writer dies. A writer that gives up takes its ticket back; if it is
+//! not there any more, it was served.
+//!
+//! Invariants: one at a time serves, so writes are made in the order of the tickets. Nobody waits while
+//! there is room for the first one and nobody serves.
+//!
+//! Lock order: this lock before that of [`Capacity`].
+
+use std::collections::VecDeque;
+
+use crate::capacity::{Capacity, Credit, NoRoom, Size};
+use crate::sync::Mutex;
+
+/// Writers `W` that wait.
+#[derive(Debug)]
+pub struct Waiters<W> {
+    state: Mutex<State<W>>,
+}
+
+#[derive(Debug)]
+struct State<W> {
+    // By ticket; those that gave up are gone.
+    waiting: VecDeque<(u64, Size, W)>,
+    next_ticket: u64,
+    serving: bool,
+    closed: bool,
+}
+
+/// What became of the wish to wait.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Wait<W> {
+    /// There is room: it has been taken.
+    Taken(W, Credit),
+    /// It waits, under this ticket.
+    Waits(u64),
+    /// It would wait for ever.
+    TooLarge,
+    /// Nobody will be served any more.
+    Closed,
+}
+
+impl<W> Default for Waiters<W> {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State {
+                waiting: VecDeque::new(),
+                next_ticket: 0,
+                serving: false,
+                closed: false,
+            }),
+        }
+    }
+}
+
+impl<W> Waiters<W> {
+    /// Takes room for a writer, or has it wait.
+    pub fn wait(&self, capacity: &Capacity, size: Size, writer: W) -> Wait<W> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Wait::Closed;
+        }
+        match capacity.take_or_wait(size) {
+            Ok(credit) => Wait::Taken(writer, credit),
+            Err(NoRoom::TooLarge) => Wait::TooLarge,
+            Err(NoRoom::Full) => {
+                let ticket = state.next_ticket;
+                state.next_ticket += 1;
+                state.waiting.push_back((ticket, size, writer));
+                Wait::Waits(ticket)
+            }
+        }
+    }
+
+    /// Takes a writer back that has not been served. Those behind it may fit now: the caller has them
+    /// served.
+    pub fn give_up(&self, capacity: &Capacity, ticket: u64) -> Option<W> {
+        let mut state = self.state.lock();
+        let place = state
+            .waiting
+            .binary_search_by_key(&ticket, |(ticket, _, _)| *ticket)
+            .ok()?;
+        let (_, _, writer) = state.waiting.remove(place)?;
+        capacity.wait_no_more();
+        Some(writer)
+    }
+
+    /// Takes back all that are to be (their processes are dead).
+    pub fn give_up_all(&self, capacity: &Capacity, mut is_gone: impl FnMut(&W) -> bool) -> Vec<W> {
+        let mut state = self.state.lock();
+        let all = std::mem::take(&mut state.waiting);
+        let (gone, left): (VecDeque<_>, VecDeque<_>) =
+            all.into_iter().partition(|(_, _, writer)| is_gone(writer));
+        state.waiting = left;
+        gone.iter().for_each(|_| capacity.wait_no_more());
+        gone.into_iter().map(|(_, _, writer)| writer).collect()
+    }
+
+    /// Makes the caller the one who serves, unless somebody does: that one sees the room that the caller
+    /// has given back.
+    pub fn start(&self) -> bool {
+        let mut state = self.state.lock();
+        !std::mem::replace(&mut state.serving, true)
+    }
+
+    /// The next writer, if it fits: room has been taken for it. If none does, the caller serves no more.
+    pub fn next(&self, capacity: &Capacity) -> Option<(W, Credit)> {
+        let mut state = self.state.lock();
+        let next = match state.waiting.front() {
+            Some((_, size, _)) => match capacity.take_in_turn(*size) {
+                Ok(credit) => state.waiting.pop_front().map(|(_, _, w)| (w, Some(credit))),
+                // The limit has become smaller than that: it may become larger again.
+                Err(NoRoom::TooLarge | NoRoom::Full) => None,
+            },
+            None => None,
+        };
+        match next {
+            Some((writer, Some(credit))) => Some((writer, credit)),
+            _ => {
+                state.serving = false;
+                None
+            }
+        }
+    }
+
+    /// Nobody is served any more. Answers those who waited.
+    pub fn close(&self, capacity: &Capacity) -> Vec<W> {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        waiting.iter().for_each(|_| capacity.wait_no_more());
+        waiting.into_iter().map(|(_, _, writer)| writer).collect()
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.state.lock().waiting.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
