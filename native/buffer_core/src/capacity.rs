@@ -11,7 +11,7 @@
 
 use std::ops::{Add, AddAssign, Sub};
 
-use crate::sync::Mutex;
+use crate::sync::{AtomicUsize, Mutex, Ordering};
 
 /// Entries and their weight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -104,6 +104,9 @@ impl Credit {
 #[derive(Debug)]
 pub struct Capacity {
     state: Mutex<State>,
+    // Whether there is a limit, for those who need not know it for sure. Relaxed: it stands for nothing
+    // else.
+    limited: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -125,6 +128,7 @@ impl Default for Capacity {
                 epoch: 0,
                 waiting: 0,
             }),
+            limited: AtomicUsize::new(0),
         }
     }
 }
@@ -216,7 +220,14 @@ impl Capacity {
             state.epoch = state.epoch.wrapping_add(1);
         }
         state.limit = limit;
+        self.limited
+            .store(limit.is_some().into(), Ordering::Relaxed);
         state.waiting > 0
+    }
+
+    /// Whether there is a limit, or has just been.
+    pub fn is_limited(&self) -> bool {
+        self.limited.load(Ordering::Relaxed) != 0
     }
 
     /// The limit.
@@ -320,10 +331,7 @@ mod tests {
         capacity.set_limit(Some(entries(10)), || entries(1));
         capacity.spend(credit, entries(5));
         assert_eq!(capacity.used(), entries(6));
-        let old = Credit {
-            epoch: 0,
-            ..credit
-        };
+        let old = Credit { epoch: 0, ..credit };
         capacity.cancel(old);
         assert_eq!(capacity.used(), entries(6));
     }

@@ -130,7 +130,10 @@ impl Piece {
     /// Two pieces that have half of its entries each.
     pub(crate) fn halve(&self) -> [Piece; 2] {
         let half = self.held() / 2;
-        let cut = self.pending.as_ref().map_or(half, |some| some[half] as usize);
+        let cut = self
+            .pending
+            .as_ref()
+            .map_or(half, |some| some[half] as usize);
         let piece = |len, pending| Piece {
             len,
             pending,

@@ -373,6 +373,17 @@ impl<A: Arena + 'static> Map<A> {
         cell.place().and_then(block).unwrap_or(0)
     }
 
+    /// The weight of the terms of an entry.
+    pub fn weight_at(&self, slot: usize) -> u64 {
+        self.weight_of(self.entry(slot))
+    }
+
+    fn weight_of(&self, entry: &Entry) -> u64 {
+        let cells = [entry.key, entry.value, entry.version];
+        let weights = cells.into_iter().map(|cell| u64::from(self.weight(cell)));
+        weights.sum()
+    }
+
     /// Adds an entry for a key that is not there.
     pub fn insert<S: FnOnce(&mut A)>(
         &mut self,
@@ -726,12 +737,6 @@ impl<A: Arena + 'static> Map<A> {
         self.push(weight, owner, now, |arena| arena.copy_from(from, index))
     }
 
-    fn weight_of(&self, entry: &Entry) -> u64 {
-        let cells = [entry.key, entry.value, entry.version];
-        let weights = cells.into_iter().map(|cell| u64::from(self.weight(cell)));
-        weights.sum::<u64>() + ENTRY_BYTES
-    }
-
     /// Frees the next slot to be drained, and returns what was in it.
     fn drain_next(&mut self) -> Option<Entry> {
         while let Some(chunk) = self.chunks.get_mut(self.drained / SLOTS_A_CHUNK) {
@@ -781,7 +786,7 @@ impl<A: Arena + 'static> Generation for Map<A> {
             };
         }
         for (cursor, entry) in self.entries(0) {
-            let weight = self.weight_of(entry);
+            let weight = self.weight_of(entry) + ENTRY_BYTES;
             if first.len == entries || (first.len > 0 && first.bytes + weight > bytes) {
                 break;
             }

@@ -78,12 +78,7 @@ pub trait Generation: Default {
     fn retire(&mut self, count: usize, retired: &mut Retired<Self::Arena>);
 
     /// Forgets the first `count` entries of a generation that goes on being written to.
-    fn evict(
-        &mut self,
-        count: usize,
-        now: fn() -> i64,
-        retired: &mut Retired<Self::Arena>,
-    ) {
+    fn evict(&mut self, count: usize, now: fn() -> i64, retired: &mut Retired<Self::Arena>) {
         let _ = now;
         self.retire(count, retired);
     }
@@ -152,8 +147,6 @@ pub struct Written<R, O> {
     pub result: R,
     /// Who is to be told that it is time to process, or to report.
     pub signal: Option<O>,
-    /// The last place that there is now.
-    pub last: u64,
 }
 
 /// A partition of generations `G`, drained by one owner `O` at a time.
@@ -317,6 +310,27 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         self.written(live, result)
     }
 
+    /// The same for what somebody waits for: `owner` is told when it has left. `write` answers the places in
+    /// its generation that have what it wrote.
+    pub fn write_awaited(
+        &self,
+        credit: &mut Credit,
+        after: &mut After<G::Arena, O>,
+        (owner, token): (O, u64),
+        write: impl FnOnce(&mut G) -> std::ops::Range<u64>,
+    ) -> Written<(), O> {
+        let mut guard = self.live.lock();
+        let live = &mut *guard;
+        let before = live.bounded.then(|| size_of(&live.generation));
+        let places = write(&mut live.generation);
+        if let Some(before) = before {
+            *credit = self.account(before, size_of(&live.generation), Some(*credit), after);
+        }
+        let (from, last) = (live.base + places.start, live.base + places.end);
+        self.awaiting.lock().add(owner, token, from, last);
+        self.written(live, ())
+    }
+
     /// Looks at the live generation, or changes what does not count, in many short turns of one caller:
     /// whoever waits for the lock has it next, instead of finding it taken again when it has woken up.
     pub fn in_turn<R>(&self, turn: impl FnOnce(&mut G) -> R) -> Result<R, Closed> {
@@ -353,7 +367,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         Written {
             result,
             signal: live.signal(),
-            last: live.base + live.generation.places().1,
         }
     }
 
@@ -377,7 +390,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         Ok(Written {
             result: (),
             signal: live.signal(),
-            last: 0,
         })
     }
 
@@ -452,12 +464,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let last = live.base + live.generation.places().1;
         self.awaiting.lock().add(owner, token, 0, last);
         true
-    }
-
-    /// Has `owner` be told when the entries of the places after `after` up to `last` have left. To be
-    /// called while they can't leave: by the write itself.
-    pub fn await_places(&self, owner: O, token: u64, after: u64, last: u64) {
-        self.awaiting.lock().add(owner, token, after, last);
     }
 
     /// The one with this token is told nothing any more. Whether it would have been.

@@ -14,6 +14,12 @@ rustler::atoms! {
     improper,
     no_partitions,
     other_kind,
+    wait,
+    full,
+    too_large,
+    // messages
+    partitioned_buffer,
+    due,
     // what an update answers
     changed,
     wrong_type,
@@ -33,11 +39,24 @@ rustler::atoms! {
     large,
     dirty,
     table,
+    paused,
+    expired_some,
+    again,
+    halved,
     // reasons of a discard
     exception,
     killed,
     timeout,
     shutdown,
+    failed,
+    expired,
+    overflow,
+    // what starts a cycle
+    interval,
+    max_size,
+    flush,
+    resume,
+    stop,
     // fields of what serde encodes: it takes an atom for a name only if the atom exists
     accepted,
     processed,
@@ -51,4 +70,24 @@ rustler::atoms! {
     oldest_age_ns,
     arenas,
     entries,
+    retries,
+}
+
+/// The atom of a reason.
+pub fn of_reason(reason: buffer_core::Reason) -> rustler::Atom {
+    use buffer_core::Reason;
+    match reason {
+        Reason::Exception => exception(),
+        Reason::Killed => killed(),
+        Reason::Timeout => timeout(),
+        Reason::Shutdown => shutdown(),
+        Reason::Failed => failed(),
+        Reason::Expired => expired(),
+        Reason::Overflow => overflow(),
+    }
+}
+
+/// What starts a cycle, in the order of `resource::Mark::trigger`.
+pub fn triggers() -> [rustler::Atom; 5] {
+    [interval(), max_size(), flush(), resume(), stop()]
 }

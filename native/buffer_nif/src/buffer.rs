@@ -1,14 +1,13 @@
 //! NIFs on a whole buffer.
 
-use std::sync::atomic::Ordering;
-
 use buffer_core::Arena as _;
 use rustler::{Atom, Encoder, Env, Error, NifResult, Term};
 
 use crate::arena::{Arena, Copies, Handle};
 use crate::atoms;
 use crate::registry::{self, Opened};
-use crate::resource::Kind;
+use crate::resource::{Kind, Rules};
+use crate::server;
 
 /// Opens the buffer of this name: `{:created | :adopted | :mismatch, handle}`. O(1).
 #[rustler::nif]
@@ -43,8 +42,8 @@ fn buffer_replace<'a>(
 /// Closes the buffer: when this returns, every write that was accepted is in, and no other ever
 /// will be. Waits for writes that are on their way, so it is dirty.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn buffer_close(handle: Handle<'_>) -> Atom {
-    handle.0.storage.close();
+fn buffer_close(env: Env<'_>, handle: Handle<'_>) -> Atom {
+    registry::close(env, handle.0);
     registry::forget(handle.0);
     atoms::ok()
 }
@@ -66,16 +65,38 @@ fn buffer_len(handle: Handle<'_>) -> usize {
         .sum()
 }
 
-/// Keeps one term with the buffer, and how many entries a batch may have (0: all, in a table). O(size
-/// of the term), which is options.
+/// Keeps one term with the buffer, and goes by these rules from now on. O(size of the term), which is
+/// options, and O(partitions).
 #[rustler::nif]
-fn buffer_put_settings(handle: Handle<'_>, settings: Term<'_>, batch_size: usize) -> Atom {
-    handle.0.batch_size.store(batch_size, Ordering::Relaxed);
+fn buffer_put_settings(handle: Handle<'_>, settings: Term<'_>, rules: Rules) -> Atom {
+    let shared = handle.0;
     let mut arena = Arena::new();
     arena.store(settings);
-    let old = handle.0.settings.lock().replace(arena);
+    let old = shared.settings.lock().replace(arena);
     drop(old);
+    if shared.set_rules(rules) {
+        server::serve(shared);
+    }
     atoms::ok()
+}
+
+/// A write that waits for room gives up: whether it did wait. If not, it has been made or refused, and the
+/// caller has been told or is about to be. O(those who wait).
+#[rustler::nif(schedule = "DirtyCpu")]
+fn buffer_give_up(handle: Handle<'_>, ticket: u64) -> bool {
+    let shared = handle.0;
+    let capacity = shared.storage.capacity();
+    let gone = shared.waiters.give_up(capacity, ticket);
+    if gone.is_some() {
+        server::serve(shared);
+    }
+    gone.is_some()
+}
+
+/// When its storage was made, in nanoseconds of the system's time. O(1).
+#[rustler::nif]
+fn buffer_since(handle: Handle<'_>) -> u64 {
+    handle.0.since
 }
 
 /// The term kept last, in a list; an empty list if there is none. O(size of the term).

@@ -3,12 +3,16 @@
 //! [`Cycle`] is what the NIFs of `partition` and `info` see. It is written once, over what a generation
 //! must be able to do besides: put its entries into a list.
 
-use buffer_core::{Batch, Discarded, Generation, NotOwner, Partition, Reason, Stats};
+use buffer_core::{
+    After, Arena as _, Batch, Discarded, Generation, KeptBatch, Next, NotOwner, Partition, Policy,
+    Reason, Settled, Size, Stats, Wanted,
+};
 use rustler::{Encoder, Env, LocalPid, Term};
 
-use crate::arena::Arena;
-use crate::reclaimer::{reclaim, Retired};
+use crate::arena::{Arena, Copies};
+use crate::resource::Shared;
 use crate::weigh::{account, Limits};
+use crate::write::{finish, Todo};
 use crate::{atoms, clock};
 
 /// A generation whose entries can be handed to a processor.
@@ -16,41 +20,75 @@ pub trait Readable: Generation<Arena = Arena> {
     /// Up to `count` entries from a cursor on, as a list, and the cursor after them. The first cursor
     /// is 0.
     fn read<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize);
+
+    /// Copies the first entries into an arena, as a processor gets them.
+    fn copy_rows(&self, env: Env<'_>, count: usize, to: &mut Arena) {
+        let mut rows = self.read(env, 0, count).0;
+        while let Ok((row, rest)) = rows.list_get_cell() {
+            to.store(row);
+            rows = rest;
+        }
+    }
 }
 
 /// What the BEAM does with a partition of any kind.
 pub trait Cycle: Sync {
     /// See [`Partition::swap`].
-    fn swap(&self) -> usize;
+    fn swap(&self, part: Option<usize>) -> usize;
+    /// See [`Partition::arm`].
+    fn arm(&self, notify: LocalPid, trigger: Size) -> bool;
     /// See [`Partition::draining`].
     fn draining(&self) -> usize;
     /// See [`Partition::len`].
     fn live(&self) -> usize;
     /// See [`Partition::claim`].
     fn claim(&self, owner: LocalPid) -> Result<(), NotOwner>;
-    /// Settles the caller's batch and starts the next one: the entries, or `large` if they are more
-    /// than `within` allows, or why there is none.
-    fn next<'a>(&self, env: Env<'a>, limit: usize, within: Within) -> Term<'a>;
+    /// Settles the caller's batch, of which the processor made `result`, and starts the next one: the
+    /// entries, or `large` if they are more than `within` allows, or why there is none.
+    fn next<'a>(
+        &self,
+        env: Env<'a>,
+        shared: &Shared,
+        wanted: Wanted,
+        within: Within,
+        result: Term<'a>,
+    ) -> Term<'a>;
     /// Settles the caller's batch and starts one of all that is left, without reading it.
-    fn start_all<'a>(&self, env: Env<'a>) -> Term<'a>;
+    fn start_all<'a>(&self, env: Env<'a>, shared: &Shared, result: Term<'a>) -> Term<'a>;
     /// See [`Partition::done`].
-    fn done(&self, owner: LocalPid) -> Result<usize, NotOwner>;
+    fn done(&self, env: Env<'_>, shared: &Shared, result: Term<'_>) -> Result<usize, NotOwner>;
     /// The entries of the batch in flight.
     fn copy<'a>(&self, env: Env<'a>) -> Term<'a>;
-    /// See [`Readable::read`].
+    /// See [`Readable::read`]; of the draining generation.
     fn peek<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize);
+    /// The same of the live one.
+    fn peek_live<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize);
     /// See [`Partition::drain_status`].
     fn status(&self) -> (Option<LocalPid>, Option<Batch>);
     /// See [`Partition::fail`].
-    fn fail(&self, owner: LocalPid) -> Result<(), NotOwner>;
+    fn fail(&self, owner: LocalPid, reason: Reason) -> Result<(), NotOwner>;
+    /// See [`Partition::fail_some`].
+    fn fail_some(&self, env: Env<'_>, shared: &Shared, failed: &[u32]) -> Result<bool, NotOwner>;
     /// See [`Partition::settle`].
-    fn settle(&self, reason: Reason) -> Option<Discarded>;
+    fn settle(&self, env: Env<'_>, shared: &Shared, reason: Reason, policy: Policy) -> Settled;
     /// See [`Partition::discard_rest`].
-    fn discard_rest(&self, reason: Reason) -> Option<Discarded>;
+    fn discard_rest(&self, env: Env<'_>, shared: &Shared, reason: Reason) -> Option<Discarded>;
     /// See [`Partition::unreported`].
     fn unreported(&self) -> Vec<Discarded>;
     /// See [`Partition::reported`].
     fn reported(&self, count: usize);
+    /// The entries of the next batch that was given up, its reason, places and attempts.
+    fn next_kept<'a>(&self, env: Env<'a>) -> Option<(Term<'a>, Reason, (u64, u64), u32)>;
+    /// See [`Partition::kept`].
+    fn kept(&self) -> usize;
+    /// See [`Partition::pause`].
+    fn pause(&self, paused: bool);
+    /// See [`Partition::await_all`].
+    fn await_all(&self, owner: LocalPid, token: u64) -> bool;
+    /// See [`Partition::await_no_more`].
+    fn await_no_more(&self, token: u64) -> bool;
+    /// See [`Partition::awaiting`].
+    fn awaiting(&self) -> usize;
     /// See [`Partition::is_closed`].
     fn is_closed(&self) -> bool;
     /// See [`Partition::stats`].
@@ -67,8 +105,12 @@ pub enum Within {
 }
 
 impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
-    fn swap(&self) -> usize {
-        Partition::swap(self)
+    fn swap(&self, part: Option<usize>) -> usize {
+        Partition::swap(self, part, clock::now)
+    }
+
+    fn arm(&self, notify: LocalPid, trigger: Size) -> bool {
+        Partition::arm(self, notify, trigger)
     }
 
     fn draining(&self) -> usize {
@@ -83,55 +125,81 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
         Partition::claim(self, owner)
     }
 
-    fn next<'a>(&self, env: Env<'a>, limit: usize, within: Within) -> Term<'a> {
-        start(self, env, limit, |drain, batch| {
+    fn next<'a>(
+        &self,
+        env: Env<'a>,
+        shared: &Shared,
+        wanted: Wanted,
+        within: Within,
+        result: Term<'a>,
+    ) -> Term<'a> {
+        start(self, env, shared, wanted, result, |drain, batch| {
             let large = batch.len > Limits::ENTRIES || batch.bytes > Limits::BYTES;
             if large && within == Within::Bounds {
                 return atoms::large().encode(env);
             }
             account(env, batch.len / 2, batch.bytes);
-            drain.read(env, 0, batch.len).0
+            read_batch(env, drain, batch)
         })
     }
 
-    fn start_all<'a>(&self, env: Env<'a>) -> Term<'a> {
-        start(self, env, usize::MAX, |_, batch| batch.len.encode(env))
+    fn start_all<'a>(&self, env: Env<'a>, shared: &Shared, result: Term<'a>) -> Term<'a> {
+        let all = Wanted::entries(usize::MAX);
+        start(self, env, shared, all, result, |_, batch| {
+            batch.held().encode(env)
+        })
     }
 
-    fn done(&self, owner: LocalPid) -> Result<usize, NotOwner> {
-        let mut retired = Retired::default();
-        let left = Partition::done(self, owner, &mut retired);
-        reclaim(retired);
+    fn done(&self, env: Env<'_>, shared: &Shared, result: Term<'_>) -> Result<usize, NotOwner> {
+        let mut todo = Todo::default();
+        let left = Partition::done(self, env.pid(), &mut todo);
+        finish(env, shared, todo, Some(result));
         left
     }
 
     fn copy<'a>(&self, env: Env<'a>) -> Term<'a> {
-        self.read(|drain, batch| drain.read(env, 0, batch.map_or(0, |batch| batch.len)).0)
+        self.read(|drain, batch| match batch {
+            Some(batch) => read_batch(env, drain, batch),
+            None => Term::list_new_empty(env),
+        })
     }
 
     fn peek<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize) {
         self.read(|drain, _| drain.read(env, cursor, count))
     }
 
+    fn peek_live<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize) {
+        let read = self.read_live(|live| live.read(env, cursor, count));
+        read.unwrap_or_else(|_| (Term::list_new_empty(env), cursor))
+    }
+
     fn status(&self) -> (Option<LocalPid>, Option<Batch>) {
         self.drain_status()
     }
 
-    fn fail(&self, owner: LocalPid) -> Result<(), NotOwner> {
-        Partition::fail(self, owner)
+    fn fail(&self, owner: LocalPid, reason: Reason) -> Result<(), NotOwner> {
+        Partition::fail(self, owner, reason)
     }
 
-    fn settle(&self, reason: Reason) -> Option<Discarded> {
-        let mut retired = Retired::default();
-        let discarded = Partition::settle(self, reason, &mut retired);
-        reclaim(retired);
-        discarded
+    fn fail_some(&self, env: Env<'_>, shared: &Shared, failed: &[u32]) -> Result<bool, NotOwner> {
+        let mut todo = Todo::default();
+        let kept = Partition::fail_some(self, env.pid(), failed, &mut todo);
+        finish(env, shared, todo, None);
+        kept
     }
 
-    fn discard_rest(&self, reason: Reason) -> Option<Discarded> {
-        let mut retired = Retired::default();
-        let discarded = Partition::discard_rest(self, reason, &mut retired);
-        reclaim(retired);
+    fn settle(&self, env: Env<'_>, shared: &Shared, reason: Reason, policy: Policy) -> Settled {
+        let mut todo = Todo::default();
+        let keep = |drain: &G, batch: &Batch| keep(env, shared, drain, batch);
+        let settled = Partition::settle(self, reason, policy, &keep, &mut todo);
+        finish(env, shared, todo, None);
+        settled
+    }
+
+    fn discard_rest(&self, env: Env<'_>, shared: &Shared, reason: Reason) -> Option<Discarded> {
+        let mut todo = Todo::default();
+        let discarded = Partition::discard_rest(self, reason, &mut todo);
+        finish(env, shared, todo, None);
         discarded
     }
 
@@ -141,6 +209,34 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
 
     fn reported(&self, count: usize) {
         Partition::reported(self, count);
+    }
+
+    fn next_kept<'a>(&self, env: Env<'a>) -> Option<(Term<'a>, Reason, (u64, u64), u32)> {
+        Partition::next_kept(self, |kept: &KeptBatch<Arena>| {
+            let mut copies = Copies::with_capacity(env, kept.arena.len());
+            copies.extend(&kept.arena, 0..kept.arena.len());
+            (copies.into_list(), kept.reason, kept.places, kept.attempts)
+        })
+    }
+
+    fn kept(&self) -> usize {
+        Partition::kept(self)
+    }
+
+    fn pause(&self, paused: bool) {
+        Partition::pause(self, paused);
+    }
+
+    fn await_all(&self, owner: LocalPid, token: u64) -> bool {
+        Partition::await_all(self, owner, token)
+    }
+
+    fn await_no_more(&self, token: u64) -> bool {
+        Partition::await_no_more(self, token)
+    }
+
+    fn awaiting(&self) -> usize {
+        Partition::awaiting(self)
     }
 
     fn is_closed(&self) -> bool {
@@ -155,15 +251,52 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
 fn start<'a, G: Readable>(
     partition: &Partition<G, LocalPid>,
     env: Env<'a>,
-    limit: usize,
+    shared: &Shared,
+    wanted: Wanted,
+    result: Term<'a>,
     read: impl FnOnce(&G, &Batch) -> Term<'a>,
 ) -> Term<'a> {
-    let mut retired = Retired::default();
-    let started = partition.next(env.pid(), limit, clock::now, &mut retired, read);
-    reclaim(retired);
+    let mut todo = After::default();
+    let keep = |drain: &G, batch: &Batch| keep(env, shared, drain, batch);
+    let owner = env.pid();
+    let started = partition.next(owner, wanted, clock::now, &keep, &mut todo, read);
+    finish(env, shared, todo, Some(result));
     match started {
-        Ok(Some(term)) => term,
-        Ok(None) => atoms::empty().encode(env),
+        Ok(Next::Batch(term)) => term,
+        Ok(Next::Empty) => atoms::empty().encode(env),
+        Ok(Next::Expired) => atoms::expired_some().encode(env),
+        Ok(Next::Paused) => atoms::paused().encode(env),
         Err(NotOwner) => atoms::not_owner().encode(env),
     }
+}
+
+/// The entries of a batch that are to be processed.
+fn read_batch<'a, G: Readable>(env: Env<'a>, drain: &G, batch: &Batch) -> Term<'a> {
+    let all = drain.read(env, 0, batch.len).0;
+    let Some(pending) = &batch.pending else {
+        return all;
+    };
+    let mut some = Copies::with_capacity(env, pending.len());
+    let (mut rest, mut pending, mut index) = (all, pending.iter().peekable(), 0);
+    while let Ok((entry, tail)) = rest.list_get_cell() {
+        if pending.next_if(|next| **next == index).is_some() {
+            some.push(entry);
+        }
+        (rest, index) = (tail, index + 1);
+    }
+    some.into_list()
+}
+
+/// A copy of a batch that is given up, if somebody is to be told of it.
+fn keep<G: Readable>(env: Env<'_>, shared: &Shared, drain: &G, batch: &Batch) -> Option<Arena> {
+    if !shared.keeps_discarded() {
+        return None;
+    }
+    let mut arena = Arena::new();
+    let mut rows = read_batch(env, drain, batch);
+    while let Ok((row, rest)) = rows.list_get_cell() {
+        arena.store(row);
+        rows = rest;
+    }
+    Some(arena)
 }

@@ -1,11 +1,13 @@
 //! NIFs that tell how things stand.
 
+use std::sync::atomic::Ordering;
+
 use buffer_core::{Reason, Stats};
-use rustler::{Error, NifResult, SerdeTerm};
+use rustler::{Atom, Env, Error, NifResult, SerdeTerm};
 use serde::Serialize;
 
 use crate::arena::{Arena, Handle};
-use crate::{clock, reclaimer, registry};
+use crate::{atoms, clock, reclaimer, registry, server};
 
 /// A partition's figures as the Elixir side sees them.
 #[derive(Serialize)]
@@ -20,6 +22,7 @@ struct PartitionStats {
     in_flight: usize,
     bytes: u64,
     high_water: usize,
+    retries: u64,
     oldest_age_ns: Option<i64>,
 }
 
@@ -30,6 +33,9 @@ struct Discarded {
     killed: u64,
     timeout: u64,
     shutdown: u64,
+    failed: u64,
+    expired: u64,
+    overflow: u64,
 }
 
 /// What the library holds in this VM.
@@ -54,11 +60,15 @@ impl From<Stats> for PartitionStats {
                 killed: discarded(Reason::Killed),
                 timeout: discarded(Reason::Timeout),
                 shutdown: discarded(Reason::Shutdown),
+                failed: discarded(Reason::Failed),
+                expired: discarded(Reason::Expired),
+                overflow: discarded(Reason::Overflow),
             },
             queued: stats.queued,
             in_flight: stats.in_flight,
             bytes: stats.bytes,
             high_water: stats.high_water,
+            retries: stats.retries,
             oldest_age_ns: stats.oldest.map(clock::since),
         }
     }
@@ -69,6 +79,41 @@ impl From<Stats> for PartitionStats {
 fn info_partition(handle: Handle<'_>, index: usize) -> NifResult<SerdeTerm<impl Serialize>> {
     let partition = handle.0.storage.partition(index).ok_or(Error::BadArg)?;
     Ok(SerdeTerm(PartitionStats::from(partition.stats())))
+}
+
+/// In how many milliseconds a partition looks again by itself, and what started its last cycle; nil each if
+/// there is none. O(1).
+#[rustler::nif]
+fn info_mark(handle: Handle<'_>, index: usize) -> NifResult<(Option<i64>, Option<Atom>)> {
+    let mark = handle.0.marks.get(index).ok_or(Error::BadArg)?;
+    let next = match mark.next_flush.load(Ordering::Relaxed) {
+        0 => None,
+        moment => Some((moment - clock::now()).max(0) / 1_000_000),
+    };
+    let trigger = usize::from(mark.trigger.load(Ordering::Relaxed));
+    let trigger = trigger.checked_sub(1);
+    Ok((
+        next,
+        trigger.and_then(|place| atoms::triggers().get(place).copied()),
+    ))
+}
+
+/// How a buffer's room stands: `{entries, bytes}` taken, or nil without a limit; writers that wait; writes
+/// that were refused. Dirty: it looks for those who wait and are dead.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn info_room(env: Env<'_>, handle: Handle<'_>) -> (Option<(usize, u64)>, usize, u64) {
+    let shared = handle.0;
+    let capacity = shared.storage.capacity();
+    let gone = shared
+        .waiters
+        .give_up_all(capacity, |waiter| !waiter.pid.is_alive(env));
+    if !gone.is_empty() {
+        server::serve(shared);
+    }
+    let used = capacity.is_limited().then(|| capacity.used());
+    let used = used.map(|used| (used.entries, used.bytes));
+    let rejected = shared.rejected.load(Ordering::Relaxed);
+    (used, shared.waiters.len(), rejected)
 }
 
 /// What the library holds in this VM: arenas, and entries with their bytes in open buffers or

@@ -9,6 +9,7 @@
 //! | [`cycle`] | what happens to a partition, whatever it stores |
 //! | [`operation`] | what an update of a map can do natively |
 //! | [`write`] | what all writes have in common |
+//! | [`server`] | makes the writes of those who waited for room |
 //! | [`reclaimer`] | frees drained memory away from the schedulers |
 //! | [`buffer`], [`queue`], [`map`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
 //!
@@ -28,6 +29,7 @@ mod queue;
 mod reclaimer;
 mod registry;
 mod resource;
+mod server;
 mod weigh;
 mod write;
 

@@ -7,8 +7,8 @@
 
 mod snapshot;
 
-use buffer_core::map::{Cell, Entry, Given, LARGE};
-use buffer_core::{Arena as _, Buffer, Map, Partition, Retired};
+use buffer_core::map::{Cell, Entry, Given, ENTRY_BYTES, LARGE};
+use buffer_core::{Arena as _, Buffer, Credit, Map, NoRoom, Partition, Retired, Room, Size, Wait};
 use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Encoder, Env, LocalPid, Term, TermType};
 
@@ -16,9 +16,12 @@ use crate::arena::{immediate, immediate_word, tuple_elements, Arena, Copies, Han
 use crate::cycle::Readable;
 use crate::operation;
 use crate::reclaimer::reclaim;
-use crate::resource::{MapBuffer, Storage};
+use crate::resource::{MapBuffer, Overflow, Shared, Storage};
+use crate::server::Waiter;
 use crate::weigh::{account, Heavy, Limits, Scale};
-use crate::write::{answer, own_route, Refused};
+use crate::write::{
+    answer, finish, make_room, no_room, own_route, signal, take_room, Awaited, Refused, Todo,
+};
 use crate::{atoms, clock};
 
 type Index = Option<usize>;
@@ -77,25 +80,47 @@ fn map_put_newer_dirty<'a>(
 /// none). Bounded.
 #[rustler::nif]
 fn map_put_all<'a>(handle: Handle<'_>, entries: Term<'a>, indexes: Term<'a>) -> Atom {
-    answer(put_all(
-        handle,
-        entries,
-        indexes,
-        Scale::bounded(),
-        Limits::ENTRIES,
-    ))
+    let scale = Scale::bounded();
+    let put = put_all(handle.0, entries, indexes, scale, Limits::ENTRIES, None);
+    answer(put.map(|_| ()))
 }
 
 /// The same for lists of any length and terms of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn map_put_all_dirty<'a>(handle: Handle<'_>, entries: Term<'a>, indexes: Term<'a>) -> Atom {
-    answer(put_all(
-        handle,
-        entries,
-        indexes,
-        Scale::generous(),
-        usize::MAX,
-    ))
+    let scale = Scale::generous();
+    let put = put_all(handle.0, entries, indexes, scale, usize::MAX, None);
+    answer(put.map(|_| ()))
+}
+
+/// Puts entries as soon as there is room, as `queue_wait_dirty` does.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_wait_dirty<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    reference: Term<'a>,
+) -> Term<'a> {
+    wait(env, handle.0, entries, indexes, reference)
+        .unwrap_or_else(|refused| refused.atom().encode(env))
+}
+
+/// Puts entries and answers `{ok, [Token]}` or why nothing was written, as `queue_push_awaited_dirty` does.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_put_awaited_dirty<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    token: u64,
+) -> Term<'a> {
+    let scale = Scale::generous();
+    let awaited = Some((env.pid(), token));
+    match put_all(handle.0, entries, indexes, scale, usize::MAX, awaited) {
+        Ok(tokens) => (atoms::ok(), tokens).encode(env),
+        Err(refused) => refused.atom().encode(env),
+    }
 }
 
 /// The value of a key. Bounded.
@@ -192,8 +217,8 @@ fn found<'a>(env: Env<'a>, result: Result<Option<Term<'a>>, Refused>) -> Term<'a
     }
 }
 
-fn buffer(handle: Handle<'_>) -> Result<&MapBuffer, Refused> {
-    match &handle.0.storage {
+fn buffer(shared: &Shared) -> Result<&MapBuffer, Refused> {
+    match &shared.storage {
         Storage::Map(buffer) => Ok(buffer),
         Storage::Queue(_) => Err(Refused::OtherKind),
     }
@@ -262,14 +287,56 @@ fn given(term: Term<'_>, weight: u32) -> Given<Arena, impl FnOnce(&mut Arena) + 
     }
 }
 
-/// Writes under the lock, and frees after it what writing has emptied.
+/// Writes under the lock, and does after it what is to be done then.
 fn write<R>(
+    env: Env<'_>,
+    shared: &Shared,
     partition: &Partition<Map<Arena>, LocalPid>,
-    write: impl FnOnce(&mut Map<Arena>) -> R,
+    write: impl FnOnce(&mut Map<Arena>, &mut Room<'_, Map<Arena>, LocalPid>) -> R,
 ) -> Result<R, Refused> {
-    let (result, retired) = partition.write(|map| (write(map), map.take_retired()))?;
+    let mut todo = Todo::default();
+    let mut retired = None;
+    let written = partition.write(&mut todo, |map, room| {
+        let result = write(map, room);
+        retired = map.take_retired();
+        result
+    })?;
     reclaim(retired.unwrap_or_default());
-    Ok(result)
+    finish(env, shared, todo, None);
+    Ok(signal(env, written))
+}
+
+/// The slot of a key, when there is room to write an entry of this weight, its key and all.
+fn slot_with_room(
+    env: Env<'_>,
+    shared: &Shared,
+    map: &mut Map<Arena>,
+    room: &mut Room<'_, Map<Arena>, LocalPid>,
+    key: &Key<'_>,
+    weight: u64,
+) -> Result<Option<usize>, NoRoom> {
+    let found = key.find(map);
+    if room.is_unlimited() {
+        return Ok(found);
+    }
+    let size = match found {
+        // The key is there; what is there is replaced.
+        Some(slot) => Size {
+            entries: 0,
+            bytes: weight.saturating_sub(map.weight_at(slot)),
+        },
+        None => entry_size(weight),
+    };
+    take_room(env, shared, map, room, size)?;
+    // It may have been dropped to make room.
+    Ok(key.find(map))
+}
+
+fn entry_size(weight: u64) -> Size {
+    Size {
+        entries: 1,
+        bytes: weight + ENTRY_BYTES,
+    }
 }
 
 fn zero() -> Given<Arena, fn(&mut Arena)> {
@@ -293,15 +360,32 @@ fn put(
 ) -> Result<(), Refused> {
     let key = Key::new(key, &mut scale)?;
     let weight = scale.weigh(value)?;
-    let partition = key.partition(buffer(handle)?, index)?;
-    account(value.get_env(), 0, scale.weighed());
-    let (key_given, value) = (given(key.term, key.weight), given(value, weight));
-    write(partition, |map| match key.find(map) {
-        Some(slot) => map.replace(slot, value, zero(), 0, clock::now),
-        None => {
-            map.insert(key.hash, key_given, value, zero(), clock::now);
+    let shared = handle.0;
+    let partition = key.partition(buffer(shared)?, index)?;
+    let env = value.get_env();
+    account(env, 0, scale.weighed());
+    let total = u64::from(key.weight) + u64::from(weight);
+    let (key_given, given) = (given(key.term, key.weight), given(value, weight));
+    let put = write(env, shared, partition, |map, room| {
+        match slot_with_room(env, shared, map, room, &key, total)? {
+            Some(slot) => map.replace(slot, given, zero(), 0, clock::now),
+            None => {
+                map.insert(key.hash, key_given, given, zero(), clock::now);
+            }
         }
-    })
+        Ok(())
+    })?;
+    put.or_else(|_: NoRoom| put_one(shared, (key.term, value).encode(env), index, scale))
+}
+
+/// Puts one entry where there was no room for it in its partition's turn.
+#[cold]
+fn put_one(shared: &Shared, entry: Term<'_>, index: Index, scale: Scale) -> Result<(), Refused> {
+    let env = entry.get_env();
+    let entries = vec![entry].encode(env);
+    let indexes: Vec<usize> = index.into_iter().collect();
+    put_all(shared, entries, indexes.encode(env), scale, 1, None)?;
+    Ok(())
 }
 
 fn put_newer(
@@ -314,13 +398,19 @@ fn put_newer(
 ) -> Result<(), Refused> {
     let key = Key::new(key, &mut scale)?;
     let weights = (scale.weigh(value)?, scale.weigh(version)?);
-    let partition = key.partition(buffer(handle)?, index)?;
-    account(value.get_env(), 0, scale.weighed());
+    let shared = handle.0;
+    let partition = key.partition(buffer(shared)?, index)?;
+    let env = value.get_env();
+    account(env, 0, scale.weighed());
+    let total = u64::from(key.weight) + u64::from(weights.0) + u64::from(weights.1);
     let new = (given(value, weights.0), given(version, weights.1));
     let key_given = given(key.term, key.weight);
-    write(partition, |map| {
+    let put = write(env, shared, partition, |map, room| {
+        slot_with_room(env, shared, map, room, &key, total)?;
         write_newer(map, &key, key_given, new.0, new.1, version);
-    })
+        Ok(())
+    })?;
+    put.or_else(|_: NoRoom| put_one(shared, (key.term, value, version).encode(env), index, scale))
 }
 
 fn write_newer(
@@ -330,11 +420,9 @@ fn write_newer(
     value: Given<Arena, impl FnOnce(&mut Arena)>,
     version_given: Given<Arena, impl FnOnce(&mut Arena)>,
     version: Term<'_>,
-) {
+) -> usize {
     match key.find(map) {
-        None => {
-            map.insert(key.hash, key_given, value, version_given, clock::now);
-        }
+        None => map.insert(key.hash, key_given, value, version_given, clock::now),
         Some(slot) => {
             let old = *map.entry(slot);
             if is_newer(map, version, old.version) {
@@ -342,6 +430,7 @@ fn write_newer(
             } else {
                 map.pass_over();
             }
+            slot
         }
     }
 }
@@ -354,31 +443,159 @@ fn is_newer(map: &Map<Arena>, version: Term<'_>, than: Cell) -> bool {
     }
 }
 
+/// Puts all entries of a list; answers the tokens by which the caller is told when they have been through.
 fn put_all<'a>(
-    handle: Handle<'_>,
+    shared: &Shared,
     entries: Term<'a>,
     indexes: Term<'a>,
     mut scale: Scale,
     limit: usize,
-) -> Result<(), Refused> {
-    let buffer = buffer(handle)?;
+    awaited: Awaited,
+) -> Result<Vec<u64>, Refused> {
+    let buffer = buffer(shared)?;
     let env = entries.get_env();
-    let mut entries = gather(entries, indexes, buffer, &mut scale, limit)?;
-    account(env, entries.len(), scale.weighed());
+    let list = gather(entries, indexes, buffer, &mut scale, limit)?;
+    account(env, list.len(), scale.weighed());
+    let Some(first) = list.first() else {
+        return Ok(Vec::new());
+    };
+    let credit = if buffer.capacity().is_limited() {
+        let size = size_of(&list);
+        match buffer.capacity().take(size) {
+            Ok(credit) => credit,
+            Err(reason) => match (reason, shared.overflow()) {
+                (NoRoom::Full, Overflow::DropNewest) => return drop_list(env, shared, &list),
+                (NoRoom::Full, Overflow::DropOldest) => {
+                    make_room(env, shared, buffer, size, first.index)?
+                }
+                _ => return Err(no_room(shared, reason)),
+            },
+        }
+    } else {
+        Credit::NONE
+    };
+    write_list(env, shared, buffer, list, credit, awaited)
+}
+
+fn size_of<S>(list: &[Listed<'_, S>]) -> Size {
+    list.iter()
+        .fold(Size::default(), |sum, entry| sum + entry_size(entry.weight))
+}
+
+/// Drops a list for which there is no room, as a whole.
+fn drop_list<S>(
+    env: Env<'_>,
+    shared: &Shared,
+    list: &[Listed<'_, S>],
+) -> Result<Vec<u64>, Refused> {
+    let buffer = buffer(shared)?;
     let _pass = buffer.enter()?;
+    for entry in list {
+        let keep = |arena: &mut Arena| arena.store(entry.row(env));
+        let keep = shared.keeps_discarded().then_some(keep);
+        let partition = &buffer.partitions()[entry.index];
+        // Closed in between: then the whole buffer is about to end, and this counts no more.
+        if let Ok(written) = partition.drop_new(entry_size(entry.weight), keep) {
+            signal(env, written);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Writes entries for which room has been taken, all or, if the buffer is closed, none.
+fn write_list<S: FnOnce(&mut Arena)>(
+    env: Env<'_>,
+    shared: &Shared,
+    buffer: &MapBuffer,
+    mut list: Vec<Listed<'_, S>>,
+    mut credit: Credit,
+    awaited: Awaited,
+) -> Result<Vec<u64>, Refused> {
+    let Ok(_pass) = buffer.enter() else {
+        let _ = buffer.capacity().cancel(credit);
+        return Err(Refused::Closed);
+    };
+    let mut todo = Todo::default();
+    let mut tokens = Vec::new();
     for (index, partition) in buffer.partitions().iter().enumerate() {
-        let here = entries.iter_mut().filter(|entry| entry.index == index);
+        let here = list.iter_mut().filter(|entry| entry.index == index);
         let mut here = here.peekable();
         while here.peek().is_some() {
             // A few at a time: the lock is not held for a whole list.
             let some = here.by_ref().take(64);
-            let retired = partition.write_admitted(|map| {
-                some.for_each(|entry| entry.write(map));
-                map.take_retired()
-            });
+            let mut retired = None;
+            let write = |map: &mut Map<Arena>| {
+                let slots = some.map(|entry| entry.write(map) as u64);
+                let (first, last) = slots.fold((u64::MAX, 0), |(first, last), slot| {
+                    (first.min(slot), last.max(slot))
+                });
+                retired = map.take_retired();
+                first..last + 1
+            };
+            match awaited {
+                None => {
+                    let written = partition.write_admitted(&mut credit, &mut todo, write);
+                    signal(env, written);
+                }
+                Some((owner, first)) => {
+                    let token = first + tokens.len() as u64;
+                    tokens.push(token);
+                    let awaited = (owner, token);
+                    let written = partition.write_awaited(&mut credit, &mut todo, awaited, write);
+                    signal(env, written);
+                }
+            }
             reclaim(retired.unwrap_or_default());
         }
     }
+    todo.room |= credit.size != Size::default() && buffer.capacity().cancel(credit);
+    finish(env, shared, todo, None);
+    Ok(tokens)
+}
+
+fn wait<'a>(
+    env: Env<'a>,
+    shared: &Shared,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    reference: Term<'a>,
+) -> Result<Term<'a>, Refused> {
+    let buffer = buffer(shared)?;
+    let list = gather(entries, indexes, buffer, &mut Scale::generous(), usize::MAX)?;
+    let mut request = Arena::new();
+    request.store((reference, entries, indexes).encode(env));
+    let waiter = Waiter {
+        pid: env.pid(),
+        request,
+    };
+    match shared
+        .waiters
+        .wait(buffer.capacity(), size_of(&list), waiter)
+    {
+        Wait::Taken(_, credit) => {
+            write_list(env, shared, buffer, list, credit, None)?;
+            Ok(atoms::ok().encode(env))
+        }
+        Wait::Waits(ticket) => Ok((atoms::wait(), ticket).encode(env)),
+        Wait::TooLarge => Err(Refused::TooLarge),
+        Wait::Closed => Err(Refused::Closed),
+    }
+}
+
+/// Makes the write of a request that room has been taken for.
+pub fn write_granted<'a>(
+    shared: &Shared,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    credit: Credit,
+) -> Result<(), Refused> {
+    let buffer = buffer(shared)?;
+    let list = gather(entries, indexes, buffer, &mut Scale::generous(), usize::MAX);
+    let Ok(list) = list else {
+        let _ = buffer.capacity().cancel(credit);
+        return Err(Refused::Improper);
+    };
+    write_list(entries.get_env(), shared, buffer, list, credit, None)?;
     Ok(())
 }
 
@@ -386,22 +603,39 @@ fn put_all<'a>(
 struct Listed<'a, S> {
     index: usize,
     key: Key<'a>,
+    value: Term<'a>,
     version: Option<Term<'a>>,
+    // Of all three.
+    weight: u64,
     // Key, value and version, until they are written.
     given: Option<[Given<Arena, S>; 3]>,
 }
 
+impl<S> Listed<'_, S> {
+    /// As a processor gets it.
+    fn row<'b>(&self, env: Env<'b>) -> Term<'b> {
+        let [key, value] = [self.key.term, self.value].map(|term| term.in_env(env));
+        let version = match self.version {
+            Some(version) => version.in_env(env),
+            None => 0.encode(env),
+        };
+        make_tuple(env, &[key, value, version, 0.encode(env)])
+    }
+}
+
 impl<S: FnOnce(&mut Arena)> Listed<'_, S> {
-    fn write(&mut self, map: &mut Map<Arena>) {
+    /// Answers the slot.
+    fn write(&mut self, map: &mut Map<Arena>) -> usize {
         let Some([key, value, version]) = self.given.take() else {
-            return;
+            return 0;
         };
         match (self.version, self.key.find(map)) {
             (Some(newer), _) => write_newer(map, &self.key, key, value, version, newer),
-            (None, Some(slot)) => map.replace(slot, value, version, 0, clock::now),
-            (None, None) => {
-                map.insert(self.key.hash, key, value, version, clock::now);
+            (None, Some(slot)) => {
+                map.replace(slot, value, version, 0, clock::now);
+                slot
             }
+            (None, None) => map.insert(self.key.hash, key, value, version, clock::now),
         }
     }
 }
@@ -445,7 +679,9 @@ fn gather<'a>(
         let version_weight = version.map_or(Ok(0), |version| scale.weigh(version))?;
         gathered.push(Listed {
             index,
+            value,
             version,
+            weight: u64::from(key.weight) + u64::from(weight) + u64::from(version_weight),
             given: Some([
                 given(key.term, key.weight),
                 given(value, weight),
@@ -472,7 +708,7 @@ fn fetch<'a>(
     mut scale: Scale,
 ) -> Result<Option<Term<'a>>, Refused> {
     let key = Key::new(key, &mut scale)?;
-    let partition = key.partition(buffer(handle)?, index)?;
+    let partition = key.partition(buffer(handle.0)?, index)?;
     partition.read_live(|map| {
         let Some(slot) = key.find(map) else {
             return Ok(None);
@@ -492,8 +728,8 @@ fn delete(
     mut scale: Scale,
 ) -> Result<(), Refused> {
     let key = Key::new(key, &mut scale)?;
-    let partition = key.partition(buffer(handle)?, index)?;
-    write(partition, |map| {
+    let partition = key.partition(buffer(handle.0)?, index)?;
+    write(key.term.get_env(), handle.0, partition, |map, _| {
         if let Some(slot) = key.find(map) {
             map.remove(slot, clock::now);
         }
@@ -508,8 +744,8 @@ fn take<'a>(
     mut scale: Scale,
 ) -> Result<Option<Term<'a>>, Refused> {
     let key = Key::new(key, &mut scale)?;
-    let partition = key.partition(buffer(handle)?, index)?;
-    write(partition, |map| {
+    let partition = key.partition(buffer(handle.0)?, index)?;
+    write(env, handle.0, partition, |map, _| {
         let Some(slot) = key.find(map) else {
             return Ok(None);
         };
@@ -526,7 +762,7 @@ fn take<'a>(
 fn has_key(handle: Handle<'_>, key: Term<'_>, index: Index, mut scale: Scale) -> Atom {
     let mut find = || {
         let key = Key::new(key, &mut scale)?;
-        let partition = key.partition(buffer(handle)?, index)?;
+        let partition = key.partition(buffer(handle.0)?, index)?;
         Ok(partition.read_live(|map| key.find(map).is_some())?)
     };
     match find() {
@@ -546,8 +782,9 @@ fn update(
 ) -> Result<Atom, Refused> {
     let key = Key::new(key, &mut scale)?;
     scale.weigh(operand)?;
-    let partition = key.partition(buffer(handle)?, index)?;
-    write(partition, |map| {
+    let shared = handle.0;
+    let partition = key.partition(buffer(shared)?, index)?;
+    write(operand.get_env(), shared, partition, |map, room| {
         let Some(slot) = key.find(map) else {
             return atoms::error();
         };
@@ -563,9 +800,20 @@ fn update(
         let Ok(weight @ ..=LARGE) = scale.weigh(new) else {
             return atoms::unsuited();
         };
+        if let Err(reason) = room.take(growth(map, value, weight)) {
+            return no_room(shared, reason).atom();
+        }
         map.update(slot, given(new, weight), clock::now);
         atoms::ok()
     })
+}
+
+/// How much larger an entry becomes by another value.
+fn growth(map: &Map<Arena>, old: Cell, weight: u32) -> Size {
+    Size {
+        entries: 0,
+        bytes: u64::from(weight.saturating_sub(map.weight(old))),
+    }
 }
 
 fn compare_put(
@@ -578,9 +826,11 @@ fn compare_put(
     let mut scale = Scale::generous();
     let key = Key::new(key, &mut scale)?;
     let weight = scale.weigh(value)?;
-    let partition = key.partition(buffer(handle)?, index)?;
+    let shared = handle.0;
+    let partition = key.partition(buffer(shared)?, index)?;
+    let env = value.get_env();
     let value = given(value, weight);
-    write(partition, |map| {
+    write(env, shared, partition, |map, room| {
         let Some(slot) = key.find(map) else {
             return atoms::error();
         };
@@ -592,6 +842,9 @@ fn compare_put(
         };
         if !same {
             return atoms::changed();
+        }
+        if let Err(reason) = room.take(growth(map, cell, weight)) {
+            return no_room(shared, reason).atom();
         }
         map.update(slot, value, clock::now);
         atoms::ok()
@@ -607,11 +860,17 @@ fn put_new(
 ) -> Result<Atom, Refused> {
     let key = Key::new(key, &mut scale)?;
     let weight = scale.weigh(value)?;
-    let partition = key.partition(buffer(handle)?, index)?;
+    let shared = handle.0;
+    let partition = key.partition(buffer(shared)?, index)?;
+    let env = value.get_env();
+    let total = u64::from(key.weight) + u64::from(weight);
     let (key_given, value) = (given(key.term, key.weight), given(value, weight));
-    write(partition, |map| {
+    write(env, shared, partition, |map, room| {
         if key.find(map).is_some() {
             return atoms::changed();
+        }
+        if let Err(reason) = slot_with_room(env, shared, map, room, &key, total) {
+            return no_room(shared, reason).atom();
         }
         map.insert(key.hash, key_given, value, zero(), clock::now);
         atoms::ok()
@@ -670,7 +929,8 @@ pub fn scatter(env: Env<'_>, generation: Map<Arena>, to: &Buffer<Map<Arena>, Loc
         };
         let value = given(value, value_weight);
         let version = given(version, version_weight);
-        partition.write_admitted(|map| {
+        let mut todo = Todo::default();
+        partition.write_admitted(&mut Credit::NONE.clone(), &mut todo, |map| {
             let slot = match key.find(map) {
                 Some(slot) => {
                     map.replace(slot, value, version, entry.updates, clock::now);

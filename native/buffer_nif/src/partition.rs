@@ -2,11 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use buffer_core::{Discarded, NotOwner, Reason};
+use buffer_core::{Discarded, NotOwner, Policy, Reason, Settled, Size, Wanted};
 use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::Handle;
 use crate::cycle::{Cycle, Within};
+use crate::resource::{Overflow, Shared};
 use crate::{atoms, clock};
 
 fn partition<'a>(handle: Handle<'a>, index: usize) -> NifResult<&'a dyn Cycle> {
@@ -14,10 +15,72 @@ fn partition<'a>(handle: Handle<'a>, index: usize) -> NifResult<&'a dyn Cycle> {
 }
 
 /// Makes the live generation the draining one if that is empty; answers how many entries there are
-/// to drain. O(1).
+/// to drain. O(1); where the oldest entries make room for new ones, only a batch is taken out of the live
+/// generation, since what is draining can't be dropped any more: O(entries of a batch) then.
 #[rustler::nif]
 fn partition_swap(handle: Handle<'_>, index: usize) -> NifResult<usize> {
-    Ok(partition(handle, index)?.swap())
+    let shared = handle.0;
+    let part = match (shared.overflow(), shared.batch_size()) {
+        (Overflow::DropOldest, size) if size > 0 => Some(size.min(SETTLED_QUICKLY)),
+        _ => None,
+    };
+    Ok(partition(handle, index)?.swap(part))
+}
+
+/// Has the caller be told when the live generation has so many entries or bytes, or when entries have been
+/// dropped. Whether it has so many already: then nobody is told. O(1).
+#[rustler::nif]
+fn partition_arm(
+    env: Env<'_>,
+    handle: Handle<'_>,
+    index: usize,
+    entries: Option<usize>,
+    bytes: Option<u64>,
+) -> NifResult<bool> {
+    let trigger = Size {
+        entries: entries.unwrap_or(usize::MAX),
+        bytes: bytes.unwrap_or(u64::MAX),
+    };
+    Ok(partition(handle, index)?.arm(env.pid(), trigger))
+}
+
+/// Notes what has started a cycle. O(1).
+#[rustler::nif]
+fn partition_triggered(handle: Handle<'_>, index: usize, trigger: Atom) -> NifResult<Atom> {
+    let mark = handle.0.marks.get(index).ok_or(Error::BadArg)?;
+    let known = atoms::triggers().iter().position(|&one| one == trigger);
+    let place = known.ok_or(Error::BadArg)? + 1;
+    mark.trigger.store(place as u8, Ordering::Relaxed);
+    Ok(atoms::ok())
+}
+
+/// Notes in how many milliseconds the next tick is, or that there will be none. O(1).
+#[rustler::nif]
+fn partition_scheduled(handle: Handle<'_>, index: usize, ms: Option<i64>) -> NifResult<Atom> {
+    let mark = handle.0.marks.get(index).ok_or(Error::BadArg)?;
+    let moment = ms.map_or(0, |ms| clock::now() + ms * 1_000_000);
+    mark.next_flush.store(moment, Ordering::Relaxed);
+    Ok(atoms::ok())
+}
+
+/// From now on no batch is started, or batches are again. O(1).
+#[rustler::nif]
+fn partition_pause(handle: Handle<'_>, index: usize, paused: bool) -> NifResult<Atom> {
+    partition(handle, index)?.pause(paused);
+    Ok(atoms::ok())
+}
+
+/// Has the caller get `{partitioned_buffer, Token, Outcome}` when all that the partition holds now has been
+/// through. `false` if it holds nothing: then nobody is told. O(1).
+#[rustler::nif]
+fn partition_await(env: Env<'_>, handle: Handle<'_>, index: usize, token: u64) -> NifResult<bool> {
+    Ok(partition(handle, index)?.await_all(env.pid(), token))
+}
+
+/// That one gets nothing any more: whether it would have. O(those who wait).
+#[rustler::nif]
+fn partition_await_no_more(handle: Handle<'_>, index: usize, token: u64) -> NifResult<bool> {
+    Ok(partition(handle, index)?.await_no_more(token))
 }
 
 /// Entries of the draining generation, those in flight included. O(1).
@@ -35,28 +98,58 @@ fn partition_claim(env: Env<'_>, handle: Handle<'_>, index: usize) -> NifResult<
     })
 }
 
-/// Settling a batch takes time for each of its entries: what is larger is left to a dirty scheduler.
+/// Settling a batch takes time for each of its entries, and for each that waits for it: what is more is
+/// left to a dirty scheduler.
 const SETTLED_QUICKLY: usize = 10_000;
+const TOLD_QUICKLY: usize = 100;
+
+fn wanted(shared: &Shared, entries: usize) -> Wanted {
+    Wanted {
+        entries,
+        bytes: shared.max_batch_bytes(),
+        not_before: shared.not_before(),
+    }
+}
 
 /// Settles the caller's batch as processed and starts its next one of the size that is set now: a list;
-/// `:large` for a batch that `partition_copy_dirty` must copy; `:empty`; `:not_owner`; or, having done
-/// nothing, `:dirty` if `partition_next_dirty` must do it or `:table` if a table is wanted. Bounded by
-/// [`crate::weigh::Limits`].
+/// `:large` for a batch that `partition_copy_dirty` must copy; `:empty`; `:not_owner`; `:paused`; or, having
+/// done nothing, `:dirty` if `partition_next_dirty` must do it or `:table` if a table is wanted. `result` is
+/// what the processor made of the batch. Bounded by [`crate::weigh::Limits`].
 #[rustler::nif]
-fn partition_next<'a>(env: Env<'a>, handle: Handle<'_>, index: usize) -> NifResult<Term<'a>> {
-    Ok(match handle.0.batch_size.load(Ordering::Relaxed) {
+fn partition_next<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    index: usize,
+    result: Term<'a>,
+) -> NifResult<Term<'a>> {
+    let shared = handle.0;
+    let partition = partition(handle, index)?;
+    Ok(match shared.batch_size() {
         0 => atoms::table().encode(env),
-        size if size > SETTLED_QUICKLY => atoms::dirty().encode(env),
-        size => partition(handle, index)?.next(env, size, Within::Bounds),
+        size if size > SETTLED_QUICKLY
+            || shared.not_before().is_some()
+            || partition.awaiting() > TOLD_QUICKLY =>
+        {
+            atoms::dirty().encode(env)
+        }
+        size => partition.next(env, shared, wanted(shared, size), Within::Bounds, result),
     })
 }
 
-/// The same for batches and entries of any size: neither `:large` nor `:dirty`.
+/// The same for batches and entries of any size: neither `:large` nor `:dirty`, but `:expired_some` if
+/// entries were given up because of their age: then ask again.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn partition_next_dirty<'a>(env: Env<'a>, handle: Handle<'_>, index: usize) -> NifResult<Term<'a>> {
-    Ok(match handle.0.batch_size.load(Ordering::Relaxed) {
+fn partition_next_dirty<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    index: usize,
+    result: Term<'a>,
+) -> NifResult<Term<'a>> {
+    let shared = handle.0;
+    let partition = partition(handle, index)?;
+    Ok(match shared.batch_size() {
         0 => atoms::table().encode(env),
-        size => partition(handle, index)?.next(env, size, Within::Anything),
+        size => partition.next(env, shared, wanted(shared, size), Within::Anything, result),
     })
 }
 
@@ -79,21 +172,52 @@ fn partition_peek_dirty<'a>(
     Ok(partition(handle, index)?.peek(env, cursor, count))
 }
 
+/// The same of the live generation. The partition's lock is held meanwhile, so `count` is to be small.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn partition_peek_live_dirty<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    index: usize,
+    cursor: usize,
+    count: usize,
+) -> NifResult<(Term<'a>, usize)> {
+    Ok(partition(handle, index)?.peek_live(env, cursor, count))
+}
+
 /// Settles the caller's batch as processed: how many entries are left to drain, or `:not_owner`.
 /// O(entries of the batch).
 #[rustler::nif(schedule = "DirtyCpu")]
-fn partition_done<'a>(env: Env<'a>, handle: Handle<'_>, index: usize) -> NifResult<Term<'a>> {
-    Ok(match partition(handle, index)?.done(env.pid()) {
-        Ok(left) => left.encode(env),
-        Err(NotOwner) => atoms::not_owner().encode(env),
-    })
+fn partition_done<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    index: usize,
+    result: Term<'a>,
+) -> NifResult<Term<'a>> {
+    Ok(
+        match partition(handle, index)?.done(env, handle.0, result) {
+            Ok(left) => left.encode(env),
+            Err(NotOwner) => atoms::not_owner().encode(env),
+        },
+    )
 }
 
 /// Settles the caller's batch as processed and starts one of all that is to drain, without copying
-/// it: how many entries, `:empty`, or `:not_owner`. O(entries) for what it settles.
+/// it: how many entries, `:empty`, `:paused` or `:not_owner`. O(entries) for what it settles.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn partition_start_all<'a>(env: Env<'a>, handle: Handle<'_>, index: usize) -> NifResult<Term<'a>> {
-    Ok(partition(handle, index)?.start_all(env))
+fn partition_start_all<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    index: usize,
+    result: Term<'a>,
+) -> NifResult<Term<'a>> {
+    Ok(partition(handle, index)?.start_all(env, handle.0, result))
+}
+
+/// The batch in flight: `{first, last, attempt, size}`, or nil. O(1).
+#[rustler::nif]
+fn partition_batch(handle: Handle<'_>, index: usize) -> NifResult<Option<(u64, u64, u32, usize)>> {
+    let (_, batch) = partition(handle, index)?.status();
+    Ok(batch.map(|batch| (batch.first, batch.last, batch.attempt, batch.held())))
 }
 
 /// The process that drains, if any, and for how long it has had its batch, in milliseconds:
@@ -108,35 +232,109 @@ fn partition_status(
     Ok((owner, elapsed))
 }
 
-/// Tells that the processor has failed with the caller's batch. O(1).
+/// Tells that the processor has failed with the caller's batch, and how. O(1).
 #[rustler::nif]
-fn partition_fail(env: Env<'_>, handle: Handle<'_>, index: usize) -> NifResult<Atom> {
-    Ok(match partition(handle, index)?.fail(env.pid()) {
+fn partition_fail(env: Env<'_>, handle: Handle<'_>, index: usize, reason: Atom) -> NifResult<Atom> {
+    let reason = decode_reason(reason)?;
+    Ok(match partition(handle, index)?.fail(env.pid(), reason) {
         Ok(()) => atoms::ok(),
         Err(NotOwner) => atoms::not_owner(),
     })
 }
 
-/// Takes the drain from its owner, who is gone, and discards the batch that it had: how many entries.
-/// O(entries of the batch), after a copy of it that may still be going on.
+/// Settles the caller's batch but for these entries, by their places in it (from 0, ascending): `true`;
+/// `false` if they are not that; or `:not_owner`. O(entries of the batch).
 #[rustler::nif(schedule = "DirtyCpu")]
-fn partition_settle(handle: Handle<'_>, index: usize, reason: Atom) -> NifResult<usize> {
-    let discarded = partition(handle, index)?.settle(decode_reason(reason)?);
-    Ok(discarded.map_or(0, |discarded| discarded.len))
+fn partition_fail_some<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    index: usize,
+    failed: Vec<u32>,
+) -> NifResult<Term<'a>> {
+    let result = partition(handle, index)?.fail_some(env, handle.0, &failed);
+    Ok(match result {
+        Ok(done) => done.encode(env),
+        Err(NotOwner) => atoms::not_owner().encode(env),
+    })
+}
+
+/// Takes the drain from its owner, who is gone. The batch that it had will be tried again, if there are
+/// tries left and `again`: `{again, Attempts, Size}` or `{halved, Attempts, Size}`; otherwise it is given up:
+/// `{discarded, Reason, Size}`. `ok` if there was none. O(entries of the batch), after a copy of it that may
+/// still be going on.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn partition_settle<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    index: usize,
+    reason: Atom,
+    again: bool,
+) -> NifResult<Term<'a>> {
+    let policy = if again {
+        handle.0.policy()
+    } else {
+        Policy::ONCE
+    };
+    let reason = decode_reason(reason)?;
+    let settled = partition(handle, index)?.settle(env, handle.0, reason, policy);
+    Ok(match settled {
+        Settled::Nothing => atoms::ok().encode(env),
+        Settled::Again {
+            attempts,
+            len,
+            halved,
+        } => {
+            let how = if halved {
+                atoms::halved()
+            } else {
+                atoms::again()
+            };
+            (how, attempts, len).encode(env)
+        }
+        Settled::Discarded(discarded) => {
+            let reason = atoms::of_reason(discarded.reason);
+            (atoms::discarded(), reason, discarded.len).encode(env)
+        }
+    })
 }
 
 /// Discards all that a closed partition still holds: how many entries. O(segments).
 #[rustler::nif(schedule = "DirtyCpu")]
-fn partition_discard_rest(handle: Handle<'_>, index: usize, reason: Atom) -> NifResult<usize> {
-    let discarded = partition(handle, index)?.discard_rest(decode_reason(reason)?);
+fn partition_discard_rest(
+    env: Env<'_>,
+    handle: Handle<'_>,
+    index: usize,
+    reason: Atom,
+) -> NifResult<usize> {
+    let reason = decode_reason(reason)?;
+    let discarded = partition(handle, index)?.discard_rest(env, handle.0, reason);
     Ok(discarded.map_or(0, |discarded| discarded.len))
+}
+
+/// The next batch that was given up and that somebody is to be told of: `{Entries, Reason, First, Last,
+/// Attempts}`, or nil. The one before it has been told of. Dirty, since entries may be of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn partition_next_kept<'a>(env: Env<'a>, handle: Handle<'_>, index: usize) -> NifResult<Term<'a>> {
+    let kept = partition(handle, index)?.next_kept(env);
+    Ok(match kept {
+        Some((entries, reason, (first, last), attempts)) => {
+            (entries, atoms::of_reason(reason), first, last, attempts).encode(env)
+        }
+        None => atoms::nil().encode(env),
+    })
+}
+
+/// How many entries wait for somebody to be told of them. O(1).
+#[rustler::nif]
+fn partition_kept(handle: Handle<'_>, index: usize) -> NifResult<usize> {
+    Ok(partition(handle, index)?.kept())
 }
 
 /// What was discarded and has not been reported, in order: a list of `{reason, size, bytes}`.
 #[rustler::nif]
 fn partition_unreported(handle: Handle<'_>, index: usize) -> NifResult<Vec<(Atom, usize, u64)>> {
     let unreported = partition(handle, index)?.unreported();
-    let encode = |one: Discarded| (encode_reason(one.reason), one.len, one.bytes);
+    let encode = |one: Discarded| (atoms::of_reason(one.reason), one.len, one.bytes);
     Ok(unreported.into_iter().map(encode).collect())
 }
 
@@ -153,18 +351,9 @@ fn partition_closed(handle: Handle<'_>, index: usize) -> NifResult<bool> {
     Ok(partition(handle, index)?.is_closed())
 }
 
-fn encode_reason(reason: Reason) -> Atom {
-    match reason {
-        Reason::Exception => atoms::exception(),
-        Reason::Killed => atoms::killed(),
-        Reason::Timeout => atoms::timeout(),
-        Reason::Shutdown => atoms::shutdown(),
-    }
-}
-
 fn decode_reason(reason: Atom) -> NifResult<Reason> {
     let known = Reason::ALL
         .into_iter()
-        .find(|&known| encode_reason(known) == reason);
+        .find(|&known| atoms::of_reason(known) == reason);
     known.ok_or(Error::BadArg)
 }

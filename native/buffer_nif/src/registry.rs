@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
+use buffer_core::Credit;
 use dashmap::mapref::entry::Entry;
 use dashmap::DashMap;
 use once_cell::sync::Lazy;
-use rustler::Env;
+use rustler::{Env, Term};
 
-use crate::map;
-use crate::reclaimer::{reclaim, Retired};
 use crate::resource::{Kind, Shared, Storage};
+use crate::write::{finish, Todo};
+use crate::{atoms, clock, map};
 
 static OPEN: Lazy<DashMap<String, Arc<Shared>>> = Lazy::new(DashMap::new);
 
@@ -38,7 +39,7 @@ pub fn open(name: String, kind: Kind, partitions: usize) -> Opened {
             }
         }
         Entry::Vacant(entry) => {
-            let shared = Arc::new(Shared::new(entry.key().clone(), kind, partitions));
+            let shared = Shared::new(entry.key().clone(), kind, partitions);
             entry.insert(Arc::clone(&shared));
             Opened::Created(shared)
         }
@@ -49,35 +50,33 @@ pub fn open(name: String, kind: Kind, partitions: usize) -> Opened {
 /// and all that `old` holds; `old` is closed. Entries of a queue's partition stay in one partition and
 /// in order; those of a map go where their keys belong.
 pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
-    old.storage.close();
-    let new = Arc::new(Shared::new(
-        old.name.clone(),
-        old.storage.kind(),
-        partitions,
-    ));
-    let mut retired = Retired::default();
+    close(env, old);
+    let new = Shared::new(old.name.clone(), old.storage.kind(), partitions);
+    let mut todo = Todo::default();
     match (&old.storage, &new.storage) {
         (Storage::Queue(old), Storage::Queue(new)) => {
             for (index, from) in old.partitions().iter().enumerate() {
                 let to = &new.partitions()[index % partitions];
-                let (held, legacy) = from.take_all(&mut retired);
+                let (held, legacy) = from.take_all(&mut todo);
                 to.inherit(legacy);
                 for generation in held {
-                    to.write_admitted(|live| live.append(generation));
+                    to.write_admitted(&mut Credit::NONE.clone(), &mut todo, |live| {
+                        live.append(generation);
+                    });
                 }
             }
         }
         (Storage::Map(old), Storage::Map(new)) => {
             let mut live = Vec::new();
             for (index, from) in old.partitions().iter().enumerate() {
-                let ([draining, rest], legacy) = from.take_all(&mut retired);
+                let ([draining, rest], legacy) = from.take_all(&mut todo);
                 new.partitions()[index % partitions].inherit(legacy);
                 map::scatter(env, draining, new);
                 live.push(rest);
             }
             // What was draining stays apart: an entry of it is no older version of a live one.
             for partition in new.partitions() {
-                partition.swap();
+                partition.swap(None, clock::now);
             }
             for generation in live {
                 map::scatter(env, generation, new);
@@ -85,9 +84,22 @@ pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
         }
         _ => {}
     }
-    reclaim(retired);
+    finish(env, old, todo, None);
     OPEN.insert(new.name.clone(), Arc::clone(&new));
     new
+}
+
+/// Closes a buffer: nobody is served any more, and those who wait for room are told.
+pub fn close(env: Env<'_>, shared: &Shared) {
+    shared.storage.close();
+    for waiter in shared.waiters.close(shared.storage.capacity()) {
+        let Ok((reference, _, _)) = waiter.request.load(0, env).decode::<(Term, Term, Term)>()
+        else {
+            continue;
+        };
+        // Dead: nobody waits.
+        let _ = env.send(&waiter.pid, (reference, atoms::closed()));
+    }
 }
 
 /// Forgets a closed buffer.

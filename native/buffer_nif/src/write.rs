@@ -1,11 +1,18 @@
-//! What all writes have in common: why one is refused, and where an entry goes by itself.
+//! What all writes have in common: why one is refused, where an entry goes by itself, what is done when
+//! there is no room, and what is to be done when no lock is held any more.
+
+use std::sync::atomic::Ordering;
 
 use buffer_core::route::route;
-use buffer_core::Closed;
-use rustler::{Atom, Term};
+use buffer_core::{After, Buffer, Closed, Credit, NoRoom, Room, Rows, Size, Written};
+use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
-use crate::atoms;
+use crate::arena::Arena;
+use crate::cycle::Readable;
+use crate::reclaimer::reclaim;
+use crate::resource::{Overflow, Shared};
 use crate::weigh::Heavy;
+use crate::{atoms, clock, server};
 
 /// Why nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +27,12 @@ pub enum Refused {
     NoPartitions,
     /// The buffer is of another kind.
     OtherKind,
+    /// There is no room, and whoever writes is to wait for it.
+    Wait,
+    /// There is no room.
+    Full,
+    /// There never will be.
+    TooLarge,
 }
 
 impl Refused {
@@ -31,6 +44,9 @@ impl Refused {
             Refused::Improper => atoms::improper(),
             Refused::NoPartitions => atoms::no_partitions(),
             Refused::OtherKind => atoms::other_kind(),
+            Refused::Wait => atoms::wait(),
+            Refused::Full => atoms::full(),
+            Refused::TooLarge => atoms::too_large(),
         }
     }
 }
@@ -64,6 +80,121 @@ pub fn own_route(term: Term<'_>, partitions: usize) -> Result<usize, Refused> {
         count => {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
             Ok(route(term.hash_phash2(), count))
+        }
+    }
+}
+
+/// Who is told when what it wrote has been through: its process, and the token of the first part of that;
+/// those of the others follow it.
+pub type Awaited = Option<(LocalPid, u64)>;
+
+/// What is to be done once the locks of a partition are released.
+pub type Todo = After<Arena, LocalPid>;
+
+/// Does it. `result` is what those get who wait for entries that were processed: the processor's answer.
+#[inline]
+pub fn finish(env: Env<'_>, shared: &Shared, todo: Todo, result: Option<Term<'_>>) {
+    if !todo.is_empty() {
+        finish_some(env, shared, todo, result);
+    }
+}
+
+fn finish_some(env: Env<'_>, shared: &Shared, todo: Todo, result: Option<Term<'_>>) {
+    reclaim(todo.retired);
+    for passed in todo.passed {
+        let outcome = match (passed.lost, result) {
+            (Some(reason), _) => (atoms::error(), atoms::of_reason(reason)).encode(env),
+            (None, Some(result)) => (atoms::ok(), result).encode(env),
+            (None, None) => (atoms::ok(), atoms::nil()).encode(env),
+        };
+        // Dead: nobody waits any more.
+        let _ = env.send(
+            &passed.owner,
+            (atoms::partitioned_buffer(), passed.token, outcome),
+        );
+    }
+    if todo.room {
+        server::serve(shared);
+    }
+}
+
+/// Tells a partition's process that it is time to process, or to report.
+#[inline]
+pub fn signal<R>(env: Env<'_>, written: Written<R, LocalPid>) -> R {
+    if let Some(process) = written.signal {
+        // Dead: the process that takes its place looks by itself.
+        let _ = env.send(&process, atoms::due());
+    }
+    written.result
+}
+
+/// Takes room for one write under the partition's lock. Where the oldest entries are to make room, they do.
+#[inline]
+pub fn take_room<G: Readable>(
+    env: Env<'_>,
+    shared: &Shared,
+    live: &mut G,
+    room: &mut Room<'_, G, LocalPid>,
+    size: Size,
+) -> Result<(), NoRoom> {
+    if shared.overflow() != Overflow::DropOldest {
+        return room.take(size);
+    }
+    let copy = |live: &G, count: usize, arena: &mut Arena| live.copy_rows(env, count, arena);
+    let rows = Rows {
+        copy: shared.keeps_discarded().then_some(&copy as _),
+        now: clock::now,
+    };
+    room.take_in_place(live, size, &rows)
+}
+
+/// Takes room by dropping the oldest entries of partitions: of this one first.
+pub fn make_room<G: Readable>(
+    env: Env<'_>,
+    shared: &Shared,
+    buffer: &Buffer<G, LocalPid>,
+    size: Size,
+    first: usize,
+) -> Result<Credit, Refused> {
+    let partitions = buffer.partitions();
+    let copy = |live: &G, count: usize, arena: &mut Arena| live.copy_rows(env, count, arena);
+    let rows = Rows {
+        copy: shared.keeps_discarded().then_some(&copy as _),
+        now: clock::now,
+    };
+    // Others may be faster to take what was dropped here.
+    for _ in 0..100 {
+        let mut dropped = Size::default();
+        for index in (first..partitions.len()).chain(0..first) {
+            match buffer.capacity().take(size) {
+                Ok(credit) => return Ok(credit),
+                Err(NoRoom::TooLarge) => return Err(Refused::TooLarge),
+                Err(NoRoom::Full) => {}
+            }
+            let mut todo = Todo::default();
+            let (evicted, process) = partitions[index].evict(size, &rows, &mut todo);
+            dropped += evicted;
+            finish(env, shared, todo, None);
+            if let Some(process) = process {
+                let _ = env.send(&process, atoms::due());
+            }
+        }
+        if dropped == Size::default() {
+            break;
+        }
+    }
+    let taken = buffer.capacity().take(size);
+    taken.map_err(|reason| no_room(shared, reason))
+}
+
+/// What becomes of a write for which there is no room.
+pub fn no_room(shared: &Shared, reason: NoRoom) -> Refused {
+    match (reason, shared.overflow()) {
+        (NoRoom::TooLarge, _) => Refused::TooLarge,
+        (NoRoom::Full, Overflow::Block) => Refused::Wait,
+        (NoRoom::Full, _) => {
+            shared.rejected.fetch_add(1, Ordering::Relaxed);
+            Refused::Full
         }
     }
 }

@@ -327,9 +327,7 @@ impl<G: Generation> Drain<G> {
         let piece = self.pieces.pop_front();
         let first = match &piece {
             Some(piece) => self.generation.first(piece.len, u64::MAX),
-            None => self
-                .generation
-                .first(wanted.entries.max(1), wanted.bytes),
+            None => self.generation.first(wanted.entries.max(1), wanted.bytes),
         };
         let (pending, attempt) = piece.map_or((None, 1), |piece| (piece.pending, piece.attempt));
         Batch {

@@ -59,8 +59,14 @@ impl<'a, G: Generation, O: Copy + PartialEq> Room<'a, G, O> {
 
     /// What was evicted, and what was taken.
     pub(super) fn into_parts(self) -> (Size, Option<Credit>) {
-        self.limited
-            .map_or((Size::default(), None), |limited| (limited.evicted, limited.credit))
+        self.limited.map_or((Size::default(), None), |limited| {
+            (limited.evicted, limited.credit)
+        })
+    }
+
+    /// Whether there always is room.
+    pub fn is_unlimited(&self) -> bool {
+        self.limited.is_none()
     }
 
     /// Takes room for what the write adds at the most. To be called once.

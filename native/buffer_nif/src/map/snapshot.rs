@@ -10,7 +10,7 @@ use buffer_core::{Map, Partition};
 use rustler::types::tuple::make_tuple;
 use rustler::{Encoder, Env, LocalPid, Term};
 
-use super::{buffer, immediate, write};
+use super::{buffer, immediate};
 use crate::arena::{Arena, Copies, Handle};
 use crate::atoms;
 use crate::write::Refused;
@@ -53,7 +53,7 @@ struct Snapshot<'b> {
 impl<'b> Snapshot<'b> {
     fn begin(partition: &'b Partition<Map<Arena>, LocalPid>) -> Result<Self, Refused> {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        write(partition, |map| map.begin_snapshot(id))?;
+        partition.in_turn(|map| map.begin_snapshot(id))?;
         Ok(Self { partition, id })
     }
 }
@@ -61,7 +61,7 @@ impl<'b> Snapshot<'b> {
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
         // Of a closed partition it goes with the generation.
-        let _ = write(self.partition, |map| map.end_snapshot(self.id));
+        let _ = self.partition.in_turn(|map| map.end_snapshot(self.id));
     }
 }
 
@@ -71,7 +71,7 @@ fn read<'a>(
     index: usize,
     what: What,
 ) -> Result<Term<'a>, Refused> {
-    let partitions = buffer(handle)?.partitions();
+    let partitions = buffer(handle.0)?.partitions();
     let partition = partitions.get(index).ok_or(Refused::NoPartitions)?;
     let mut snapshot = Snapshot::begin(partition)?;
     let mut copies = Copies::with_capacity(env, 0);
