@@ -1,5 +1,5 @@
 defmodule PartitionedBuffer do
-  alias PartitionedBuffer.{Handle, Names, Native, Options, Owner, Router, Telemetry}
+  alias PartitionedBuffer.{Handle, Names, Native, OnDemand, Options, Owner, Router, Telemetry}
 
   @moduledoc """
   Buffers for writes that come faster than the thing behind them can take.
@@ -55,12 +55,15 @@ defmodule PartitionedBuffer do
 
   ## What is guaranteed
 
-    * What a write has returned `:ok` for is handed to the processor, once, across crashes of any
-      process of the buffer and across an orderly stop. If the buffer's own supervisor is killed and
-      started again under its name, it goes on with what it held.
+    * What a write has returned `:ok` for is handed to the processor, across crashes of any process of the
+      buffer and across an orderly stop: once, or with `:max_retries` at least once. If the buffer's own
+      supervisor is killed and started again under its name, it goes on with what it held.
+    * Where a capacity is set, no more than that is ever held, those entries included that a processor
+      has.
     * Items of one partition of a queue are handed over in the order in which they were written. Entries
       of a map come in no particular order.
-    * A batch whose processing fails is discarded and reported by an event; no other batch is.
+    * A batch whose processing fails for the last time is discarded and reported by an event, and
+      `:on_discard` is called with it; no other batch is.
     * No write is lost silently: `accepted == processed + discarded + queued + in_flight` in every
       reading of `info/1` (and for a map, `+ superseded + deleted`).
     * The end of the VM is the end of what is buffered. Nothing is written to disk.
@@ -74,10 +77,36 @@ defmodule PartitionedBuffer do
   @type buffer :: atom()
 
   @typedoc "What is called with each batch: a function, or `{module, function, args}`."
-  @type processor :: (batch :: [term()] | :ets.table() -> term()) | {module(), atom(), [term()]}
+  @type processor ::
+          (batch :: [term()] | :ets.table() -> term())
+          | (batch :: [term()] | :ets.table(), batch_info() -> term())
+          | {module(), atom(), [term()]}
 
-  @typedoc "Why entries were discarded."
-  @type reason :: :exception | :killed | :timeout | :shutdown
+  @typedoc """
+  Names a batch, the same each time that it is tried: the buffer, the partition, when the buffer was opened,
+  and the places of its first and last entry in the partition. No other batch of this VM has it; use it as an
+  idempotency token.
+  """
+  @type batch_id ::
+          {buffer(), partition :: atom(), since :: non_neg_integer(), first :: pos_integer(),
+           last :: pos_integer()}
+
+  @typedoc "What a processor gets to know of its batch: `attempt` is 1 the first time."
+  @type batch_info :: %{batch: batch_id(), attempt: pos_integer(), size: pos_integer()}
+
+  @typedoc "What is called with entries that were given up: a function, or `{module, function, args}`."
+  @type on_discard :: ([term()], reason() -> term()) | {module(), atom(), [term()]}
+
+  @typedoc "What happens to a write for which there is no room."
+  @type overflow :: :block | :reject | :drop_newest | :drop_oldest
+
+  @typedoc """
+  Why entries were discarded: the processor has raised, thrown or exited (`:exception`), its process was
+  `:killed`, it took too long (`:timeout`), it said so (`:failed`); they were too old (`:expired`), there was
+  no room for them (`:overflow`), or the time for stopping was up (`:shutdown`).
+  """
+  @type reason ::
+          :exception | :killed | :timeout | :failed | :expired | :overflow | :shutdown
 
   @typedoc """
   The figures of a partition, or of all together, at one moment.
@@ -92,6 +121,7 @@ defmodule PartitionedBuffer do
     * `oldest_age_ms` - how long the oldest entry has been held, or `nil` if there is none. It is kept
       for 256 entries together, so it is never too small and may be too large by the time that the
       partition took to accept those
+    * `retries` - how often a batch was to be tried again
     * `high_water` - the most entries that were held at once, queued and in flight; of all partitions
       together: the sum of their marks
   """
@@ -105,7 +135,8 @@ defmodule PartitionedBuffer do
           discarded: %{reason() => non_neg_integer()},
           bytes: non_neg_integer(),
           oldest_age_ms: non_neg_integer() | nil,
-          high_water: non_neg_integer()
+          high_water: non_neg_integer(),
+          retries: non_neg_integer()
         }
 
   @doc "The type of the ETS table that a processor gets with `processing_batch_size: :table`."
@@ -249,7 +280,142 @@ defmodule PartitionedBuffer do
   end
 
   @doc """
+  Starts to process what the buffer holds, without waiting for the interval. Returns at once.
+
+  A partition that is processing already starts again when it is done.
+
+  ## Options
+
+    * `:partition` - only this one: its name (as `get_partition/3` returns it) or its index.
+
+  Raises `ArgumentError` if no such buffer or partition is there.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :flush_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Queue.push(:flush_example, :item)
+      iex> PartitionedBuffer.flush(:flush_example)
+      :ok
+      iex> PartitionedBuffer.await_empty(:flush_example)
+      :ok
+      iex> PartitionedBuffer.Queue.stop(:flush_example)
+      :ok
+
+  """
+  @spec flush(buffer(), keyword()) :: :ok
+  def flush(buffer, opts \\ []) do
+    handle = Handle.fetch!(buffer)
+    OnDemand.flush(buffer, OnDemand.indexes!(buffer, handle, opts[:partition]))
+  end
+
+  @doc """
+  Processes what was written before the call, and waits for it. Writers are not held up.
+
+  Returns a list of `{partition, outcome}`. An outcome is `{:ok, result}` with what the processor returned
+  for the last batch (`nil` if the partition held nothing), or `{:error, reason}`: `:timeout` if it took
+  longer than the `:timeout`, otherwise why entries of this partition were discarded meanwhile. What has not
+  been processed in time stays in the buffer.
+
+  ## Options
+
+    * `:timeout` - in milliseconds, 60000 by default; or `:infinity`.
+    * `:partition` - only this one: its name or its index.
+
+  Raises `ArgumentError` if no such buffer or partition is there.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(
+      ...>     name: :sync_example,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> PartitionedBuffer.Queue.push(:sync_example, [1, 2, 3])
+      iex> PartitionedBuffer.sync_flush(:sync_example)
+      [{:"Elixir.sync_example.0", {:ok, 3}}]
+      iex> PartitionedBuffer.Queue.stop(:sync_example)
+      :ok
+
+  """
+  @spec sync_flush(buffer(), keyword()) :: [
+          {partition :: atom(), {:ok, result :: term()} | {:error, :timeout | reason()}}
+        ]
+  def sync_flush(buffer, opts \\ []) do
+    handle = Handle.fetch!(buffer)
+    timeout = Options.timeout!(Keyword.get(opts, :timeout, 60_000))
+    indexes = OnDemand.indexes!(buffer, handle, opts[:partition])
+    outcomes = OnDemand.sync_flush(buffer, handle, indexes, timeout)
+    Enum.zip(Enum.map(indexes, &elem(handle.partitions, &1)), outcomes)
+  end
+
+  @doc """
+  Waits until the buffer holds nothing, neither waiting nor with a processor. Nothing is started for it: see
+  `flush/2`.
+
+  Returns `:ok`, or `{:error, :timeout}` after `timeout` milliseconds. Raises `ArgumentError` if no such
+  buffer is running.
+  """
+  @spec await_empty(buffer(), timeout()) :: :ok | {:error, :timeout}
+  def await_empty(buffer, timeout \\ 5_000) do
+    buffer |> Handle.fetch!() |> OnDemand.await_empty(Options.timeout!(timeout))
+  end
+
+  @doc """
+  Copies of all entries that no processor has been given yet, as it would get them. They stay in the buffer.
+
+  The entries of a queue's partition come in their order, those of the first partition first. The list is
+  read in pieces while writes and processing go on, so it is not of one moment: an entry that is there
+  before and after the call is in it.
+
+  ## Options
+
+    * `:partition` - only this one: its name or its index.
+
+  Raises `ArgumentError` if no such buffer or partition is there.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :dump_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Queue.push(:dump_example, [:a, :b], partition_key: :same)
+      iex> PartitionedBuffer.dump(:dump_example)
+      [:a, :b]
+      iex> PartitionedBuffer.Queue.stop(:dump_example)
+      :ok
+
+  """
+  @spec dump(buffer(), keyword()) :: [term()]
+  def dump(buffer, opts \\ []) do
+    %{ref: ref} = handle = Handle.fetch!(buffer)
+    Enum.flat_map(OnDemand.indexes!(buffer, handle, opts[:partition]), &OnDemand.dump(ref, &1))
+  end
+
+  @doc """
+  Processes nothing any more, until `resume/1`. Batches that a processor has are finished; writes go on.
+
+  It holds for a buffer whose processes are started again, too. A buffer that is stopped processes what it
+  holds all the same. Raises `ArgumentError` if no such buffer is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :pause_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.pause(:pause_example)
+      :ok
+      iex> PartitionedBuffer.resume(:pause_example)
+      :ok
+      iex> PartitionedBuffer.Queue.stop(:pause_example)
+      :ok
+
+  """
+  @spec pause(buffer()) :: :ok
+  def pause(buffer), do: Owner.update_options(buffer, %{paused: true})
+
+  @doc "Processes again, what is there at once. See `pause/1`."
+  @spec resume(buffer()) :: :ok
+  def resume(buffer), do: Owner.update_options(buffer, %{paused: false})
+
+  @doc """
   Tells how things stand: `t:figures/0` of each partition and of all together.
+
+  Besides, for each partition: `next_flush_ms`, in how many milliseconds it processes by itself the next time
+  (`nil`: never), and `trigger`, what started its last cycle (`nil`: nothing yet; see the events). And for the
+  whole buffer: `blocked`, how many callers wait for room, `rejected`, how many writes were refused because
+  there was none, and `room`, `nil` or the `entries` and `bytes` that are taken of the capacity.
 
   Each partition's figures are of one moment: `accepted` is `processed`, `superseded`, `deleted`,
   `discarded` (all reasons), `queued` and `in_flight` together, always.
@@ -273,15 +439,25 @@ defmodule PartitionedBuffer do
 
     partitions =
       for index <- Handle.indexes(ref) do
+        {next_flush, trigger} = Native.info_mark(ref, index)
+
         ref
         |> Native.info_partition(index)
         |> figures()
-        |> Map.put(:partition, elem(names, index))
+        |> Map.merge(%{
+          partition: elem(names, index),
+          next_flush_ms: next_flush,
+          trigger: trigger
+        })
       end
+
+    {used, blocked, rejected} = Native.info_room(ref)
+    room = with {entries, bytes} <- used, do: %{entries: entries, bytes: bytes}
 
     partitions
     |> total()
     |> Map.merge(%{buffer: buffer, module: module, partitions: partitions})
+    |> Map.merge(%{blocked: blocked, rejected: rejected, room: room})
   end
 
   @doc false
@@ -299,7 +475,9 @@ defmodule PartitionedBuffer do
   end
 
   defp total(partitions) do
-    none = %{exception: 0, killed: 0, timeout: 0, shutdown: 0}
+    none =
+      Map.new([:exception, :killed, :timeout, :shutdown, :failed, :expired, :overflow], &{&1, 0})
+
     sum = fn key -> partitions |> Enum.map(& &1[key]) |> Enum.sum() end
     ages = for %{oldest_age_ms: age} when age != nil <- partitions, do: age
 
@@ -312,7 +490,8 @@ defmodule PartitionedBuffer do
         :superseded,
         :deleted,
         :bytes,
-        :high_water
+        :high_water,
+        :retries
       ],
       into: %{},
       do: {key, sum.(key)}

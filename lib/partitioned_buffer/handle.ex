@@ -7,7 +7,7 @@ defmodule PartitionedBuffer.Handle do
   # after its last batch. It stays when every process of the buffer is killed, so that writes are
   # taken all the same and the tree that is started again finds them.
 
-  alias PartitionedBuffer.{Names, Native, Router}
+  alias PartitionedBuffer.{Names, Native, Options, Router}
 
   @enforce_keys [:ref, :partitions, :module]
   defstruct [:ref, :partitions, :module]
@@ -73,8 +73,8 @@ defmodule PartitionedBuffer.Handle do
 
   @doc "Puts options in force."
   @spec put_settings(Native.handle(), map()) :: :ok
-  def put_settings(ref, %{processing_batch_size: size} = settings) do
-    Native.buffer_put_settings(ref, settings, if(size == :table, do: 0, else: size))
+  def put_settings(ref, settings) do
+    Native.buffer_put_settings(ref, settings, Options.rules(settings))
   end
 
   @doc "The options in force."

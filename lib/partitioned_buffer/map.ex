@@ -45,12 +45,14 @@ defmodule PartitionedBuffer.Map do
 
   @behaviour PartitionedBuffer
 
-  alias PartitionedBuffer.{Handle, Native, Operation, Options, Refused}
+  alias PartitionedBuffer.{Awaited, Handle, Native, Operation, Options, Refused, Room}
 
   @type buffer :: PartitionedBuffer.buffer()
   @type key :: term()
   @type value :: term()
   @type version :: integer()
+  @typedoc "What a write returns: `{:error, reason}` only where the buffer is bounded, see `put/4`."
+  @type written :: :ok | {:error, :full | :timeout | :too_large}
   @type operation ::
           {:add, number()}
           | {:max, term()}
@@ -114,6 +116,18 @@ defmodule PartitionedBuffer.Map do
   @doc """
   Puts a value, whatever was there.
 
+  Returns `:ok`. Where the buffer is bounded (`:capacity`, `:capacity_bytes`) and there is no room, nothing
+  was put and it returns
+
+    * `{:error, :timeout}`: there was none within the `:timeout` (`overflow: :block`),
+    * `{:error, :full}`: there is none now (`overflow: :reject`, and `:drop_oldest` if nothing waits that
+      could be dropped),
+    * `{:error, :too_large}`: there never will be, since this is more than the capacity.
+
+  A value in place of one that is there takes only the room by which it is larger. A list
+  (`put_all/3`, `put_all_newer/3`) takes room as if all its keys were new, and gives back what it did not
+  need. `update/5` waits in no order: it tries again until there is room.
+
   ## Options
 
   #{Options.runtime_docs()}
@@ -138,13 +152,71 @@ defmodule PartitionedBuffer.Map do
       :ok
 
   """
-  @spec put(buffer(), key(), value(), keyword()) :: :ok
+  @spec put(buffer(), key(), value(), keyword()) :: written()
   def put(buffer, key, value, opts \\ []) do
     {ref, index} = place(buffer, key, opts)
 
     with refused when refused != :ok <- Native.map_put(ref, key, value, index) do
       dirty = fn -> Native.map_put_dirty(ref, key, value, index) end
-      Refused.go_on(refused, buffer, ref, dirty, fn -> put(buffer, key, value, opts) end)
+      again = fn -> put(buffer, key, value, opts) end
+      wait = wait(ref, [{key, value}], index, opts)
+      Refused.go_on(refused, buffer, ref, dirty, again, wait)
+    end
+  end
+
+  @doc """
+  Puts a value, and waits until the cycle of its entry has processed it.
+
+  Returns `{:ok, result}` with what the processor has returned for the batch of the entry, whatever value it
+  had by then, or `{:error, reason}`: why the entry was discarded, `:timeout` if it has not been processed
+  within the `:timeout` of the call or there was no room (what is in the buffer stays there), `:full` or
+  `:too_large` as for `put/4`.
+
+  It takes the options of `put/4`, and
+
+    * `:flush` (`t:boolean/0`) - Whether processing starts at once, instead of at the next interval or
+      when there is enough. The default value is `true`.
+
+  Raises what `put/4` raises.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :await_map, processor: &length/1)
+      iex> PartitionedBuffer.Map.put_await(:await_map, :key, "value")
+      {:ok, 1}
+      iex> PartitionedBuffer.Map.stop(:await_map)
+      :ok
+
+  """
+  @spec put_await(buffer(), key(), value(), keyword()) ::
+          {:ok, result :: term()} | {:error, reason :: term()}
+  def put_await(buffer, key, value, opts \\ []) do
+    {flush?, write_opts} = Options.await!(opts)
+    timeout = Options.timeout_of!(write_opts)
+    deadline = Awaited.deadline(timeout)
+    {ref, index} = place(buffer, key, write_opts)
+    {entries, indexes} = {[{key, value}], List.wrap(index)}
+
+    written =
+      with refused when is_atom(refused) <-
+             Native.map_put_awaited(ref, entries, indexes, Awaited.token()) do
+        dirty = fn -> Native.map_put_awaited_dirty(ref, entries, indexes, Awaited.token()) end
+        again = fn -> {:again, put_await(buffer, key, value, opts)} end
+        Refused.go_on(refused, buffer, ref, dirty, again, {timeout, nil})
+      end
+
+    case written do
+      # Dropped, because there was no room.
+      {:ok, []} ->
+        {:error, :overflow}
+
+      {:ok, tokens} ->
+        if flush?, do: PartitionedBuffer.flush(buffer)
+        ref |> Awaited.collect(tokens, Awaited.left(deadline)) |> Awaited.outcome(false)
+
+      {:again, result} ->
+        result
+
+      {:error, _reason} = error ->
+        error
     end
   end
 
@@ -168,7 +240,7 @@ defmodule PartitionedBuffer.Map do
       :ok
 
   """
-  @spec put_all(buffer(), %{key() => value()} | [{key(), value()}], keyword()) :: :ok
+  @spec put_all(buffer(), %{key() => value()} | [{key(), value()}], keyword()) :: written()
   def put_all(buffer, entries, opts \\ [])
 
   def put_all(buffer, entries, opts) when is_map(entries) do
@@ -194,7 +266,7 @@ defmodule PartitionedBuffer.Map do
       :ok
 
   """
-  @spec put_newer(buffer(), key(), value(), version(), keyword()) :: :ok
+  @spec put_newer(buffer(), key(), value(), version(), keyword()) :: written()
   def put_newer(buffer, key, value, version, opts \\ [])
 
   def put_newer(buffer, key, value, version, opts) when is_integer(version) do
@@ -203,7 +275,8 @@ defmodule PartitionedBuffer.Map do
     with refused when refused != :ok <- Native.map_put_newer(ref, key, value, version, index) do
       dirty = fn -> Native.map_put_newer_dirty(ref, key, value, version, index) end
       again = fn -> put_newer(buffer, key, value, version, opts) end
-      Refused.go_on(refused, buffer, ref, dirty, again)
+      wait = wait(ref, [{key, value, version}], index, opts)
+      Refused.go_on(refused, buffer, ref, dirty, again, wait)
     end
   end
 
@@ -225,7 +298,7 @@ defmodule PartitionedBuffer.Map do
       :ok
 
   """
-  @spec put_all_newer(buffer(), [{key(), value(), version()}], keyword()) :: :ok
+  @spec put_all_newer(buffer(), [{key(), value(), version()}], keyword()) :: written()
   def put_all_newer(buffer, entries, opts \\ []) do
     write_all(buffer, entries, opts, &versioned?/1)
   end
@@ -392,56 +465,13 @@ defmodule PartitionedBuffer.Map do
 
   """
   @spec update(buffer(), key(), default :: value(), operation() | (value() -> value()), keyword()) ::
-          :ok
-  def update(buffer, key, default, operation, opts \\ [])
-
-  def update(buffer, key, _default, {:put_new, value}, opts) do
-    _put_or_not = put_new(buffer, key, value, opts)
-    :ok
-  end
-
-  def update(buffer, key, default, {name, operand} = operation, opts)
-      when name in [:add, :max, :min, :append] do
-    if name == :add and not is_number(operand), do: no_operation!(operation)
-    {ref, index} = place(buffer, key, opts)
-
-    case Native.map_update(ref, key, name, operand, index) do
-      :ok ->
-        :ok
-
-      # Between the two another process may have put one.
-      :error ->
-        with :changed <- put_new(buffer, key, default, opts),
-             do: update(buffer, key, default, operation, opts)
-
-      too_much when too_much in [:unsuited, :heavy, :wrong_type] ->
-        update(buffer, key, default, Operation.function(operation), opts)
-
-      refused ->
-        again = fn -> update(buffer, key, default, operation, opts) end
-        Refused.go_on(refused, buffer, ref, again, again)
+          written()
+  def update(buffer, key, default, operation, opts \\ []) do
+    with :wait <- try_update(buffer, key, default, operation, opts) do
+      again = fn -> try_update(buffer, key, default, operation, opts) end
+      Room.retry(buffer, Options.timeout_of!(opts), again)
     end
   end
-
-  def update(buffer, key, default, fun, opts) when is_function(fun, 1) do
-    case fetch(buffer, key, opts) do
-      :error ->
-        with :changed <- put_new(buffer, key, default, opts),
-             do: update(buffer, key, default, fun, opts)
-
-      {:ok, value} ->
-        {ref, index} = place(buffer, key, opts)
-        again = fn -> update(buffer, key, default, fun, opts) end
-
-        case Native.map_compare_put_dirty(ref, key, value, fun.(value), index) do
-          :ok -> :ok
-          not_there_any_more when not_there_any_more in [:error, :changed] -> again.()
-          refused -> Refused.go_on(refused, buffer, ref, fn -> :heavy end, again)
-        end
-    end
-  end
-
-  def update(_buffer, _key, _default, other, _opts), do: no_operation!(other)
 
   @doc """
   All `{key, value}` that `get/4` would find, in no particular order.
@@ -494,6 +524,36 @@ defmodule PartitionedBuffer.Map do
   @spec update_options(buffer(), keyword()) :: :ok
   def update_options(buffer, opts), do: PartitionedBuffer.update_options(buffer, opts)
 
+  @doc "Starts to process now. See `PartitionedBuffer.flush/2`."
+  @spec flush(buffer(), keyword()) :: :ok
+  def flush(buffer, opts \\ []), do: PartitionedBuffer.flush(buffer, opts)
+
+  @doc "Processes what was written before, and waits for it. See `PartitionedBuffer.sync_flush/2`."
+  @spec sync_flush(buffer(), keyword()) :: [
+          {partition :: atom(), {:ok, term()} | {:error, term()}}
+        ]
+  def sync_flush(buffer, opts \\ []), do: PartitionedBuffer.sync_flush(buffer, opts)
+
+  @doc "Waits until nothing is held. See `PartitionedBuffer.await_empty/2`."
+  @spec await_empty(buffer(), timeout()) :: :ok | {:error, :timeout}
+  def await_empty(buffer, timeout \\ 5_000), do: PartitionedBuffer.await_empty(buffer, timeout)
+
+  @doc "Copies of what waits. See `PartitionedBuffer.dump/2`."
+  @spec dump(buffer(), keyword()) :: [term()]
+  def dump(buffer, opts \\ []), do: PartitionedBuffer.dump(buffer, opts)
+
+  @doc "Processes nothing until `resume/1`. See `PartitionedBuffer.pause/1`."
+  @spec pause(buffer()) :: :ok
+  def pause(buffer), do: PartitionedBuffer.pause(buffer)
+
+  @doc "Processes again. See `PartitionedBuffer.pause/1`."
+  @spec resume(buffer()) :: :ok
+  def resume(buffer), do: PartitionedBuffer.resume(buffer)
+
+  @doc "How things stand. See `PartitionedBuffer.info/1`."
+  @spec info(buffer()) :: map()
+  def info(buffer), do: PartitionedBuffer.info(buffer)
+
   # The storage and, if it is not the key that says it, the partition.
   defp place(buffer, _key, []), do: {Handle.fetch!(buffer).ref, nil}
 
@@ -506,16 +566,72 @@ defmodule PartitionedBuffer.Map do
     end
   end
 
+  # `:wait`: there is no room now.
+  defp try_update(buffer, key, _default, {:put_new, value}, opts) do
+    with :changed <- put_new(buffer, key, value, opts), do: :ok
+  end
+
+  defp try_update(buffer, key, default, {name, operand} = operation, opts)
+       when name in [:add, :max, :min, :append] do
+    if name == :add and not is_number(operand), do: no_operation!(operation)
+    {ref, index} = place(buffer, key, opts)
+
+    case Native.map_update(ref, key, name, operand, index) do
+      done when done in [:ok, :wait] ->
+        done
+
+      # Between the two another process may have put one.
+      :error ->
+        with :changed <- put_new(buffer, key, default, opts),
+             do: try_update(buffer, key, default, operation, opts)
+
+      too_much when too_much in [:unsuited, :heavy, :wrong_type] ->
+        try_update(buffer, key, default, Operation.function(operation), opts)
+
+      refused ->
+        again = fn -> update(buffer, key, default, operation, opts) end
+        Refused.go_on(refused, buffer, ref, again, again)
+    end
+  end
+
+  defp try_update(buffer, key, default, fun, opts) when is_function(fun, 1) do
+    case fetch(buffer, key, opts) do
+      :error ->
+        with :changed <- put_new(buffer, key, default, opts),
+             do: try_update(buffer, key, default, fun, opts)
+
+      {:ok, value} ->
+        {ref, index} = place(buffer, key, opts)
+        again = fn -> update(buffer, key, default, fun, opts) end
+
+        case Native.map_compare_put_dirty(ref, key, value, fun.(value), index) do
+          done when done in [:ok, :wait] -> done
+          not_there_any_more when not_there_any_more in [:error, :changed] -> again.()
+          refused -> Refused.go_on(refused, buffer, ref, fn -> :heavy end, again)
+        end
+    end
+  end
+
+  defp try_update(_buffer, _key, _default, other, _opts), do: no_operation!(other)
+
+  # How a write waits for room.
+  defp wait(ref, entries, index, opts) do
+    queue = &Native.map_wait_dirty(ref, entries, List.wrap(index), &1)
+    {Options.timeout_of!(opts), queue}
+  end
+
   defp put_new(buffer, key, value, opts) do
     {ref, index} = place(buffer, key, opts)
 
     case Native.map_put_new(ref, key, value, index) do
-      done when done in [:ok, :changed] ->
+      done when done in [:ok, :changed, :wait] ->
         done
 
       refused ->
         dirty = fn -> Native.map_put_new_dirty(ref, key, value, index) end
-        Refused.go_on(refused, buffer, ref, dirty, fn -> put_new(buffer, key, value, opts) end)
+        again = fn -> put_new(buffer, key, value, opts) end
+        # To wait in turn would be to put it whatever is there then.
+        Refused.go_on(refused, buffer, ref, dirty, again, {Options.timeout_of!(opts), nil})
     end
   end
 
@@ -551,7 +667,7 @@ defmodule PartitionedBuffer.Map do
     unless is_list(entries) and not List.improper?(entries), do: invalid!(entries)
     Enum.each(entries, &(valid?.(&1) || invalid!(&1)))
 
-    partition_key = Options.partition_key!(opts)
+    {partition_key, timeout} = Options.write!(opts)
     handle = Handle.fetch!(buffer)
 
     indexes =
@@ -562,7 +678,8 @@ defmodule PartitionedBuffer.Map do
     with refused when refused != :ok <- Native.map_put_all(handle.ref, entries, indexes) do
       dirty = fn -> Native.map_put_all_dirty(handle.ref, entries, indexes) end
       again = fn -> write_all(buffer, entries, opts, valid?) end
-      Refused.go_on(refused, buffer, handle.ref, dirty, again)
+      queue = &Native.map_wait_dirty(handle.ref, entries, indexes || [], &1)
+      Refused.go_on(refused, buffer, handle.ref, dirty, again, {timeout, queue})
     end
   end
 

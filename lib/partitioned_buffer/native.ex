@@ -29,9 +29,20 @@ defmodule PartitionedBuffer.Native do
   @type handle :: reference()
   @type index :: non_neg_integer()
   @type kind :: :queue | :map
-  @type refused :: :closed | :heavy | :improper | :no_partitions | :other_kind
+  @type refused ::
+          :closed
+          | :heavy
+          | :improper
+          | :no_partitions
+          | :other_kind
+          | :wait
+          | :full
+          | :too_large
   @type written :: :ok | refused()
-  @type reason :: :exception | :killed | :timeout | :shutdown
+  @type reason ::
+          :exception | :killed | :timeout | :shutdown | :failed | :expired | :overflow
+  @type token :: non_neg_integer()
+  @type ticket :: non_neg_integer()
 
   # What the native side encodes with serde.
   defmodule Stats do
@@ -46,13 +57,14 @@ defmodule PartitionedBuffer.Native do
       :in_flight,
       :bytes,
       :high_water,
+      :retries,
       :oldest_age_ns
     ]
   end
 
   defmodule Discarded do
     @moduledoc false
-    defstruct [:exception, :killed, :timeout, :shutdown]
+    defstruct [:exception, :killed, :timeout, :shutdown, :failed, :expired, :overflow]
   end
 
   defmodule Alive do
@@ -78,8 +90,14 @@ defmodule PartitionedBuffer.Native do
   @spec buffer_len(handle()) :: non_neg_integer()
   def buffer_len(_handle), do: not_loaded()
 
-  @spec buffer_put_settings(handle(), term(), non_neg_integer()) :: :ok
-  def buffer_put_settings(_handle, _settings, _batch_size), do: not_loaded()
+  @spec buffer_put_settings(handle(), term(), map()) :: :ok
+  def buffer_put_settings(_handle, _settings, _rules), do: not_loaded()
+
+  @spec buffer_give_up(handle(), ticket()) :: boolean()
+  def buffer_give_up(_handle, _ticket), do: not_loaded()
+
+  @spec buffer_since(handle()) :: non_neg_integer()
+  def buffer_since(_handle), do: not_loaded()
 
   @spec buffer_settings(handle()) :: [term()]
   def buffer_settings(_handle), do: not_loaded()
@@ -110,6 +128,17 @@ defmodule PartitionedBuffer.Native do
   @spec queue_push_routed_dirty(handle(), list(), [index()]) :: written()
   def queue_push_routed_dirty(_handle, _items, _indexes), do: not_loaded()
 
+  @spec queue_wait_dirty(handle(), list(), [index()], reference()) ::
+          :ok | {:wait, ticket()} | refused()
+  def queue_wait_dirty(_handle, _items, _indexes, _reference), do: not_loaded()
+
+  @spec queue_push_awaited(handle(), list(), [index()], token()) :: {:ok, [token()]} | refused()
+  def queue_push_awaited(_handle, _items, _indexes, _token), do: not_loaded()
+
+  @spec queue_push_awaited_dirty(handle(), list(), [index()], token()) ::
+          {:ok, [token()]} | refused()
+  def queue_push_awaited_dirty(_handle, _items, _indexes, _token), do: not_loaded()
+
   # map
 
   @spec map_put(handle(), term(), term(), index() | nil) :: written()
@@ -129,6 +158,17 @@ defmodule PartitionedBuffer.Native do
 
   @spec map_put_all_dirty(handle(), list(), [index()] | nil) :: written()
   def map_put_all_dirty(_handle, _entries, _indexes), do: not_loaded()
+
+  @spec map_wait_dirty(handle(), list(), [index()], reference()) ::
+          :ok | {:wait, ticket()} | refused()
+  def map_wait_dirty(_handle, _entries, _indexes, _reference), do: not_loaded()
+
+  @spec map_put_awaited(handle(), list(), [index()], token()) :: {:ok, [token()]} | refused()
+  def map_put_awaited(_handle, _entries, _indexes, _token), do: not_loaded()
+
+  @spec map_put_awaited_dirty(handle(), list(), [index()], token()) ::
+          {:ok, [token()]} | refused()
+  def map_put_awaited_dirty(_handle, _entries, _indexes, _token), do: not_loaded()
 
   @spec map_fetch(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
   def map_fetch(_handle, _key, _index), do: not_loaded()
@@ -185,18 +225,44 @@ defmodule PartitionedBuffer.Native do
   @spec partition_claim(handle(), index()) :: :ok | :not_owner
   def partition_claim(_handle, _index), do: not_loaded()
 
-  @spec partition_next(handle(), index()) ::
-          nonempty_list() | :large | :dirty | :table | :empty | :not_owner
-  def partition_next(_handle, _index), do: not_loaded()
+  @spec partition_arm(handle(), index(), pos_integer() | nil, pos_integer() | nil) :: boolean()
+  def partition_arm(_handle, _index, _entries, _bytes), do: not_loaded()
 
-  @spec partition_next_dirty(handle(), index()) :: nonempty_list() | :table | :empty | :not_owner
-  def partition_next_dirty(_handle, _index), do: not_loaded()
+  @spec partition_triggered(handle(), index(), atom()) :: :ok
+  def partition_triggered(_handle, _index, _trigger), do: not_loaded()
 
-  @spec partition_done(handle(), index()) :: non_neg_integer() | :not_owner
-  def partition_done(_handle, _index), do: not_loaded()
+  @spec partition_scheduled(handle(), index(), non_neg_integer() | nil) :: :ok
+  def partition_scheduled(_handle, _index, _ms), do: not_loaded()
 
-  @spec partition_start_all(handle(), index()) :: pos_integer() | :empty | :not_owner
-  def partition_start_all(_handle, _index), do: not_loaded()
+  @spec partition_pause(handle(), index(), boolean()) :: :ok
+  def partition_pause(_handle, _index, _paused), do: not_loaded()
+
+  @spec partition_await(handle(), index(), token()) :: boolean()
+  def partition_await(_handle, _index, _token), do: not_loaded()
+
+  @spec partition_await_no_more(handle(), index(), token()) :: boolean()
+  def partition_await_no_more(_handle, _index, _token), do: not_loaded()
+
+  @spec partition_next(handle(), index(), result :: term()) ::
+          nonempty_list() | :large | :dirty | :table | :empty | :paused | :not_owner
+  def partition_next(_handle, _index, _result), do: not_loaded()
+
+  @spec partition_next_dirty(handle(), index(), result :: term()) ::
+          nonempty_list() | :table | :empty | :expired_some | :paused | :not_owner
+  def partition_next_dirty(_handle, _index, _result), do: not_loaded()
+
+  @spec partition_done(handle(), index(), result :: term()) :: non_neg_integer() | :not_owner
+  def partition_done(_handle, _index, _result), do: not_loaded()
+
+  @spec partition_start_all(handle(), index(), result :: term()) ::
+          pos_integer() | :empty | :paused | :not_owner
+  def partition_start_all(_handle, _index, _result), do: not_loaded()
+
+  @spec partition_batch(handle(), index()) ::
+          {first :: pos_integer(), last :: pos_integer(), attempt :: pos_integer(),
+           size :: non_neg_integer()}
+          | nil
+  def partition_batch(_handle, _index), do: not_loaded()
 
   @spec partition_copy_dirty(handle(), index()) :: list()
   def partition_copy_dirty(_handle, _index), do: not_loaded()
@@ -205,14 +271,33 @@ defmodule PartitionedBuffer.Native do
           {list(), non_neg_integer()}
   def partition_peek_dirty(_handle, _index, _cursor, _count), do: not_loaded()
 
+  @spec partition_peek_live_dirty(handle(), index(), non_neg_integer(), pos_integer()) ::
+          {list(), non_neg_integer()}
+  def partition_peek_live_dirty(_handle, _index, _cursor, _count), do: not_loaded()
+
   @spec partition_status(handle(), index()) :: {pid() | nil, non_neg_integer() | nil}
   def partition_status(_handle, _index), do: not_loaded()
 
-  @spec partition_fail(handle(), index()) :: :ok | :not_owner
-  def partition_fail(_handle, _index), do: not_loaded()
+  @spec partition_fail(handle(), index(), reason()) :: :ok | :not_owner
+  def partition_fail(_handle, _index, _reason), do: not_loaded()
 
-  @spec partition_settle(handle(), index(), reason()) :: non_neg_integer()
-  def partition_settle(_handle, _index, _reason), do: not_loaded()
+  @spec partition_fail_some(handle(), index(), [non_neg_integer()]) :: boolean() | :not_owner
+  def partition_fail_some(_handle, _index, _failed), do: not_loaded()
+
+  @spec partition_settle(handle(), index(), reason(), again :: boolean()) ::
+          :ok
+          | {:again | :halved, attempts :: pos_integer(), size :: pos_integer()}
+          | {:discarded, reason(), size :: pos_integer()}
+  def partition_settle(_handle, _index, _reason, _again), do: not_loaded()
+
+  @spec partition_next_kept(handle(), index()) ::
+          {entries :: nonempty_list(), reason(), first :: non_neg_integer(),
+           last :: non_neg_integer(), attempts :: non_neg_integer()}
+          | nil
+  def partition_next_kept(_handle, _index), do: not_loaded()
+
+  @spec partition_kept(handle(), index()) :: non_neg_integer()
+  def partition_kept(_handle, _index), do: not_loaded()
 
   @spec partition_discard_rest(handle(), index(), reason()) :: non_neg_integer()
   def partition_discard_rest(_handle, _index, _reason), do: not_loaded()
@@ -231,6 +316,13 @@ defmodule PartitionedBuffer.Native do
 
   @spec info_partition(handle(), index()) :: %Stats{}
   def info_partition(_handle, _index), do: not_loaded()
+
+  @spec info_mark(handle(), index()) :: {non_neg_integer() | nil, atom() | nil}
+  def info_mark(_handle, _index), do: not_loaded()
+
+  @spec info_room(handle()) ::
+          {{non_neg_integer(), non_neg_integer()} | nil, non_neg_integer(), non_neg_integer()}
+  def info_room(_handle), do: not_loaded()
 
   @spec info_alive() :: %Alive{}
   def info_alive, do: not_loaded()

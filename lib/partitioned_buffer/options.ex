@@ -21,6 +21,36 @@ defmodule PartitionedBuffer.Options do
       the next one starts as soon as it is done. At most #{@max_ms}.
       """
     ],
+    processing_interval_jitter_ms: [
+      type: {:custom, __MODULE__, :count, []},
+      type_doc: "`t:non_neg_integer/0`",
+      default: 0,
+      doc: """
+      Up to how many milliseconds, drawn at random each time, are added to the interval: so partitions, and
+      the nodes of a cluster, do not all process at the same moment.
+      """
+    ],
+    max_size: [
+      type: {:custom, __MODULE__, :bound, []},
+      type_doc: "`t:pos_integer/0` or `:infinity`",
+      default: :infinity,
+      doc: """
+      At how many waiting entries of a partition its processing starts, without waiting for the interval:
+      on the write that reaches it.
+      """
+    ],
+    max_size_jitter: [
+      type: {:custom, __MODULE__, :count, []},
+      type_doc: "`t:non_neg_integer/0`",
+      default: 0,
+      doc: "Up to how much is added to `:max_size`, drawn at random for each generation."
+    ],
+    max_bytes: [
+      type: {:custom, __MODULE__, :bound, []},
+      type_doc: "`t:pos_integer/0` or `:infinity`",
+      default: :infinity,
+      doc: "The same as `:max_size` in bytes, counted as `bytes` of `info/1`."
+    ],
     processing_timeout_ms: [
       type: {:custom, __MODULE__, :deadline, []},
       type_doc: "`t:timeout/0`",
@@ -47,6 +77,110 @@ defmodule PartitionedBuffer.Options do
           that it can also be handed to another process with `:ets.give_away/3`. Entries are held
           natively until the processor returns, so this takes twice the memory.
       """
+    ],
+    max_batch_bytes: [
+      type: {:custom, __MODULE__, :bound, []},
+      type_doc: "`t:pos_integer/0` or `:infinity`",
+      default: :infinity,
+      doc: """
+      How many bytes a batch may have at the most. An entry that is larger is a batch of its own. With
+      batches of `:table` it has no effect.
+      """
+    ],
+    capacity: [
+      type: {:custom, __MODULE__, :bound, []},
+      type_doc: "`t:pos_integer/0` or `:infinity`",
+      default: :infinity,
+      doc: """
+      How many entries the whole buffer may hold, those that a processor has included. Room is taken before
+      an entry is written, so the bound is never exceeded. `:overflow` says what happens to a write for
+      which there is no room. If it is set or made smaller while more is held, that stays.
+      """
+    ],
+    capacity_bytes: [
+      type: {:custom, __MODULE__, :bound, []},
+      type_doc: "`t:pos_integer/0` or `:infinity`",
+      default: :infinity,
+      doc: "The same in bytes, counted as `bytes` of `info/1`."
+    ],
+    overflow: [
+      type: {:in, [:block, :reject, :drop_newest, :drop_oldest]},
+      type_doc: "`t:PartitionedBuffer.overflow/0`",
+      default: :block,
+      doc: """
+      What happens to a write for which there is no room.
+
+        * `:block`: the caller waits, up to the `:timeout` of the call, first come, first served. One that
+          gives up or dies has not written anything.
+
+        * `:reject`: the write returns `{:error, :full}`.
+
+        * `:drop_newest`: the write returns `:ok`, and what it wanted to write is discarded.
+
+        * `:drop_oldest`: the oldest waiting entries are discarded: those of the partition that is written
+          to, then those of others. Batches are then taken out of the buffer one by one, since what has been
+          taken out can't make room; in a map, whose generations are taken out as a whole, that may be all
+          there is: then the write returns `{:error, :full}`.
+
+      A list is taken, refused or dropped as a whole. What is larger than the whole capacity is never
+      taken: `{:error, :too_large}`.
+      """
+    ],
+    max_retries: [
+      type: {:custom, __MODULE__, :retries, []},
+      type_doc: "`t:non_neg_integer/0`",
+      default: 0,
+      doc: """
+      How often a batch is tried again whose processing failed. It keeps its place and its id; what is
+      behind it in its partition waits. With `0` an entry is handed over once at the most, with more at
+      least once.
+      """
+    ],
+    backoff: [
+      type: {:custom, __MODULE__, :backoff, []},
+      type_doc: "`{t:pos_integer/0, t:pos_integer/0}`",
+      default: {100, 30_000},
+      doc: """
+      How long (in milliseconds) to wait before a batch is tried again: the first time, and at the most. It
+      doubles from time to time; half of it is drawn at random.
+      """
+    ],
+    split_on_failure: [
+      type: :boolean,
+      default: false,
+      doc: """
+      Whether a batch that has failed for the last time is halved, and each half tried once more, until the
+      entry that can't be processed is alone. Only that is discarded then.
+      """
+    ],
+    max_age_ms: [
+      type: {:custom, __MODULE__, :bound, []},
+      type_doc: "`t:pos_integer/0` or `:infinity`",
+      default: :infinity,
+      doc: """
+      Entries that are older than this (in milliseconds) when their batch is due, for the first time or
+      again, are discarded. Ages are known to the precision of 256 entries of a queue, and to that of a
+      cycle of a map: an entry is never discarded too early, but may be late by that.
+      """
+    ],
+    on_discard: [
+      type: {:custom, __MODULE__, :on_discard, []},
+      type_doc: "`t:PartitionedBuffer.on_discard/0`",
+      default: nil,
+      doc: """
+      What is called with entries that are given up, and the reason: a function of arity 2, or
+      `{module, function, args}` with both put before `args`. It runs in a process of its own and may take
+      `:processing_timeout_ms` for each call. It is called once for each entry at the most: when it fails,
+      that is reported by an event.
+      """
+    ],
+    processor_info: [
+      type: :boolean,
+      default: false,
+      doc: """
+      Whether a processor that is `{module, function, args}` gets a `t:PartitionedBuffer.batch_info/0` as
+      its second argument, before `args`. A function of arity 2 gets it anyway.
+      """
     ]
   ]
 
@@ -64,17 +198,20 @@ defmodule PartitionedBuffer.Options do
         doc: "The name that the buffer is used by. Its processes are named after it."
       ],
       processor: [
-        type: {:or, [{:fun, 1}, :mfa]},
+        type: {:or, [{:fun, 1}, {:fun, 2}, :mfa]},
         type_doc: "`t:PartitionedBuffer.processor/0`",
         required: true,
         doc: """
         What is called with each batch, in a process of its own.
 
           * A function of arity 1: `&MyApp.Events.insert_all/1`.
+          * A function of arity 2: it also gets a `t:PartitionedBuffer.batch_info/0`.
           * `{module, function, args}`: the batch is put before `args`.
 
-        What it returns is ignored. A batch whose call raises, throws, exits, is killed or takes too
-        long is discarded and reported; the batches after it are processed all the same.
+        A call fails if it raises, throws, exits, is killed, takes too long, or returns `{:error, reason}`; or
+        in part, if it returns `{:failed, entries}`, a list of entries of the batch in their order. Whatever
+        else it returns, the batch has been processed. What has failed is tried again or discarded and
+        reported, see `:max_retries`; the batches after it are processed all the same.
         """
       ],
       partitions: [
@@ -84,6 +221,14 @@ defmodule PartitionedBuffer.Options do
         The number of partitions. Each has a lock, a process and a cycle of its own, so more of them
         means less waiting between writers and more batches processed at the same time. The default
         is `System.schedulers_online()`. With `0` every write raises. At most #{@max_partitions}.
+        """
+      ],
+      manual: [
+        type: :boolean,
+        default: false,
+        doc: """
+        For tests: nothing is processed by itself, neither by time nor by size, until
+        `PartitionedBuffer.Testing.drain/2`, a flush or the end.
         """
       ]
     ] ++ updatable
@@ -101,12 +246,22 @@ defmodule PartitionedBuffer.Options do
         * `{module, function, args}`: the same, with the entry put before `args`.
         * Any other term: is the routing key of all entries.
       """
+    ],
+    timeout: [
+      type: {:custom, __MODULE__, :deadline, []},
+      type_doc: "`t:timeout/0`",
+      default: 5_000,
+      doc: """
+      How long (in milliseconds) the call waits for room where `:overflow` is `:block`. When it is over,
+      nothing was written and the call returns `{:error, :timeout}`.
+      """
     ]
   ]
 
   @start NimbleOptions.new!(start)
   @updatable NimbleOptions.new!(for {key, spec} <- updatable, do: {key, spec})
   @runtime NimbleOptions.new!(runtime)
+  @write_timeout 5_000
   @start_keys Keyword.keys(start)
   @updatable_keys Keyword.keys(updatable)
 
@@ -136,15 +291,63 @@ defmodule PartitionedBuffer.Options do
 
   @doc "What the processes of a buffer share: the processor and the options that can be updated."
   @spec settings(keyword()) :: map()
-  def settings(opts), do: opts |> Keyword.take([:processor | @updatable_keys]) |> Map.new()
+  def settings(opts) do
+    opts
+    |> Keyword.take([:processor, :manual | @updatable_keys])
+    |> Map.new()
+    |> Map.put(:paused, false)
+  end
 
-  @doc "The routing key option of a write."
+  @doc "What of them the native side goes by."
+  @spec rules(map()) :: map()
+  def rules(settings) do
+    %{
+      batch_size:
+        if(settings.processing_batch_size == :table, do: 0, else: settings.processing_batch_size),
+      max_batch_bytes: finite(settings.max_batch_bytes),
+      capacity: finite(settings.capacity),
+      capacity_bytes: finite(settings.capacity_bytes),
+      overflow: settings.overflow,
+      max_retries: settings.max_retries,
+      split_on_failure: settings.split_on_failure,
+      max_age_ms: finite(settings.max_age_ms),
+      keep_discarded: settings.on_discard != nil
+    }
+  end
+
+  @doc "A bound as the native side has it."
+  @spec finite(pos_integer() | :infinity) :: pos_integer() | nil
+  def finite(:infinity), do: nil
+  def finite(bound), do: bound
+
+  @doc "The options of a write: the routing key, and how long it may wait for room."
+  @spec write!(keyword()) :: {partition_key :: term(), timeout()}
+  def write!([]), do: {nil, @write_timeout}
+  def write!(partition_key: key), do: {key, @write_timeout}
+
+  def write!(opts) do
+    opts = opts |> keyword!() |> NimbleOptions.validate!(@runtime)
+    {opts[:partition_key], opts[:timeout]}
+  end
+
+  @doc "How long a write may wait for room."
+  @spec timeout_of!(keyword()) :: timeout()
+  def timeout_of!(opts), do: opts |> write!() |> elem(1)
+
+  @doc "The routing key option of a call."
   @spec partition_key!(keyword()) :: term()
-  def partition_key!([]), do: nil
-  def partition_key!(partition_key: key), do: key
+  def partition_key!(opts), do: opts |> write!() |> elem(0)
 
-  def partition_key!(opts) do
-    opts |> keyword!() |> NimbleOptions.validate!(@runtime) |> Keyword.fetch!(:partition_key)
+  @doc "The options of a write that waits until it has been processed, split off from those of any write."
+  @spec await!(keyword()) :: {flush? :: boolean(), keyword()}
+  def await!(opts) do
+    {flush?, opts} = opts |> keyword!() |> Keyword.pop(:flush, true)
+
+    if is_boolean(flush?) do
+      {flush?, opts}
+    else
+      raise ArgumentError, "expected :flush to be a boolean, got: #{inspect(flush?)}"
+    end
   end
 
   @doc false
@@ -184,6 +387,43 @@ defmodule PartitionedBuffer.Options do
 
   def batch_size(other) do
     {:error, "expected positive integer or :table, got: #{inspect(other)}"}
+  end
+
+  # Fits into a native integer with room to spare.
+  @doc false
+  def bound(:infinity), do: {:ok, :infinity}
+  def bound(n) when is_integer(n) and n > 0, do: {:ok, min(n, 1_000_000_000_000_000)}
+  def bound(other), do: {:error, "expected positive integer or :infinity, got: #{inspect(other)}"}
+
+  @doc false
+  def count(n) when is_integer(n) and n in 0..@max_ms, do: {:ok, n}
+  def count(other), do: {:error, "expected non-negative integer, got: #{inspect(other)}"}
+
+  @doc false
+  def retries(n) when is_integer(n) and n in 0..1_000_000_000, do: {:ok, n}
+  def retries(other), do: {:error, "expected non-negative integer, got: #{inspect(other)}"}
+
+  @doc false
+  def backoff({first, most} = backoff)
+      when is_integer(first) and is_integer(most) and first in 1..@max_ms and
+             most in first..@max_ms,
+      do: {:ok, backoff}
+
+  def backoff(other) do
+    {:error, "expected {first, most} in milliseconds, positive integers, got: #{inspect(other)}"}
+  end
+
+  @doc false
+  def on_discard(nil), do: {:ok, nil}
+  def on_discard(fun) when is_function(fun, 2), do: {:ok, fun}
+
+  def on_discard({module, function, args} = mfa)
+      when is_atom(module) and is_atom(function) and is_list(args),
+      do: {:ok, mfa}
+
+  def on_discard(other) do
+    {:error,
+     "expected nil, a function of arity 2 or {module, function, args}, got: #{inspect(other)}"}
   end
 
   @doc false

@@ -16,7 +16,8 @@ defmodule PartitionedBuffer.Partition do
 
   use GenServer, restart: :permanent, shutdown: :infinity
 
-  alias PartitionedBuffer.{Handle, Names, Native, Owner, ProcessorRunner, Telemetry}
+  alias PartitionedBuffer.{Handle, Names, Native, Options, Owner, ProcessorRunner, Telemetry}
+  alias PartitionedBuffer.Partition.Discards
 
   # Until what was not there is looked for again.
   @again_ms 10
@@ -32,8 +33,12 @@ defmodule PartitionedBuffer.Partition do
                 runner: nil,
                 tick: nil,
                 watchdog: nil,
-                # a tick came while a cycle was running
-                late?: false,
+                # until a batch is tried again
+                backoff: nil,
+                # the call of `on_discard` that is running
+                discard: nil,
+                # what was to start a cycle while one was running
+                late: nil,
                 # when the end began, in milliseconds; whether the time for it is up
                 finishing_since: nil,
                 expired?: false,
@@ -55,6 +60,10 @@ defmodule PartitionedBuffer.Partition do
     :exit, _reason -> :ok
   end
 
+  @doc "Starts a cycle now, if there is anything to process."
+  @spec flush(atom()) :: :ok
+  def flush(name), do: GenServer.cast(name, :flush)
+
   @doc "The buffer is closed: process what is left and tell the owner."
   @spec finish(pid(), owner :: pid()) :: :ok
   def finish(partition, owner), do: GenServer.cast(partition, {:finish, owner})
@@ -70,7 +79,7 @@ defmodule PartitionedBuffer.Partition do
          do: Process.exit(runner, :kill)
 
     _lost = Native.partition_discard_rest(ref, index, :shutdown)
-    report_discards(ref, index, %{buffer: buffer, partition: Names.partition(buffer, index)})
+    Discards.report(ref, index, %{buffer: buffer, partition: Names.partition(buffer, index)})
   end
 
   @impl true
@@ -99,29 +108,45 @@ defmodule PartitionedBuffer.Partition do
 
   @impl true
   def handle_continue(:resume, state) do
-    report_discards(state)
-    {:noreply, resume(state)}
+    due? = arm(state)
+    _ = Native.partition_pause(state.ref, state.index, paused?(state))
+    state = state |> discards() |> resume()
+    {:noreply, if(due?, do: cycle(state, :max_size), else: state)}
   end
 
   @impl true
   def handle_call(:settings_changed, _from, state) do
+    was_paused? = paused?(state)
     state = %{state | settings: Handle.settings(state.ref)}
-    {:reply, :ok, state |> schedule_tick() |> schedule_watchdog()}
+    _ = Native.partition_pause(state.ref, state.index, paused?(state))
+    state = state |> schedule_tick() |> schedule_watchdog() |> discards()
+    state = if arm(state), do: cycle(state, :max_size), else: state
+    {:reply, :ok, if(was_paused?, do: cycle(state, :resume), else: state)}
   end
 
   def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
   @impl true
-  def handle_cast({:finish, owner}, state) do
-    {:noreply, cycle(%{state | owner: owner, finishing_since: now()})}
-  end
+  def handle_cast({:finish, owner}, state), do: {:noreply, finish_now(state, owner)}
+  def handle_cast(:flush, state), do: {:noreply, cycle(state, :flush)}
 
   def handle_cast(:expire, state), do: {:noreply, expire_now(state)}
   def handle_cast(_unknown, state), do: {:noreply, state}
 
   @impl true
   def handle_info({:tick, tick}, %{tick: {_timer, tick}} = state) do
-    {:noreply, state |> schedule_tick() |> cycle()}
+    {:noreply, state |> schedule_tick() |> cycle(:interval)}
+  end
+
+  # The native side: the live generation has become large enough, or entries have been dropped.
+  def handle_info(:due, state) do
+    due? = arm(state)
+    state = discards(state)
+    {:noreply, if(due?, do: cycle(state, :max_size), else: state)}
+  end
+
+  def handle_info({:backoff, backoff}, %{backoff: {_timer, backoff}} = state) do
+    {:noreply, resume(%{state | backoff: nil})}
   end
 
   def handle_info({:watchdog, watchdog}, %{watchdog: {_timer, watchdog}} = state) do
@@ -140,6 +165,19 @@ defmodule PartitionedBuffer.Partition do
         %{runner: %{monitor: monitor}} = state
       ) do
     {:noreply, runner_gone(state, reason)}
+  end
+
+  def handle_info(
+        {:DOWN, monitor, :process, _pid, reason},
+        %{discard: %{monitor: monitor} = call} = state
+      ) do
+    state = discards(%{state | discard: Discards.over(call, reason, state.metadata)})
+    {:noreply, if(closing?(state), do: cycle(state, :rest), else: state)}
+  end
+
+  def handle_info({:discard_timeout, pid}, %{discard: %{pid: pid}} = state) do
+    Process.exit(pid, :kill)
+    {:noreply, state}
   end
 
   # The task supervisor was not there.
@@ -180,32 +218,73 @@ defmodule PartitionedBuffer.Partition do
     end
   end
 
-  # Starts a cycle if there is anything to process and none is running.
-  defp cycle(state, what \\ :all)
-  defp cycle(%{runner: runner} = state, _what) when runner != nil, do: %{state | late?: true}
+  # Starts a cycle if there is anything to process and none is running: because of this trigger. `:rest`: of
+  # what is draining; `:more`: of the next part of the live generation.
+  defp cycle(state, trigger)
+  defp cycle(%{runner: runner} = state, :rest) when runner != nil, do: state
+  defp cycle(%{runner: runner} = state, trigger) when runner != nil, do: %{state | late: trigger}
 
-  defp cycle(%{expired?: true} = state, _what) do
-    state = give_up(state)
-    Owner.drained(state.owner, state.buffer, state.ref, state.index)
-    state
-  end
+  defp cycle(%{expired?: true} = state, _trigger), do: state |> give_up() |> ended()
 
-  defp cycle(state, what) do
-    state = %{state | late?: false}
-    closed? = Native.partition_closed(state.ref, state.index)
+  defp cycle(state, trigger) do
+    closed? = closing?(state)
 
-    case to_drain(state, if(closed?, do: :all, else: what)) do
-      0 ->
-        if closed?, do: Owner.drained(state.owner, state.buffer, state.ref, state.index)
-        state
-
-      _entries ->
-        start_runner(state)
+    cond do
+      closed? -> start_cycle(%{state | late: nil}, :stop)
+      paused?(state) -> state
+      state.backoff != nil and trigger != :rest -> %{state | late: trigger}
+      true -> start_cycle(%{state | late: nil}, trigger)
     end
   end
 
-  defp to_drain(state, :all), do: Native.partition_swap(state.ref, state.index)
+  defp start_cycle(state, trigger) do
+    case to_drain(state, trigger) do
+      0 ->
+        if trigger == :stop, do: ended(state), else: state
+
+      entries ->
+        if trigger not in [:rest, :more], do: triggered(state, trigger, entries)
+        state = start_runner(state)
+        # The next generation has a size of its own.
+        if state.settings.max_size_jitter > 0 and arm(state),
+          do: %{state | late: :max_size},
+          else: state
+    end
+  end
+
   defp to_drain(state, :rest), do: Native.partition_draining(state.ref, state.index)
+  defp to_drain(state, _trigger), do: Native.partition_swap(state.ref, state.index)
+
+  defp triggered(state, trigger, entries) do
+    :ok = Native.partition_triggered(state.ref, state.index, trigger)
+
+    Telemetry.execute(
+      [:flush],
+      %{system_time: System.system_time(), size: entries},
+      Map.put(state.metadata, :trigger, trigger)
+    )
+  end
+
+  # Has the native side tell this process when it is time. Whether it is already.
+  defp arm(%{settings: %{manual: true}} = state) do
+    _ = Native.partition_arm(state.ref, state.index, nil, nil)
+    false
+  end
+
+  defp arm(%{settings: settings} = state) do
+    jitter = settings.max_size_jitter
+
+    size =
+      case settings.max_size do
+        :infinity -> nil
+        size when jitter > 0 -> size + :rand.uniform(jitter + 1) - 1
+        size -> size
+      end
+
+    Native.partition_arm(state.ref, state.index, size, Options.finite(settings.max_bytes))
+  end
+
+  defp paused?(%{settings: settings} = state), do: settings.paused and not closing?(state)
 
   defp start_runner(state) do
     job = %ProcessorRunner{
@@ -213,7 +292,8 @@ defmodule PartitionedBuffer.Partition do
       index: state.index,
       metadata: state.metadata,
       module: state.module,
-      processor: state.settings.processor
+      processor: state.settings.processor,
+      info?: info?(state.settings)
     }
 
     case spawn_runner(state, job) do
@@ -244,34 +324,83 @@ defmodule PartitionedBuffer.Partition do
       if supervised?(state) or closing?(state), do: spawn_monitor(ProcessorRunner, :run, [job])
   end
 
+  defp info?(%{processor: processor, processor_info: info?}),
+    do: info? or is_function(processor, 2)
+
   defp after_runner(state, :not_owner), do: resume(state)
-  defp after_runner(%{late?: true} = state, :done), do: cycle(state)
-  defp after_runner(state, :done), do: cycle(state, :rest)
+  defp after_runner(%{late: nil} = state, :done), do: state |> discards() |> more()
+  defp after_runner(%{late: trigger} = state, :done), do: state |> discards() |> cycle(trigger)
+
+  # Where the oldest entries make room, a cycle takes them batch by batch; those that were there when it
+  # began are not counted, but all that there are: they wait for nothing else.
+  defp more(state) do
+    if state.settings.overflow == :drop_oldest and not state.settings.manual,
+      do: cycle(state, :more),
+      else: cycle(state, :rest)
+  end
 
   # It ended without a reply. If it was adopted, it may have been done all the same: then it had no
   # batch any more.
   defp runner_gone(state, reason) do
     killed_for = state.runner.killed_for
     state = cancel_watchdog(%{state | runner: nil})
-    size = Native.partition_settle(state.ref, state.index, killed_for || discard_reason(reason))
-    finished? = size == 0 and reason == :normal
-    unless finished?, do: report_failure(state, killed_for || reason)
-    state = if killed_for == :shutdown, do: %{state | left: state.left + size}, else: state
+    why = killed_for || discard_reason(reason)
+    settled = Native.partition_settle(state.ref, state.index, why, killed_for != :shutdown)
+    finished? = settled == :ok and reason == :normal
+    unless finished?, do: report_failure(state, killed_for || failure(reason))
+    state = discards(state)
 
-    # One that ended without a batch, not through the processor, might do so again and again: the next
-    # one has to wait for the next tick.
-    if size > 0 or finished? or closing?(state) do
-      after_runner(state, :done)
-    else
-      state
+    case settled do
+      {:discarded, _reason, size} ->
+        left = if killed_for == :shutdown, do: state.left + size, else: state.left
+        after_runner(%{state | left: left}, :done)
+
+      {how, attempts, size} ->
+        try_again(state, how, attempts, size)
+
+      # One that ended without a batch, not through the processor, might do so again and again: the next
+      # one has to wait for the next tick.
+      :ok ->
+        if finished? or closing?(state), do: after_runner(state, :done), else: state
     end
   end
 
-  # Of a processor that did not raise, throw or exit by itself: that is known natively.
+  defp failure({:shutdown, {:failed, reason}}), do: reason
+  defp failure(reason), do: reason
+
+  # Of a processor that did not raise, throw, exit or fail by itself: that is known natively.
   defp discard_reason(reason) when reason in [:killed, :noproc, :shutdown], do: :killed
   defp discard_reason(_of_a_linked_process), do: :exception
 
   defp closing?(state), do: Native.partition_closed(state.ref, state.index)
+
+  defp try_again(state, how, attempts, size) do
+    delay = if how == :again, do: delay(state.settings.backoff, attempts), else: 0
+
+    Telemetry.execute(
+      [:retry],
+      %{system_time: System.system_time(), size: size, delay_ms: delay},
+      Map.merge(state.metadata, %{attempt: attempts, split: how == :halved})
+    )
+
+    cond do
+      state.expired? -> cycle(state, :rest)
+      delay == 0 -> cycle(state, :rest)
+      true -> back_off(state, delay)
+    end
+  end
+
+  defp back_off(state, delay) do
+    backoff = make_ref()
+    %{state | backoff: {Process.send_after(self(), {:backoff, backoff}, delay), backoff}}
+  end
+
+  # Doubled each time; half of it at random.
+  defp delay({first, most}, attempts) do
+    delay = min(first * Integer.pow(2, min(attempts - 1, 32)), most)
+    half = div(delay, 2)
+    delay - half + :rand.uniform(half + 1) - 1
+  end
 
   defp report_failure(state, reason) do
     Telemetry.execute(
@@ -279,38 +408,60 @@ defmodule PartitionedBuffer.Partition do
       %{system_time: System.system_time()},
       Map.put(state.metadata, :reason, reason)
     )
-
-    report_discards(state)
   end
 
-  defp report_discards(state), do: report_discards(state.ref, state.index, state.metadata)
-
-  defp report_discards(ref, index, metadata) do
-    discards = Native.partition_unreported(ref, index)
-
-    for {reason, size, bytes} <- discards do
-      Telemetry.execute(
-        [:discarded],
-        %{system_time: System.system_time(), size: size, bytes: bytes},
-        Map.put(metadata, :reason, reason)
-      )
-    end
-
-    Native.partition_reported(ref, index, length(discards))
+  defp discards(state) do
+    Discards.report(state.ref, state.index, state.metadata)
+    %{state | discard: Discards.start(state.discard, state.ref, state.index, state.settings)}
   end
 
   ## The end
 
-  # Only of a closed buffer.
-  defp expire_now(state) do
-    state = %{state | expired?: true}
-    if state.runner, do: kill_runner(state, :shutdown), else: cycle(state)
+  # What waits to be tried again does so no longer.
+  defp finish_now(state, owner) do
+    _ = Native.partition_pause(state.ref, state.index, false)
+    _ = with {timer, _backoff} <- state.backoff, do: Process.cancel_timer(timer)
+    cycle(%{state | owner: owner, finishing_since: now(), backoff: nil}, :stop)
   end
 
-  defp give_up(state) do
+  # Only of a closed buffer.
+  defp expire_now(state) do
+    _ = with {timer, _backoff} <- state.backoff, do: Process.cancel_timer(timer)
+    state = %{state | expired?: true, backoff: nil}
+    if state.runner, do: kill_runner(state, :shutdown), else: cycle(state, :stop)
+  end
+
+  # A call of `on_discard` may still be running.
+  defp ended(%{discard: nil} = state) do
+    Owner.drained(state.owner, state.buffer, state.ref, state.index)
+    state
+  end
+
+  defp ended(state), do: state
+
+  defp give_up(%{settings: %{on_discard: nil}} = state) do
     size = Native.partition_discard_rest(state.ref, state.index, :shutdown)
-    report_discards(state)
-    %{state | left: state.left + size}
+    discards(%{state | left: state.left + size})
+  end
+
+  # Batch by batch, so that each is kept until `on_discard` has been called with it.
+  defp give_up(state) do
+    _any = Native.partition_swap(state.ref, state.index)
+
+    case Native.partition_next_dirty(state.ref, state.index, nil) do
+      none when none in [:empty, :not_owner, :paused] ->
+        discards(state)
+
+      more ->
+        # All at once, if it was to be a table.
+        _all = if more == :table, do: Native.partition_start_all(state.ref, state.index, nil)
+
+        case Native.partition_settle(state.ref, state.index, :shutdown, false) do
+          {:discarded, _reason, size} -> give_up(%{state | left: state.left + size})
+          # Too old, and so given up already.
+          :ok -> give_up(state)
+        end
+    end
   end
 
   # The buffer ends when its supervisor, still alive, has this process ended after the owner. Usually
@@ -325,12 +476,12 @@ defmodule PartitionedBuffer.Partition do
   defp finish_alone(state) do
     :ok = Native.buffer_close(state.ref)
     deadline = Owner.deadline(state.settings)
-    state = %{state | finishing_since: now()} |> cycle() |> await_end(deadline)
+    state = state |> finish_now(nil) |> await_end(deadline)
     Handle.erase(state.buffer, state.ref)
     state
   end
 
-  defp await_end(%{runner: nil} = state, _deadline), do: state
+  defp await_end(%{runner: nil, discard: nil, backoff: nil} = state, _deadline), do: state
 
   defp await_end(state, deadline) do
     receive do
@@ -352,7 +503,18 @@ defmodule PartitionedBuffer.Partition do
   defp schedule_tick(state) do
     _ = with {timer, _tick} <- state.tick, do: Process.cancel_timer(timer)
     tick = make_ref()
-    interval = state.settings.processing_interval_ms
+    schedule_tick(state, state.settings, tick)
+  end
+
+  defp schedule_tick(state, %{manual: true}, _tick) do
+    :ok = Native.partition_scheduled(state.ref, state.index, nil)
+    %{state | tick: nil}
+  end
+
+  defp schedule_tick(state, settings, tick) do
+    jitter = :rand.uniform(settings.processing_interval_jitter_ms + 1) - 1
+    interval = settings.processing_interval_ms + jitter
+    :ok = Native.partition_scheduled(state.ref, state.index, interval)
     %{state | tick: {Process.send_after(self(), {:tick, tick}, interval), tick}}
   end
 

@@ -3,8 +3,8 @@ defmodule PartitionedBuffer.ProcessorRunner do
   # Takes a partition's draining generation out batch by batch and calls the processor with each, in
   # a process of its own.
   #
-  # Invariant: the batch that the processor has is the only one that can be lost with this process.
-  # All others are held natively: a batch is settled by taking the next one.
+  # Invariant: the batch that the processor has is the only one that this process can fail. All of them are
+  # held natively: a batch is settled by taking the next one.
 
   alias PartitionedBuffer.{Names, Native, Telemetry}
 
@@ -16,8 +16,8 @@ defmodule PartitionedBuffer.ProcessorRunner do
   # collect garbage every few batches, which took a fifth of the time of a drain.
   @min_heap 50_000
 
-  @enforce_keys [:ref, :index, :metadata, :module, :processor]
-  defstruct [:look_again | @enforce_keys]
+  @enforce_keys [:ref, :index, :metadata, :module, :processor, :info?]
+  defstruct [:look_again, :since | @enforce_keys]
 
   @type t :: %__MODULE__{
           ref: Native.handle(),
@@ -25,36 +25,54 @@ defmodule PartitionedBuffer.ProcessorRunner do
           metadata: %{buffer: atom(), partition: atom()},
           module: module(),
           processor: PartitionedBuffer.processor(),
+          # whether the processor gets to know which batch it has
+          info?: boolean(),
+          since: non_neg_integer() | nil,
           look_again: integer() | nil
         }
 
   # `:not_owner`: another process drains this partition already. That is so when a partition's process
-  # was killed after it had started one, and the process that took its place started a second.
+  # was killed after it had started one, and the process that took its place started a second. Ends with
+  # `{:shutdown, {:failed, reason}}` when the processor says that it has failed.
   @spec run(t()) :: :done | :not_owner
   def run(%__MODULE__{} = job) do
     _ = Process.flag(:min_heap_size, @min_heap)
+    drain(job)
+  end
+
+  @doc "The same in a process that does other things too."
+  @spec drain(t()) :: :done | :not_owner
+  def drain(%__MODULE__{} = job) do
     look_again = System.convert_time_unit(@look_again_ms, :millisecond, :native)
+    since = Native.buffer_since(job.ref)
 
     case Native.partition_claim(job.ref, job.index) do
-      :ok -> batches(%{job | look_again: look_again}, Telemetry.listening?(), now())
-      :not_owner -> :not_owner
+      :ok ->
+        batches(%{job | look_again: look_again, since: since}, nil, Telemetry.listening?(), now())
+
+      :not_owner ->
+        :not_owner
     end
   end
 
   # The size of a batch is native, so that it can be changed while a generation is drained.
-  defp batches(job, listening?, looked_at) do
-    case next(job) do
+  defp batches(job, result, listening?, looked_at) do
+    case next(job, result) do
       batch when is_list(batch) ->
         now = now()
         look? = now - looked_at > job.look_again
         listening? = if look?, do: Telemetry.listening?(), else: listening?
-        call(job, batch, nil, listening?, now)
-        batches(job, listening?, if(look?, do: now, else: looked_at))
+        result = call(job, batch, nil, listening?, now)
+        batches(job, result, listening?, if(look?, do: now, else: looked_at))
 
       :table ->
-        table(job)
+        table(job, result)
 
-      :empty ->
+      :expired_some ->
+        batches(job, nil, listening?, looked_at)
+
+      # A partition that is paused goes on when it is told to.
+      nothing when nothing in [:empty, :paused] ->
         :done
 
       :not_owner ->
@@ -62,18 +80,18 @@ defmodule PartitionedBuffer.ProcessorRunner do
     end
   end
 
-  defp next(job) do
-    case Native.partition_next(job.ref, job.index) do
+  defp next(job, result) do
+    case Native.partition_next(job.ref, job.index, result) do
       :large -> Native.partition_copy_dirty(job.ref, job.index)
-      :dirty -> Native.partition_next_dirty(job.ref, job.index)
+      :dirty -> Native.partition_next_dirty(job.ref, job.index, result)
       other -> other
     end
   end
 
   # All that is left is one batch. The table is filled while its entries still count as queued: a
   # process that is killed before the processor is called has lost nothing.
-  defp table(job) do
-    case Native.partition_done(job.ref, job.index) do
+  defp table(job, result) do
+    case Native.partition_done(job.ref, job.index, result) do
       0 ->
         :done
 
@@ -82,36 +100,46 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
       _entries ->
         table = fill_table(job)
-        size = Native.partition_start_all(job.ref, job.index)
-        call(job, table, size, Telemetry.listening?(), now())
-        delete_table(table)
-        _none = Native.partition_done(job.ref, job.index)
-        :done
+
+        case Native.partition_start_all(job.ref, job.index, nil) do
+          size when is_integer(size) ->
+            result = call(job, table, size, Telemetry.listening?(), now())
+            delete_table(table)
+            # Those behind a batch that was tried again come next.
+            table(job, result)
+
+          _paused ->
+            delete_table(table)
+            :done
+        end
     end
   end
 
   defp call(job, batch, size, listening?, started) do
+    info = if listening? or job.info?, do: info(job)
+
     if listening? do
       Telemetry.execute(
         [:processing, :start],
         %{system_time: System.system_time()},
-        job.metadata
+        metadata(job, info)
       )
     end
 
-    try do
-      process(job.processor, batch)
-    catch
-      kind, reason ->
-        metadata =
-          Map.merge(job.metadata, %{kind: kind, reason: reason, stacktrace: __STACKTRACE__})
+    result =
+      try do
+        process(job, batch, info)
+      catch
+        kind, reason ->
+          failure = %{kind: kind, reason: reason, stacktrace: __STACKTRACE__}
+          metadata = job |> metadata(info(job)) |> Map.merge(failure)
 
-        # Whatever it exits with: it was the processor that failed.
-        _ = Native.partition_fail(job.ref, job.index)
-        Telemetry.execute([:processing, :exception], %{duration: now() - started}, metadata)
-        # The process ends with it: the partition is told by that, as it is when it is killed.
-        :erlang.raise(kind, reason, __STACKTRACE__)
-    end
+          # Whatever it exits with: it was the processor that failed.
+          _ = Native.partition_fail(job.ref, job.index, :exception)
+          Telemetry.execute([:processing, :exception], %{duration: now() - started}, metadata)
+          # The process ends with it: the partition is told by that, as it is when it is killed.
+          :erlang.raise(kind, reason, __STACKTRACE__)
+      end
 
     duration = now() - started
 
@@ -119,15 +147,81 @@ defmodule PartitionedBuffer.ProcessorRunner do
       Telemetry.execute(
         [:processing, :stop],
         %{duration: duration, size: size || length(batch)},
-        job.metadata
+        metadata(job, info || info(job))
       )
     end
 
-    :ok
+    check(job, batch, result)
   end
 
-  defp process(processor, batch) when is_function(processor, 1), do: processor.(batch)
-  defp process({module, function, args}, batch), do: apply(module, function, [batch | args])
+  defp process(%{processor: processor}, batch, _info) when is_function(processor, 1),
+    do: processor.(batch)
+
+  defp process(%{processor: processor}, batch, info) when is_function(processor, 2),
+    do: processor.(batch, info)
+
+  defp process(%{processor: {module, function, args}, info?: true}, batch, info),
+    do: apply(module, function, [batch, info | args])
+
+  defp process(%{processor: {module, function, args}}, batch, _info),
+    do: apply(module, function, [batch | args])
+
+  # A list comes from a batch; a table has no entries to be named.
+  defp check(job, batch, {:failed, [_ | _] = failed}) when is_list(batch) do
+    case places(batch, failed) do
+      {:ok, places} -> fail_some(job, places)
+      :error -> fail(job, {:bad_return, {:failed, failed}})
+    end
+  end
+
+  defp check(_job, _batch, {:failed, []}), do: :ok
+  defp check(job, _batch, {:error, reason}), do: fail(job, reason)
+  defp check(_job, _batch, result), do: result
+
+  defp fail_some(job, places) do
+    case Native.partition_fail_some(job.ref, job.index, places) do
+      true -> fail(job, {:failed, length(places)})
+      _not_owner -> exit({:shutdown, :not_owner})
+    end
+  end
+
+  @spec fail(t(), term()) :: no_return()
+  defp fail(job, reason) do
+    _ = Native.partition_fail(job.ref, job.index, :failed)
+    exit({:shutdown, {:failed, reason}})
+  end
+
+  # Where in the batch the entries are that failed; in any order, each as often as it is named.
+  defp places(batch, failed) do
+    counts = Enum.frequencies(failed)
+
+    {places, counts} =
+      batch
+      |> Enum.with_index()
+      |> Enum.flat_map_reduce(counts, fn {entry, index}, counts ->
+        case counts do
+          %{^entry => 1} -> {[index], Map.delete(counts, entry)}
+          %{^entry => more} -> {[index], %{counts | entry => more - 1}}
+          _not_failed -> {[], counts}
+        end
+      end)
+
+    if counts == %{}, do: {:ok, places}, else: :error
+  end
+
+  defp metadata(job, info), do: Map.merge(job.metadata, Map.take(info, [:batch, :attempt]))
+
+  defp info(job) do
+    case Native.partition_batch(job.ref, job.index) do
+      {first, last, attempt, size} ->
+        id = {job.metadata.buffer, job.metadata.partition, job.since, first, last}
+        %{batch: id, attempt: attempt, size: size}
+
+      # It has been taken away from this process, which is about to be killed.
+      nil ->
+        %{batch: nil, attempt: 1, size: 0}
+    end
+  end
 
   defp fill_table(job) do
     name = Names.table(job.metadata.partition)

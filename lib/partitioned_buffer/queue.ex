@@ -29,7 +29,7 @@ defmodule PartitionedBuffer.Queue do
 
   @behaviour PartitionedBuffer
 
-  alias PartitionedBuffer.{Handle, Native, Options, Refused}
+  alias PartitionedBuffer.{Awaited, Handle, Native, Options, Refused}
 
   @type buffer :: PartitionedBuffer.buffer()
 
@@ -93,7 +93,13 @@ defmodule PartitionedBuffer.Queue do
   whole: if the call raises, nothing of it was. An empty list is `:ok`.
 
   Returns `:ok` when the items are in the buffer: from then on they are processed, whatever happens to
-  the calling process or to processes of the buffer.
+  the calling process or to processes of the buffer. Where the buffer is bounded (`:capacity`,
+  `:capacity_bytes`) and there is no room, nothing was pushed and it returns
+
+    * `{:error, :timeout}`: there was none within the `:timeout` (`overflow: :block`),
+    * `{:error, :full}`: there is none now (`overflow: :reject`, and `:drop_oldest` if nothing waits that
+      could be dropped),
+    * `{:error, :too_large}`: there never will be, since this is more than the capacity.
 
   ## Options
 
@@ -123,22 +129,17 @@ defmodule PartitionedBuffer.Queue do
       :ok
 
   """
-  @spec push(buffer(), item_or_items :: term() | [term()], keyword()) :: :ok
+  @spec push(buffer(), item_or_items :: term() | [term()], keyword()) ::
+          :ok | {:error, :full | :timeout | :too_large}
   def push(buffer, item_or_items, opts \\ [])
 
   def push(buffer, items, []) when is_list(items) do
     %{ref: ref} = Handle.fetch!(buffer)
 
     case Native.queue_push_list(ref, items) do
-      :ok ->
-        :ok
-
-      :improper ->
-        improper!(items)
-
-      refused ->
-        dirty = fn -> Native.queue_push_list_dirty(ref, items) end
-        Refused.go_on(refused, buffer, ref, dirty, fn -> push(buffer, items, []) end)
+      :ok -> :ok
+      :improper -> improper!(items)
+      refused -> go_on(refused, buffer, ref, items, Options.write!([]))
     end
   end
 
@@ -146,19 +147,72 @@ defmodule PartitionedBuffer.Queue do
     %{ref: ref} = Handle.fetch!(buffer)
 
     case Native.queue_push(ref, item) do
-      :ok ->
-        :ok
-
-      refused ->
-        dirty = fn -> Native.queue_push_dirty(ref, item) end
-        Refused.go_on(refused, buffer, ref, dirty, fn -> push(buffer, item, []) end)
+      :ok -> :ok
+      refused -> go_on(refused, buffer, ref, item, Options.write!([]))
     end
   end
 
   def push(buffer, item_or_items, opts) do
-    case Options.partition_key!(opts) do
-      nil -> push(buffer, item_or_items, [])
-      key -> push_by_key(buffer, item_or_items, key)
+    push_with(buffer, item_or_items, Options.write!(opts))
+  end
+
+  @doc """
+  Pushes an item, or each item of a list, and waits until that has been processed.
+
+  Returns `{:ok, result}` with what the processor has returned for the batch of the item; for a list, the
+  results of the batches that had the last item in each partition, in a list. Or `{:error, reason}`:
+
+    * `:exception`, `:killed`, `:failed`, `:expired`, `:overflow`, `:shutdown`: why an item was discarded,
+    * `:timeout`: there was no room, or it has not been processed within the `:timeout`: what is in the
+      buffer stays there and is processed,
+    * `:full`, `:too_large`: as for `push/3`; nothing was pushed.
+
+  It takes the options of `push/3`, of which `:timeout` bounds the whole call, and
+
+    * `:flush` (`t:boolean/0`) - Whether processing starts at once, instead of at the next interval or
+      when there is enough. The default value is `true`.
+
+  Raises what `push/3` raises.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :await_example, processor: &length/1)
+      iex> PartitionedBuffer.Queue.push_await(:await_example, :item)
+      {:ok, 1}
+      iex> PartitionedBuffer.Queue.stop(:await_example)
+      :ok
+
+  """
+  @spec push_await(buffer(), item_or_items :: term() | [term()], keyword()) ::
+          {:ok, result :: term()} | {:error, reason :: term()}
+  def push_await(buffer, item_or_items, opts \\ []) do
+    {flush?, opts} = Options.await!(opts)
+    {key, timeout} = Options.write!(opts)
+    deadline = Awaited.deadline(timeout)
+    {ref, items, indexes} = queued(buffer, item_or_items, key)
+
+    written =
+      with refused when is_atom(refused) <-
+             Native.queue_push_awaited(ref, items, indexes, Awaited.token()) do
+        dirty = fn -> Native.queue_push_awaited_dirty(ref, items, indexes, Awaited.token()) end
+        again = fn -> {:again, push_await(buffer, item_or_items, [{:flush, flush?} | opts])} end
+        Refused.go_on(refused, buffer, ref, dirty, again, {timeout, nil})
+      end
+
+    case written do
+      # Dropped, because there was no room; or there was nothing to push.
+      {:ok, []} ->
+        if items == [], do: {:ok, []}, else: {:error, :overflow}
+
+      {:ok, tokens} ->
+        if flush?, do: PartitionedBuffer.flush(buffer)
+        outcomes = Awaited.collect(ref, tokens, Awaited.left(deadline))
+        Awaited.outcome(outcomes, is_list(item_or_items))
+
+      {:again, result} ->
+        result
+
+      {:error, _reason} = error ->
+        error
     end
   end
 
@@ -177,29 +231,80 @@ defmodule PartitionedBuffer.Queue do
   @spec update_options(buffer(), keyword()) :: :ok
   def update_options(buffer, opts), do: PartitionedBuffer.update_options(buffer, opts)
 
+  @doc "Starts to process now. See `PartitionedBuffer.flush/2`."
+  @spec flush(buffer(), keyword()) :: :ok
+  def flush(buffer, opts \\ []), do: PartitionedBuffer.flush(buffer, opts)
+
+  @doc "Processes what was written before, and waits for it. See `PartitionedBuffer.sync_flush/2`."
+  @spec sync_flush(buffer(), keyword()) :: [
+          {partition :: atom(), {:ok, term()} | {:error, term()}}
+        ]
+  def sync_flush(buffer, opts \\ []), do: PartitionedBuffer.sync_flush(buffer, opts)
+
+  @doc "Waits until nothing is held. See `PartitionedBuffer.await_empty/2`."
+  @spec await_empty(buffer(), timeout()) :: :ok | {:error, :timeout}
+  def await_empty(buffer, timeout \\ 5_000), do: PartitionedBuffer.await_empty(buffer, timeout)
+
+  @doc "Copies of what waits. See `PartitionedBuffer.dump/2`."
+  @spec dump(buffer(), keyword()) :: [term()]
+  def dump(buffer, opts \\ []), do: PartitionedBuffer.dump(buffer, opts)
+
+  @doc "Processes nothing until `resume/1`. See `PartitionedBuffer.pause/1`."
+  @spec pause(buffer()) :: :ok
+  def pause(buffer), do: PartitionedBuffer.pause(buffer)
+
+  @doc "Processes again. See `PartitionedBuffer.pause/1`."
+  @spec resume(buffer()) :: :ok
+  def resume(buffer), do: PartitionedBuffer.resume(buffer)
+
+  @doc "How things stand. See `PartitionedBuffer.info/1`."
+  @spec info(buffer()) :: map()
+  def info(buffer), do: PartitionedBuffer.info(buffer)
+
   defp module_option(opts) do
     if Keyword.keyword?(opts), do: Keyword.put(opts, :module, __MODULE__), else: opts
   end
 
-  defp push_by_key(buffer, items, key) when is_list(items) do
-    %{ref: ref} = handle = Handle.fetch!(buffer)
-    if List.improper?(items), do: improper!(items)
-    indexes = Enum.map(items, &Handle.index!(handle, buffer, key, &1))
+  # With the options of the call.
+  defp push_with(buffer, item_or_items, {key, _timeout} = opts) do
+    {ref, items, indexes} = queued(buffer, item_or_items, key)
 
-    with refused when refused != :ok <- Native.queue_push_routed(ref, items, indexes) do
-      dirty = fn -> Native.queue_push_routed_dirty(ref, items, indexes) end
-      Refused.go_on(refused, buffer, ref, dirty, fn -> push_by_key(buffer, items, key) end)
-    end
+    with refused when refused != :ok <- native(ref, item_or_items, items, indexes),
+         do: go_on(refused, buffer, ref, item_or_items, opts)
   end
 
-  defp push_by_key(buffer, item, key) do
-    %{ref: ref} = handle = Handle.fetch!(buffer)
-    index = Handle.index!(handle, buffer, key, item)
+  defp native(ref, list, list, []), do: Native.queue_push_list(ref, list)
+  defp native(ref, list, list, indexes), do: Native.queue_push_routed(ref, list, indexes)
+  defp native(ref, item, _items, []), do: Native.queue_push(ref, item)
+  defp native(ref, item, _items, [index]), do: Native.queue_push_to(ref, item, index)
 
-    with refused when refused != :ok <- Native.queue_push_to(ref, item, index) do
-      dirty = fn -> Native.queue_push_to_dirty(ref, item, index) end
-      Refused.go_on(refused, buffer, ref, dirty, fn -> push_by_key(buffer, item, key) end)
-    end
+  defp native_dirty(ref, list, list, []), do: Native.queue_push_list_dirty(ref, list)
+
+  defp native_dirty(ref, list, list, indexes),
+    do: Native.queue_push_routed_dirty(ref, list, indexes)
+
+  defp native_dirty(ref, item, _items, []), do: Native.queue_push_dirty(ref, item)
+  defp native_dirty(ref, item, _items, [index]), do: Native.queue_push_to_dirty(ref, item, index)
+
+  # The storage, what is pushed as a list, and the partitions it goes to; none if it goes by itself.
+  defp queued(buffer, item_or_items, key) do
+    %{ref: ref} = handle = Handle.fetch!(buffer)
+    items = if is_list(item_or_items), do: item_or_items, else: [item_or_items]
+    if List.improper?(items), do: improper!(items)
+
+    indexes =
+      if key == nil, do: [], else: Enum.map(items, &Handle.index!(handle, buffer, key, &1))
+
+    {ref, items, indexes}
+  end
+
+  # The native side has refused. Where there is no room, the items wait with the indexes that they have.
+  defp go_on(refused, buffer, ref, item_or_items, {key, timeout} = opts) do
+    {_ref, items, indexes} = queued(buffer, item_or_items, key)
+    dirty = fn -> native_dirty(ref, item_or_items, items, indexes) end
+    wait = fn reference -> Native.queue_wait_dirty(ref, items, indexes, reference) end
+    again = fn -> push_with(buffer, item_or_items, opts) end
+    Refused.go_on(refused, buffer, ref, dirty, again, {timeout, wait})
   end
 
   @spec improper!(term()) :: no_return()

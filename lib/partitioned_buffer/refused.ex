@@ -3,41 +3,64 @@ defmodule PartitionedBuffer.Refused do
   # What follows when the native side has refused a call. Nothing was written then, so the call may be
   # made again.
 
-  alias PartitionedBuffer.{Handle, Native}
+  alias PartitionedBuffer.{Handle, Native, Room}
+
+  # How long a call may wait for room, and how its entries are queued for it; `nil`: it is made again.
+  @type wait :: {timeout(), (reference() -> term()) | nil}
 
   @doc """
   Goes on after `refused`: with `dirty` when the call was too much for a normal scheduler, with `again`
-  when the storage was closed and another one has taken over its name. Raises in all other cases.
+  when the storage was closed and another one has taken over its name, with `wait` when there is no room
+  now. Raises in all other cases, or returns `{:error, reason}` when there is no room.
   """
-  @spec go_on(Native.refused(), atom(), Native.handle(), dirty, again) :: result
+  @spec go_on(Native.refused(), atom(), Native.handle(), dirty, again, wait()) :: result
         when dirty: (() -> result | Native.refused()), again: (() -> result), result: term()
-  def go_on(:heavy, buffer, ref, dirty, again) do
+  def go_on(refused, buffer, ref, dirty, again, wait \\ {0, nil})
+
+  def go_on(:heavy, buffer, ref, dirty, again, wait) do
     case dirty.() do
       :heavy ->
         raise ArgumentError, "a term of 4 GB or more can't be buffered"
 
-      refused when refused in [:closed, :no_partitions, :other_kind, :improper] ->
-        go_on(refused, buffer, ref, dirty, again)
+      refused
+      when refused in [:closed, :no_partitions, :other_kind, :improper, :wait, :full, :too_large] ->
+        go_on(refused, buffer, ref, dirty, again, wait)
 
       result ->
         result
     end
   end
 
-  def go_on(:closed, buffer, ref, _dirty, again) do
+  def go_on(:wait, buffer, _ref, dirty, _again, {timeout, nil}) do
+    Room.retry(buffer, timeout, dirty)
+  end
+
+  def go_on(:wait, buffer, ref, dirty, again, {timeout, queue}) do
+    case Room.wait(buffer, ref, timeout, queue) do
+      :ok -> :ok
+      {:error, :timeout} = error -> error
+      refused -> go_on(refused, buffer, ref, dirty, again, {timeout, queue})
+    end
+  end
+
+  def go_on(refused, buffer, _ref, _dirty, _again, _wait) when refused in [:full, :too_large] do
+    Room.rejected(buffer, refused)
+  end
+
+  def go_on(:closed, buffer, ref, _dirty, again, _wait) do
     Handle.reopened!(buffer, ref)
     again.()
   end
 
-  def go_on(:no_partitions, buffer, _ref, _dirty, _again) do
+  def go_on(:no_partitions, buffer, _ref, _dirty, _again, _wait) do
     PartitionedBuffer.no_partitions!(buffer)
   end
 
-  def go_on(:other_kind, buffer, _ref, _dirty, _again) do
+  def go_on(:other_kind, buffer, _ref, _dirty, _again, _wait) do
     raise ArgumentError, "#{inspect(buffer)} is a buffer of another kind"
   end
 
-  def go_on(:improper, _buffer, _ref, _dirty, _again) do
+  def go_on(:improper, _buffer, _ref, _dirty, _again, _wait) do
     raise ArgumentError, "expected a proper list"
   end
 end

@@ -14,18 +14,42 @@ defmodule PartitionedBuffer.Telemetry do
        "could not process: when the buffer was stopped they have been discarded and reported; " <>
        "otherwise they are held, and the process that takes its place goes on with them.",
      "`duration` (native time), `left`", ["`reason`"]},
-    {[:processing, :start], "A batch is handed to the processor.", "`system_time`", []},
-    {[:processing, :stop], "The processor has returned.", "`duration` (native time), `size`", []},
+    {[:flush],
+     "A cycle has begun with `size` entries. `trigger` is `:interval`, `:max_size` (also by bytes), " <>
+       "`:flush`, `:resume` or `:stop`.", "`system_time`, `size`", ["`trigger`"]},
+    {[:processing, :start], "A batch is handed to the processor.", "`system_time`",
+     ["`batch`", "`attempt`"]},
+    {[:processing, :stop], "The processor has returned.", "`duration` (native time), `size`",
+     ["`batch`", "`attempt`"]},
     {[:processing, :exception], "The processor has raised, thrown or exited.",
-     "`duration` (native time)", ["`kind`", "`reason`", "`stacktrace`"]},
+     "`duration` (native time)", ["`kind`", "`reason`", "`stacktrace`", "`batch`", "`attempt`"]},
+    {[:retry],
+     "A batch will be tried again after `delay_ms`; `attempt` is how often it has been tried. With " <>
+       "`split`, it will be in halves.", "`system_time`, `size`, `delay_ms`",
+     ["`attempt`", "`split`"]},
     {[:processing_failed],
      "The process that ran the processor has ended before its batch was done: with an exception, " <>
        "killed from outside, or killed because it took longer than `:processing_timeout_ms` " <>
-       "(`reason` is then `:timeout`).", "`system_time`", ["`reason`"]},
+       "(`reason` is then `:timeout`); or because the processor said that it has failed (`reason` is then " <>
+       "what it said, or `{:failed, count}`).", "`system_time`", ["`reason`"]},
     {[:discarded],
      "Entries have been given up: a batch whose processing failed, or what was left when the time " <>
-       "for stopping was up. `reason` is `:exception`, `:killed`, `:timeout` or `:shutdown`.",
-     "`system_time`, `size`, `bytes`", ["`reason`"]}
+       "for stopping was up, or what had become too old, or what there was no room for. `reason` is " <>
+       "`:exception`, `:killed`, `:timeout`, `:failed`, `:shutdown`, `:expired` or `:overflow`.",
+     "`system_time`, `size`, `bytes`", ["`reason`"]},
+    {[:on_discard_failed],
+     "A call of `:on_discard` has failed, or was killed because it took too long (`:timeout`).",
+     "`system_time`", ["`reason`"]}
+  ]
+
+  # Of writes: emitted by the process that writes.
+  @write_prefix [:partitioned_buffer, :write]
+  @write_events [
+    {[:blocked],
+     "A write has waited for room. `result` is `:ok` or why nothing was written (`:timeout`, `:closed`, …).",
+     "`duration` (native time)", ["`result`"]},
+    {[:rejected], "A write has returned `{:error, reason}`: `:full`, `:too_large` or `:timeout`.",
+     "`count`", ["`reason`"]}
   ]
 
   rows =
@@ -36,11 +60,22 @@ defmodule PartitionedBuffer.Telemetry do
         "    * Measurements: #{measurements}\n    * Metadata: #{metadata}\n"
     end
 
+  write_rows =
+    for {event, text, measurements, metadata} <- @write_events do
+      metadata = Enum.join(["`buffer`" | metadata], ", ")
+
+      "  * `#{inspect(@write_prefix ++ event)}` - #{text}\n" <>
+        "    * Measurements: #{measurements}\n    * Metadata: #{metadata}\n"
+    end
+
+  rows = rows ++ write_rows
+
   @moduledoc @moduledoc <>
                Enum.join(rows, "\n") <>
                """
 
-               `buffer` and `partition` are atoms. While no handler is attached to a `processing` event, \
+               `buffer` and `partition` are atoms. `batch` is the id of a batch, the same each time that it is \
+               tried: see `t:PartitionedBuffer.batch_id/0`. While no handler is attached to a `processing` event, \
                batches that take less than ten milliseconds do not look for one each: a handler that is \
                attached while a partition is processing is noticed within ten milliseconds.
 
@@ -63,12 +98,21 @@ defmodule PartitionedBuffer.Telemetry do
       true
   """
   @spec events() :: [[atom(), ...]]
-  def events, do: for({event, _, _, _} <- @events, do: @prefix ++ event)
+  def events do
+    for({event, _, _, _} <- @events, do: @prefix ++ event) ++
+      for({event, _, _, _} <- @write_events, do: @write_prefix ++ event)
+  end
 
   @doc false
   @spec execute([atom()], map(), map()) :: :ok
   def execute(event, measurements, metadata) do
     :telemetry.execute(@prefix ++ event, measurements, metadata)
+  end
+
+  @doc false
+  @spec write([atom()], map(), map()) :: :ok
+  def write(event, measurements, metadata) do
+    :telemetry.execute(@write_prefix ++ event, measurements, metadata)
   end
 
   @doc false

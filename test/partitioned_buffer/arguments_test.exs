@@ -31,7 +31,7 @@ defmodule PartitionedBuffer.ArgumentsTest do
     info = PartitionedBuffer.info(name)
 
     {Queue.size(name), Map.drop(info, [:oldest_age_ms, :partitions]),
-     Enum.map(info.partitions, &Map.delete(&1, :oldest_age_ms))}
+     Enum.map(info.partitions, &Map.drop(&1, [:oldest_age_ms, :next_flush_ms]))}
   end
 
   defp unknown(fun), do: assert_raise(ArgumentError, ~r/unknown registry/, fun)
@@ -140,7 +140,7 @@ defmodule PartitionedBuffer.ArgumentsTest do
     end
 
     test "that are unknown raise ValidationError", %{name: name, unchanged: unchanged} do
-      for opts <- [[key: 1], [partition_key: 1, timeout: 5], [timeout: 5, partition_key: nil]],
+      for opts <- [[key: 1], [partition_key: 1, size: 5], [size: 5, partition_key: nil]],
           items <- [:item, [:item], []] do
         assert_raise NimbleOptions.ValidationError, ~r/unknown/, fn ->
           Queue.push(name, items, opts)

@@ -6,7 +6,7 @@ defmodule PartitionedBuffer.InfoTest do
 
   @moduletag :capture_log
 
-  @none %{exception: 0, killed: 0, timeout: 0, shutdown: 0}
+  @none %{exception: 0, killed: 0, timeout: 0, shutdown: 0, failed: 0, expired: 0, overflow: 0}
   @sums [:queued, :in_flight, :accepted, :processed, :bytes, :high_water]
 
   defp start_gated!(opts) do
@@ -36,14 +36,34 @@ defmodule PartitionedBuffer.InfoTest do
       discarded: @none,
       bytes: 0,
       oldest_age_ms: nil,
-      high_water: 0
+      high_water: 0,
+      retries: 0
     }
 
     partitions =
-      for index <- ["0", "1"], do: Map.put(figures, :partition, Module.concat(name, index))
+      for index <- ["0", "1"] do
+        Map.merge(figures, %{partition: Module.concat(name, index), trigger: nil})
+      end
 
-    assert PartitionedBuffer.info(name) ==
-             Map.merge(figures, %{buffer: name, module: Queue, partitions: partitions})
+    {ticks, info} =
+      name
+      |> PartitionedBuffer.info()
+      |> get_and_update_in(
+        [:partitions, Access.all()],
+        &{&1.next_flush_ms, Map.delete(&1, :next_flush_ms)}
+      )
+
+    assert info ==
+             Map.merge(figures, %{
+               buffer: name,
+               module: Queue,
+               partitions: partitions,
+               blocked: 0,
+               rejected: 0,
+               room: nil
+             })
+
+    assert Enum.all?(ticks, &(&1 in 1..3_600_000))
   end
 
   test "follows each entry from push to processed" do
@@ -90,7 +110,7 @@ defmodule PartitionedBuffer.InfoTest do
     assert %{accepted: 15, discarded: discarded, partitions: [%{discarded: same}]} =
              name |> PartitionedBuffer.info() |> assert_accounted()
 
-    assert discarded == %{exception: 6, killed: 4, timeout: 5, shutdown: 0}
+    assert discarded == %{@none | exception: 6, killed: 4, timeout: 5}
     assert same == discarded
     assert counts(name) == {0, 0, 0, 15}
   end

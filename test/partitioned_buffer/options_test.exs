@@ -116,7 +116,7 @@ defmodule PartitionedBuffer.OptionsTest do
             :processor,
             "Module.process",
             fn -> :ok end,
-            fn _batch, _more -> :ok end,
+            fn _batch, _info, _more -> :ok end,
             &String.slice/3,
             {String, :length},
             {String, :length, nil},

@@ -16,16 +16,28 @@ defmodule PartitionedBuffer.TelemetryEventsTest do
   @documented %{
     [:start] => {[:system_time], @who},
     [:stop] => {[:duration, :left], @who ++ [:reason]},
-    [:processing, :start] => {[:system_time], @who},
-    [:processing, :stop] => {[:duration, :size], @who},
-    [:processing, :exception] => {[:duration], @who ++ [:kind, :reason, :stacktrace]},
+    [:flush] => {[:size, :system_time], @who ++ [:trigger]},
+    [:processing, :start] => {[:system_time], [:attempt, :batch] ++ @who},
+    [:processing, :stop] => {[:duration, :size], [:attempt, :batch] ++ @who},
+    [:processing, :exception] =>
+      {[:duration], [:attempt, :batch] ++ @who ++ [:kind, :reason, :stacktrace]},
     [:processing_failed] => {[:system_time], @who ++ [:reason]},
-    [:discarded] => {[:bytes, :size, :system_time], @who ++ [:reason]}
+    [:retry] => {[:delay_ms, :size, :system_time], [:attempt] ++ @who ++ [:split]},
+    [:discarded] => {[:bytes, :size, :system_time], @who ++ [:reason]},
+    [:on_discard_failed] => {[:system_time], @who ++ [:reason]}
+  }
+  @write_prefix [:partitioned_buffer, :write]
+  @documented_writes %{
+    [:blocked] => {[:duration], [:buffer, :result]},
+    [:rejected] => {[:count], [:buffer, :reason]}
   }
 
   test "events/0 lists them" do
     assert Enum.sort(Telemetry.events()) ==
-             @documented |> Map.keys() |> Enum.map(&(@prefix ++ &1)) |> Enum.sort()
+             Enum.sort(
+               Enum.map(Map.keys(@documented), &(@prefix ++ &1)) ++
+                 Enum.map(Map.keys(@documented_writes), &(@write_prefix ++ &1))
+             )
   end
 
   test "the documentation of both modules names each event, its measurements and its metadata" do
@@ -68,13 +80,48 @@ defmodule PartitionedBuffer.TelemetryEventsTest do
     GatedProcessor.open(runner)
     await_settled(1)
 
+    # Tried again, and then given to somebody who fails.
+    retries = [
+      max_retries: 1,
+      backoff: {1, 1},
+      on_discard: fn _batch, _reason -> exit(:on_purpose) end
+    ]
+
+    Queue.update_options(name, [processing_batch_size: 1] ++ retries)
+    Queue.push(name, :item)
+
+    for _time <- 1..2 do
+      {runner, [:item]} = GatedProcessor.next_batch()
+      GatedProcessor.open(runner, {:exit, :reason})
+    end
+
+    await_settled(1)
+    next_event([:on_discard_failed])
+    Queue.update_options(name, max_retries: 0, on_discard: nil)
+
+    # Without room.
+    Queue.update_options(name, capacity: 1)
+    # The process that traces is not traced.
+    push = fn items, opts -> Task.await(Task.async(Queue, :push, [name, items, opts])) end
+    assert {:error, :too_large} = push.([1, 2], [])
+    assert :ok = push.(:item, [])
+    assert {:error, :timeout} = push.(:other, timeout: 0)
+    Queue.update_options(name, capacity: :infinity)
+    {runner, [:item]} = GatedProcessor.next_batch()
+    GatedProcessor.open(runner)
+    await_settled(1)
+
     # Stopped with something that can't be finished.
     Queue.update_options(name, processing_timeout_ms: 1, processing_batch_size: 1)
     Queue.push(name, [1, 2, 3])
     Queue.stop(name)
 
-    traced = traced(name)
+    {writes, traced} = Enum.split_with(traced(name), &match?({@write_prefix ++ _, _, _}, &1))
     assert Enum.uniq(for {event, _, _} <- traced, do: Enum.take(event, 2)) == [@prefix]
+
+    assert Map.new(writes, fn {@write_prefix ++ event, measurements, metadata} ->
+             {event, {measurements, metadata}}
+           end) == @documented_writes
 
     for {@prefix ++ event, measurements, metadata} <- traced do
       assert {measurements, metadata} == @documented[event],

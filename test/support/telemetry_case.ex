@@ -1,7 +1,8 @@
 defmodule PartitionedBuffer.TelemetryCase do
   @moduledoc false
   # Events as messages. `listen/1` before a buffer of that name is started; then each event of it comes
-  # as `{:event, event, measurements, metadata}`, where `event` is without the common prefix.
+  # as `{:event, event, measurements, metadata}`, where `event` is without the common prefix. That a cycle
+  # has begun is told only to those who ask for it: it comes before whatever else a test is about.
 
   import ExUnit.Assertions
 
@@ -11,7 +12,7 @@ defmodule PartitionedBuffer.TelemetryCase do
   @wait_ms 5_000
 
   @doc "Has the events of the buffer of this name sent to the calling process until the test ends."
-  def listen(buffer, events \\ Telemetry.events()) do
+  def listen(buffer, events \\ Telemetry.events() -- [@prefix ++ [:flush]]) do
     id = {__MODULE__, buffer, make_ref()}
     :ok = :telemetry.attach_many(id, events, &__MODULE__.forward/4, {self(), buffer})
     ExUnit.Callbacks.on_exit(fn -> :telemetry.detach(id) end)

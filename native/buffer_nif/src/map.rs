@@ -20,7 +20,8 @@ use crate::resource::{MapBuffer, Overflow, Shared, Storage};
 use crate::server::Waiter;
 use crate::weigh::{account, Heavy, Limits, Scale};
 use crate::write::{
-    answer, finish, make_room, no_room, own_route, signal, take_room, Awaited, Refused, Todo,
+    answer, finish, make_room, no_room, own_route, signal, take_room, tokens, Awaited, Refused,
+    Todo,
 };
 use crate::{atoms, clock};
 
@@ -106,7 +107,24 @@ fn map_wait_dirty<'a>(
         .unwrap_or_else(|refused| refused.atom().encode(env))
 }
 
-/// Puts entries and answers `{ok, [Token]}` or why nothing was written, as `queue_push_awaited_dirty` does.
+/// Puts entries and answers `{ok, [Token]}` or why nothing was written, as `queue_push_awaited` does. Bounded.
+#[rustler::nif]
+fn map_put_awaited<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    token: u64,
+) -> Term<'a> {
+    let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
+    let awaited = Some((env.pid(), token));
+    tokens(
+        env,
+        put_all(handle.0, entries, indexes, scale, limit, awaited),
+    )
+}
+
+/// The same for lists of any length and terms of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn map_put_awaited_dirty<'a>(
     env: Env<'a>,
@@ -115,12 +133,12 @@ fn map_put_awaited_dirty<'a>(
     indexes: Term<'a>,
     token: u64,
 ) -> Term<'a> {
-    let scale = Scale::generous();
+    let (scale, limit) = (Scale::generous(), usize::MAX);
     let awaited = Some((env.pid(), token));
-    match put_all(handle.0, entries, indexes, scale, usize::MAX, awaited) {
-        Ok(tokens) => (atoms::ok(), tokens).encode(env),
-        Err(refused) => refused.atom().encode(env),
-    }
+    tokens(
+        env,
+        put_all(handle.0, entries, indexes, scale, limit, awaited),
+    )
 }
 
 /// The value of a key. Bounded.

@@ -14,7 +14,7 @@ use crate::resource::{Overflow, QueueBuffer, Shared, Storage};
 use crate::server::Waiter;
 use crate::weigh::{account, Limits, Scale};
 use crate::write::{
-    answer, finish, make_room, no_room, own_route, signal, take_room, Awaited, Refused, Todo,
+    answer, finish, make_room, no_room, own_route, signal, take_room, tokens, Awaited, Refused, Todo,
 };
 use crate::{atoms, clock};
 
@@ -122,7 +122,24 @@ fn queue_wait_dirty<'a>(
 
 /// Writes items and answers `{ok, [Token]}`, one for each partition that has some of them, or why nothing was
 /// written. When all of those in a partition have been through, the caller gets
-/// `{partitioned_buffer, Token, {ok, Result} | {error, Reason}}`. Dirty, since items may be of any size.
+/// `{partitioned_buffer, Token, {ok, Result} | {error, Reason}}`. Bounded.
+#[rustler::nif]
+fn queue_push_awaited<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    items: Term<'a>,
+    indexes: Term<'a>,
+    token: u64,
+) -> Term<'a> {
+    let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
+    let awaited = Some((env.pid(), token));
+    tokens(
+        env,
+        push_list(handle.0, items, Routes::of(indexes), scale, limit, awaited),
+    )
+}
+
+/// The same for lists of any length and items of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn queue_push_awaited_dirty<'a>(
     env: Env<'a>,
@@ -131,19 +148,12 @@ fn queue_push_awaited_dirty<'a>(
     indexes: Term<'a>,
     token: u64,
 ) -> Term<'a> {
-    let scale = Scale::generous();
+    let (scale, limit) = (Scale::generous(), usize::MAX);
     let awaited = Some((env.pid(), token));
-    match push_list(
-        handle.0,
-        items,
-        Routes::of(indexes),
-        scale,
-        usize::MAX,
-        awaited,
-    ) {
-        Ok(partitions) => (atoms::ok(), partitions).encode(env),
-        Err(refused) => refused.atom().encode(env),
-    }
+    tokens(
+        env,
+        push_list(handle.0, items, Routes::of(indexes), scale, limit, awaited),
+    )
 }
 
 fn push(

@@ -71,6 +71,14 @@ pub fn answer(result: Result<(), Refused>) -> Atom {
     }
 }
 
+/// `{ok, [Token]}`, or why nothing was written.
+pub fn tokens<'a>(env: Env<'a>, result: Result<Vec<u64>, Refused>) -> Term<'a> {
+    match result {
+        Ok(tokens) => (atoms::ok(), tokens).encode(env),
+        Err(refused) => refused.atom().encode(env),
+    }
+}
+
 /// The partition of a term that is its own routing key, out of `partitions`.
 #[inline]
 pub fn own_route(term: Term<'_>, partitions: usize) -> Result<usize, Refused> {

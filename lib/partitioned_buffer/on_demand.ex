@@ -1,0 +1,104 @@
+defmodule PartitionedBuffer.OnDemand do
+  @moduledoc false
+  # What is done to the partitions of a buffer when somebody asks for it, rather than when it is time.
+  #
+  # Invariant: none of it holds writers up, and none of it waits for a partition's process to answer.
+
+  alias PartitionedBuffer.{Awaited, Handle, Names, Native, Partition}
+
+  # Entries of the live generation that are copied under its lock at once.
+  @rows 64
+
+  @doc "The indexes that a `:partition` option means: all, that of a partition's name, or an index."
+  @spec indexes!(atom(), Handle.t(), term()) :: [Native.index()]
+  def indexes!(_buffer, %{partitions: names}, nil),
+    do: Enum.to_list(0..(tuple_size(names) - 1)//1)
+
+  def indexes!(_buffer, %{partitions: names}, index)
+      when is_integer(index) and index in 0..(tuple_size(names) - 1)//1,
+      do: [index]
+
+  def indexes!(buffer, %{partitions: names}, name) do
+    case names |> Tuple.to_list() |> Enum.find_index(&(&1 == name)) do
+      nil -> raise ArgumentError, "#{inspect(buffer)} has no partition #{inspect(name)}"
+      index -> [index]
+    end
+  end
+
+  @spec flush(atom(), [Native.index()]) :: :ok
+  def flush(buffer, indexes),
+    do: Enum.each(indexes, &Partition.flush(Names.partition(buffer, &1)))
+
+  @doc "Processes what the partitions hold now; the outcome of each."
+  @spec sync_flush(atom(), Handle.t(), [Native.index()], timeout()) :: [Awaited.outcome()]
+  def sync_flush(buffer, %{ref: ref}, indexes, timeout) do
+    deadline = Awaited.deadline(timeout)
+    awaited = await(ref, indexes)
+    flush(buffer, for({index, token} <- awaited, token != nil, do: index))
+
+    outcomes =
+      Awaited.collect(
+        ref,
+        for({_, token} <- awaited, token != nil, do: token),
+        Awaited.left(deadline)
+      )
+
+    merge(awaited, outcomes)
+  end
+
+  # A token for each partition that holds something.
+  defp await(ref, indexes) do
+    first = Awaited.token()
+
+    for index <- indexes do
+      token = first + index
+      {index, if(Native.partition_await(ref, index, token), do: token)}
+    end
+  end
+
+  defp merge([{_index, nil} | awaited], outcomes), do: [{:ok, nil} | merge(awaited, outcomes)]
+  defp merge([_awaited | awaited], [outcome | rest]), do: [outcome | merge(awaited, rest)]
+  defp merge([], []), do: []
+
+  @doc "Waits until nothing is held. Nothing is started for it."
+  @spec await_empty(Handle.t(), timeout()) :: :ok | {:error, :timeout}
+  def await_empty(%{ref: ref} = handle, timeout) do
+    deadline = Awaited.deadline(timeout)
+
+    tokens =
+      for {_index, token} <- await(ref, Enum.to_list(Handle.indexes(ref))), token, do: token
+
+    cond do
+      tokens == [] ->
+        :ok
+
+      {:error, :timeout} in Awaited.collect(ref, tokens, Awaited.left(deadline)) ->
+        {:error, :timeout}
+
+      # Something may have been written meanwhile.
+      true ->
+        await_empty(handle, Awaited.left(deadline))
+    end
+  end
+
+  @doc "Copies of the entries of a partition that no processor has been given yet."
+  @spec dump(Native.handle(), Native.index()) :: [term()]
+  def dump(ref, index) do
+    draining =
+      case Native.partition_batch(ref, index) do
+        nil -> dump(&Native.partition_peek_dirty(ref, index, &1, @rows), 0, [])
+        {_first, _last, _attempt, size} -> ref |> draining(index) |> Enum.drop(size)
+      end
+
+    draining ++ dump(&Native.partition_peek_live_dirty(ref, index, &1, @rows), 0, [])
+  end
+
+  defp draining(ref, index), do: dump(&Native.partition_peek_dirty(ref, index, &1, @rows), 0, [])
+
+  defp dump(peek, cursor, dumped) do
+    case peek.(cursor) do
+      {[], _cursor} -> dumped |> Enum.reverse() |> Enum.concat()
+      {entries, cursor} -> dump(peek, cursor, [entries | dumped])
+    end
+  end
+end
