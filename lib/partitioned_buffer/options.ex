@@ -10,6 +10,9 @@ defmodule PartitionedBuffer.Options do
   # The longest name for which the names of its processes are atoms.
   @max_name 220
 
+  # What is remembered of them takes a gigabyte and more.
+  @max_versions 10_000_000
+
   updatable = [
     processing_interval_ms: [
       type: {:custom, __MODULE__, :interval, []},
@@ -84,6 +87,16 @@ defmodule PartitionedBuffer.Options do
         The number of partitions. Each has a lock, a process and a cycle of its own, so more of them
         means less waiting between writers and more batches processed at the same time. The default
         is `System.schedulers_online()`. With `0` every write raises. At most #{@max_partitions}.
+        """
+      ],
+      version_memory: [
+        type: {:custom, __MODULE__, :version_memory, []},
+        type_doc: "`t:non_neg_integer/0`",
+        default: 0,
+        doc: """
+        Of a map: of how many keys each partition remembers the highest version that it has handed to
+        a processor, so that `PartitionedBuffer.Map.put_newer/5` ignores older ones that come later.
+        See "Versions" in `PartitionedBuffer.Map`. At most #{@max_versions}.
         """
       ]
     ] ++ updatable
@@ -171,6 +184,13 @@ defmodule PartitionedBuffer.Options do
   def partitions(other) do
     {:error,
      "expected non negative integer of at most #{@max_partitions}, got: #{inspect(other)}"}
+  end
+
+  @doc false
+  def version_memory(n) when is_integer(n) and n in 0..@max_versions, do: {:ok, n}
+
+  def version_memory(other) do
+    {:error, "expected non negative integer of at most #{@max_versions}, got: #{inspect(other)}"}
   end
 
   @doc false

@@ -37,6 +37,12 @@ pub trait Generation: Default {
     /// When its oldest entry came, to the precision of a segment.
     fn oldest(&self) -> Option<i64>;
 
+    /// The generation that takes its place when it is swapped out: an empty one, with what is to outlast
+    /// this one.
+    fn successor(&mut self) -> Self {
+        Self::default()
+    }
+
     /// The weight of the first `count` entries.
     fn bytes_of(&self, count: usize) -> u64;
 
@@ -515,7 +521,8 @@ impl<G: Generation> Live<G> {
     /// Takes the generation; what was done to it stays counted.
     fn take(&mut self) -> G {
         self.former = self.former + self.generation.tally();
-        std::mem::take(&mut self.generation)
+        let next = self.generation.successor();
+        std::mem::replace(&mut self.generation, next)
     }
 }
 

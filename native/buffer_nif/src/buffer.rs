@@ -7,8 +7,9 @@ use rustler::{Atom, Encoder, Env, Error, NifResult, Term};
 
 use crate::arena::{Arena, Copies, Handle};
 use crate::atoms;
+use crate::map::versions;
 use crate::registry::{self, Opened};
-use crate::resource::Kind;
+use crate::resource::{Kind, Storage};
 
 /// Opens the buffer of this name: `{:created | :adopted | :mismatch, handle}`. O(1).
 #[rustler::nif]
@@ -45,6 +46,9 @@ fn buffer_replace<'a>(
 #[rustler::nif(schedule = "DirtyCpu")]
 fn buffer_close(handle: Handle<'_>) -> Atom {
     handle.0.storage.close();
+    if let Storage::Map(buffer) = &handle.0.storage {
+        versions::forget(buffer);
+    }
     registry::forget(handle.0);
     atoms::ok()
 }

@@ -5,13 +5,16 @@
 //!
 //! Each takes the index of a partition, or nil for a key that is its own routing key.
 
+pub mod scatter;
 mod snapshot;
+pub mod versions;
 
 use buffer_core::map::{Cell, Entry, Given, LARGE};
-use buffer_core::{Arena as _, Buffer, Map, Partition, Retired};
+use buffer_core::{Arena as _, Map, Partition};
 use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Encoder, Env, LocalPid, Term, TermType};
 
+use self::versions::Record;
 use crate::arena::{immediate, immediate_word, tuple_elements, Arena, Copies, Handle};
 use crate::cycle::Readable;
 use crate::operation;
@@ -297,18 +300,21 @@ fn put(
     account(value.get_env(), 0, scale.weighed());
     let (key_given, value) = (given(key.term, key.weight), given(value, weight));
     write(partition, |map| match key.find(map) {
-        Some(slot) => map.replace(slot, value, zero(), 0, clock::now),
+        Some(slot) => {
+            map.withdraw_version(|records| key.find(records), clock::now);
+            map.replace(slot, value, zero(), 0, clock::now);
+        }
         None => {
             map.insert(key.hash, key_given, value, zero(), clock::now);
         }
     })
 }
 
-fn put_newer(
+fn put_newer<'a>(
     handle: Handle<'_>,
-    key: Term<'_>,
-    value: Term<'_>,
-    version: Term<'_>,
+    key: Term<'a>,
+    value: Term<'a>,
+    version: Term<'a>,
     index: Index,
     mut scale: Scale,
 ) -> Result<(), Refused> {
@@ -318,8 +324,10 @@ fn put_newer(
     account(value.get_env(), 0, scale.weighed());
     let new = (given(value, weights.0), given(version, weights.1));
     let key_given = given(key.term, key.weight);
+    let record = versions::are_remembered(handle)
+        .then(|| Record::new(given(key.term, key.weight), given(version, weights.1)));
     write(partition, |map| {
-        write_newer(map, &key, key_given, new.0, new.1, version);
+        write_newer(map, &key, key_given, new.0, new.1, version, record);
     })
 }
 
@@ -330,18 +338,21 @@ fn write_newer(
     value: Given<Arena, impl FnOnce(&mut Arena)>,
     version_given: Given<Arena, impl FnOnce(&mut Arena)>,
     version: Term<'_>,
+    record: Option<Record<impl FnOnce(&mut Arena)>>,
 ) {
-    match key.find(map) {
+    let found = key.find(map);
+    let is_older = |slot| !is_newer(map, version, map.entry(slot).version);
+    if found.is_some_and(is_older) || !versions::record(map, key, version, record) {
+        map.pass_over();
+        return;
+    }
+    match found {
+        Some(slot) => {
+            let updates = map.entry(slot).updates + 1;
+            map.replace(slot, value, version_given, updates, clock::now);
+        }
         None => {
             map.insert(key.hash, key_given, value, version_given, clock::now);
-        }
-        Some(slot) => {
-            let old = *map.entry(slot);
-            if is_newer(map, version, old.version) {
-                map.replace(slot, value, version_given, old.updates + 1, clock::now);
-            } else {
-                map.pass_over();
-            }
         }
     }
 }
@@ -363,7 +374,7 @@ fn put_all<'a>(
 ) -> Result<(), Refused> {
     let buffer = buffer(handle)?;
     let env = entries.get_env();
-    let mut entries = gather(entries, indexes, buffer, &mut scale, limit)?;
+    let mut entries = gather(handle, entries, indexes, &mut scale, limit)?;
     account(env, entries.len(), scale.weighed());
     let _pass = buffer.enter()?;
     for (index, partition) in buffer.partitions().iter().enumerate() {
@@ -389,6 +400,7 @@ struct Listed<'a, S> {
     version: Option<Term<'a>>,
     // Key, value and version, until they are written.
     given: Option<[Given<Arena, S>; 3]>,
+    record: Option<Record<S>>,
 }
 
 impl<S: FnOnce(&mut Arena)> Listed<'_, S> {
@@ -397,8 +409,14 @@ impl<S: FnOnce(&mut Arena)> Listed<'_, S> {
             return;
         };
         match (self.version, self.key.find(map)) {
-            (Some(newer), _) => write_newer(map, &self.key, key, value, version, newer),
-            (None, Some(slot)) => map.replace(slot, value, version, 0, clock::now),
+            (Some(newer), _) => {
+                let record = self.record.take();
+                write_newer(map, &self.key, key, value, version, newer, record);
+            }
+            (None, Some(slot)) => {
+                map.withdraw_version(|records| self.key.find(records), clock::now);
+                map.replace(slot, value, version, 0, clock::now);
+            }
             (None, None) => {
                 map.insert(self.key.hash, key, value, version, clock::now);
             }
@@ -408,13 +426,14 @@ impl<S: FnOnce(&mut Arena)> Listed<'_, S> {
 
 /// Walks the list once: nothing is written before all of it is known to be in order.
 fn gather<'a>(
+    handle: Handle<'_>,
     entries: Term<'a>,
     indexes: Term<'a>,
-    buffer: &MapBuffer,
     scale: &mut Scale,
     limit: usize,
 ) -> Result<Vec<Listed<'a, impl FnOnce(&mut Arena) + 'a>>, Refused> {
-    let partitions = buffer.partitions().len();
+    let partitions = buffer(handle)?.partitions().len();
+    let remembers = versions::are_remembered(handle);
     let mut gathered = Vec::new();
     let (mut rest, mut indexes) = (entries, indexes);
     while let Ok((entry, tail)) = rest.list_get_cell() {
@@ -443,9 +462,14 @@ fn gather<'a>(
         let key = Key::new(key, scale)?;
         let weight = scale.weigh(value)?;
         let version_weight = version.map_or(Ok(0), |version| scale.weigh(version))?;
+        let remembered = version.filter(|_| remembers);
+        let record = remembered.map(|version| {
+            Record::new(given(key.term, key.weight), given(version, version_weight))
+        });
         gathered.push(Listed {
             index,
             version,
+            record,
             given: Some([
                 given(key.term, key.weight),
                 given(value, weight),
@@ -495,9 +519,14 @@ fn delete(
     let partition = key.partition(buffer(handle)?, index)?;
     write(partition, |map| {
         if let Some(slot) = key.find(map) {
-            map.remove(slot, clock::now);
+            remove(map, &key, slot);
         }
     })
+}
+
+fn remove(map: &mut Map<Arena>, key: &Key<'_>, slot: usize) {
+    map.withdraw_version(|records| key.find(records), clock::now);
+    map.remove(slot, clock::now);
 }
 
 fn take<'a>(
@@ -518,7 +547,7 @@ fn take<'a>(
             return Err(Refused::Heavy);
         }
         let value = term(env, map, value);
-        map.remove(slot, clock::now);
+        remove(map, &key, slot);
         Ok(Some(value))
     })?
 }
@@ -647,44 +676,4 @@ impl Readable for Map<Arena> {
         }
         (copies.into_list(), next)
     }
-}
-
-/// Moves all entries of a generation to where their keys belong in another buffer. What is there
-/// already is older and is replaced.
-pub fn scatter(env: Env<'_>, generation: Map<Arena>, to: &Buffer<Map<Arena>, LocalPid>) {
-    let mut retired = Retired::default();
-    for (_, entry) in generation.entries(0) {
-        let moved =
-            [entry.key, entry.value, entry.version].map(|cell| term(env, &generation, cell));
-        let [key, value, version] = moved;
-        let mut scale = Scale::generous();
-        let (Ok(key), Ok(value_weight), Ok(version_weight)) = (
-            Key::new(key, &mut scale),
-            scale.weigh(value),
-            scale.weigh(version),
-        ) else {
-            continue;
-        };
-        let Ok(partition) = key.partition(to, None) else {
-            continue;
-        };
-        let value = given(value, value_weight);
-        let version = given(version, version_weight);
-        partition.write_admitted(|map| {
-            let slot = match key.find(map) {
-                Some(slot) => {
-                    map.replace(slot, value, version, entry.updates, clock::now);
-                    return;
-                }
-                None => {
-                    let given = given(key.term, key.weight);
-                    map.insert(key.hash, given, value, version, clock::now)
-                }
-            };
-            map.set_updates(slot, entry.updates);
-        });
-    }
-    let mut generation = generation;
-    buffer_core::Generation::retire(&mut generation, usize::MAX, &mut retired);
-    reclaim(retired);
 }

@@ -10,7 +10,7 @@ use dashmap::DashMap;
 use once_cell::sync::Lazy;
 use rustler::Env;
 
-use crate::map;
+use crate::map::scatter;
 use crate::reclaimer::{reclaim, Retired};
 use crate::resource::{Kind, Shared, Storage};
 
@@ -50,42 +50,24 @@ pub fn open(name: String, kind: Kind, partitions: usize) -> Opened {
 /// in order; those of a map go where their keys belong.
 pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
     old.storage.close();
-    let new = Arc::new(Shared::new(
-        old.name.clone(),
-        old.storage.kind(),
-        partitions,
-    ));
-    let mut retired = Retired::default();
+    let kind = old.storage.kind();
+    let new = Arc::new(Shared::new(old.name.clone(), kind, partitions));
     match (&old.storage, &new.storage) {
-        (Storage::Queue(old), Storage::Queue(new)) => {
-            for (index, from) in old.partitions().iter().enumerate() {
-                let to = &new.partitions()[index % partitions];
+        (Storage::Queue(from), Storage::Queue(to)) => {
+            let mut retired = Retired::default();
+            for (index, from) in from.partitions().iter().enumerate() {
+                let to = &to.partitions()[index % partitions];
                 let (held, legacy) = from.take_all(&mut retired);
                 to.inherit(legacy);
                 for generation in held {
                     to.write_admitted(|live| live.append(generation));
                 }
             }
+            reclaim(retired);
         }
-        (Storage::Map(old), Storage::Map(new)) => {
-            let mut live = Vec::new();
-            for (index, from) in old.partitions().iter().enumerate() {
-                let ([draining, rest], legacy) = from.take_all(&mut retired);
-                new.partitions()[index % partitions].inherit(legacy);
-                map::scatter(env, draining, new);
-                live.push(rest);
-            }
-            // What was draining stays apart: an entry of it is no older version of a live one.
-            for partition in new.partitions() {
-                partition.swap();
-            }
-            for generation in live {
-                map::scatter(env, generation, new);
-            }
-        }
+        (Storage::Map(from), Storage::Map(to)) => scatter::move_all(env, (old, from), (&new, to)),
         _ => {}
     }
-    reclaim(retired);
     OPEN.insert(new.name.clone(), Arc::clone(&new));
     new
 }

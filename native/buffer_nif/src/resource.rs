@@ -94,6 +94,8 @@ pub struct Shared {
     /// One of them that is needed with every batch: how many entries it may have; 0 for all at once, in
     /// a table. Relaxed: a batch may still have the old size.
     pub batch_size: AtomicUsize,
+    /// Of how many keys each partition of a map remembers versions.
+    pub version_memory: AtomicUsize,
 }
 
 // A panic under one of its locks leaves the lock usable and the structure consistent: every operation
@@ -108,6 +110,7 @@ impl Shared {
             storage: Storage::new(kind, partitions),
             settings: Mutex::new(None),
             batch_size: AtomicUsize::new(1),
+            version_memory: AtomicUsize::new(0),
         }
     }
 }
