@@ -9,11 +9,12 @@ if function_exported?(Mix, :ensure_application!, 1), do: Mix.ensure_application!
 
 # Each file after those that it uses.
 support =
-  ~w(text figures records producers store tally progress through_queue one_by_one audit report)
+  ~w(text figures records producers store tally progress through_queue one_by_one states through_map
+     audit report)
 
 for name <- support, do: Code.require_file("support/#{name}.ex", __DIR__)
 
-alias Demo.{Audit, OneByOne, Records, Report, Store, ThroughQueue}
+alias Demo.{Audit, OneByOne, Records, Report, States, Store, ThroughMap, ThroughQueue}
 
 # This is how a script of Mix sets the status. What has to be put away is put away on the way out.
 finish = fn status -> exit({:shutdown, status}) end
@@ -55,5 +56,22 @@ Store.run(fn ->
   unsynced = OneByOne.run(records, :unsynced, fn -> :ok end)
 
   Report.comparison(length(records), queue, synced, unsynced)
-  Report.accounts(accounts)
+  Report.accounts("queue", accounts)
+
+  changes = States.changes(records)
+  final = States.final(changes)
+  reports = States.reports(changes)
+  Report.step("The records as changes of states, reported several times, through a map:")
+  {map, accounts} = ThroughMap.run(reports, map_size(final), :through_map)
+
+  Report.step("The states in the database against the records:")
+  Store.reopen()
+
+  case Audit.states(final, Store.states(:through_map)) ++ Audit.accounts(accounts) do
+    [] -> Report.states_intact(final)
+    problems -> fail.(problems)
+  end
+
+  Report.states(map)
+  Report.accounts("map", accounts)
 end)

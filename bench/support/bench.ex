@@ -210,14 +210,14 @@ defmodule Bench do
   A row of `comparison/2`: `{what, ours, theirs, target}`, with the samples by rounds. The target is
   `{:at_least, n}` for theirs / ours, or `{:at_most, n}` for ours / theirs, or `nil` (theirs / ours).
   """
-  def comparison(head, rows) do
+  def comparison(head, rows, name \\ "Queue") do
     table(
-      [head, "Queue", "the other", "ratio", "target", "reached"],
+      [head, name, "the other", "ratio", "target", "reached"],
       for {what, ours, {other, theirs}, target} <- rows do
         {ratios, quotient} =
           case target do
-            {:at_most, _} -> {ratios(ours, theirs), "Queue / #{other}"}
-            _at_least -> {ratios(theirs, ours), "#{other} / Queue"}
+            {:at_most, _} -> {ratios(ours, theirs), "#{name} / #{other}"}
+            _at_least -> {ratios(theirs, ours), "#{other} / #{name}"}
           end
 
         {wanted, reached} = judge(target, median(ratios))
@@ -236,7 +236,7 @@ defmodule Bench do
     IO.puts("rounds:")
 
     for {what, ours, {other, theirs}, _target} <- rows do
-      IO.puts("  #{what}: Queue #{raw(ours)} | #{other} #{raw(theirs)}")
+      IO.puts("  #{what}: #{name} #{raw(ours)} | #{other} #{raw(theirs)}")
     end
   end
 

@@ -17,11 +17,18 @@ defmodule Bench.EtsBuffer do
   alias Bench.EtsBuffer.{Partition, Tables}
 
   @never 3_600_000
+  @values [{{:_, :_, :"$1", :_, :_}, [], [:"$1"]}]
 
   def start_link(opts) do
     name = Keyword.fetch!(opts, :name)
     partitions = Keyword.get_lazy(opts, :partitions, &System.schedulers_online/0)
-    job = Map.new(Keyword.take(opts, [:processor, :processing_batch_size]))
+    # What a map does with the same processes: see ets_map.ex.
+    defaults = %{new_table: &__MODULE__.new_table/0, rows: @values}
+
+    job =
+      opts |> Keyword.take([:processor, :processing_batch_size, :new_table, :rows]) |> Map.new()
+
+    job = Map.merge(defaults, job)
     interval = Keyword.fetch!(opts, :processing_interval_ms)
 
     children =
@@ -160,8 +167,6 @@ defmodule Bench.EtsBuffer.Partition do
   alias Bench.EtsBuffer
   alias Bench.EtsBuffer.Tables
 
-  @values [{{:_, :_, :"$1", :_, :_}, [], [:"$1"]}]
-
   def start_link({buffer, index, job, interval}) do
     GenServer.start_link(__MODULE__, {buffer, index, job, interval}, name: name(buffer, index))
   end
@@ -171,7 +176,7 @@ defmodule Bench.EtsBuffer.Partition do
 
   @impl true
   def init({buffer, index, job, interval}) do
-    live = EtsBuffer.new_table()
+    live = job.new_table.()
     :ok = Tables.put(buffer, index, live)
 
     state = %{
@@ -180,7 +185,7 @@ defmodule Bench.EtsBuffer.Partition do
       job: job,
       interval: interval,
       live: live,
-      other: EtsBuffer.new_table(),
+      other: job.new_table.(),
       task: nil,
       timer: nil
     }
@@ -214,8 +219,8 @@ defmodule Bench.EtsBuffer.Partition do
   def handle_info(_late, state), do: {:noreply, state}
 
   @doc false
-  def drain(table, %{processor: processor, processing_batch_size: size}) do
-    table |> :ets.select(@values, size) |> batches(processor)
+  def drain(table, %{processor: processor, processing_batch_size: size, rows: rows}) do
+    table |> :ets.select(rows, size) |> batches(processor)
     :ets.delete_all_objects(table)
     :done
   end

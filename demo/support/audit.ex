@@ -8,8 +8,34 @@ defmodule Demo.Audit do
     expected = Map.new(records)
     {missing, problems} = Enum.reduce(rows, {expected, []}, &check(&1, &2, expected))
     missing = for id <- missing |> Map.keys() |> Enum.sort(), do: "missing: #{place(id)}"
+    shown(missing ++ problems)
+  end
 
-    case Enum.split(missing ++ problems, @shown) do
+  @doc "Compares the states that the database holds with those that the records lead to, one by one."
+  def states(expected, rows) do
+    found = Map.new(rows)
+    twice = if length(rows) > map_size(found), do: ["there are several rows of a key"], else: []
+
+    different =
+      for {key, state} <- Enum.sort(expected),
+          problem = compare(state, found[key]),
+          problem != nil do
+        "#{inspect(key)}: #{problem}"
+      end
+
+    unknown =
+      for {key, _state} <- rows, not is_map_key(expected, key), do: "never put: #{inspect(key)}"
+
+    shown(twice ++ different ++ unknown)
+  end
+
+  defp compare(state, state), do: nil
+  defp compare(_state, nil), do: "missing"
+  defp compare({_, version}, {_, version}), do: "version #{version} was changed"
+  defp compare({_, version}, {_, other}), do: "is in version #{other} and not #{version}"
+
+  defp shown(problems) do
+    case Enum.split(problems, @shown) do
       {[], []} ->
         []
 
@@ -21,15 +47,17 @@ defmodule Demo.Audit do
     end
   end
 
-  @doc "Checks that the queue's figures add up, and that its events have told the same."
+  @doc "Checks that a buffer's figures add up, and that its events have told the same."
   def accounts(%{info: info, tally: tally}) do
     discarded = info.discarded |> Map.values() |> Enum.sum()
     held = info.queued + info.in_flight
+    # Nothing is put after that: the rest is processed.
+    kept = info.accepted - info.superseded - info.deleted
 
     for {false, problem} <- [
           {tally.discarded == 0, "records were discarded"},
-          {info.accepted == info.processed + discarded + held, "info/1 does not add up"},
-          {info.accepted == tally.processed + tally.discarded, "info/1 and the events differ"}
+          {kept == info.processed + discarded + held, "info/1 does not add up"},
+          {kept == tally.processed + tally.discarded, "info/1 and the events differ"}
         ] do
       "#{problem}: #{inspect(info)}, #{inspect(tally)}"
     end

@@ -17,6 +17,32 @@ defmodule Demo.Report do
     IO.puts("  read back from disk: #{count(length(records))} records, each once and unchanged")
   end
 
+  def states_intact(states) do
+    IO.puts("  read back from disk: #{count(map_size(states))} keys, each in its newest version")
+  end
+
+  @doc "The figures of the map."
+  def states(%{waits: waits} = times) do
+    figures = Figures.new(times)
+    # Most of them are never written.
+    per_second = length(waits) * figures.per_second / figures.records
+
+    IO.puts([
+      "\n",
+      table([
+        ["", "map"],
+        ["changes reported", count(length(waits))],
+        ["rows written", count(figures.records)],
+        ["transactions, synced", count(figures.transactions)],
+        ["time", time(figures.time)],
+        ["changes per second", count(per_second)],
+        ["caller waits, p50", time(figures.wait.p50)],
+        ["              p99", time(figures.wait.p99)],
+        ["              max", time(figures.wait.max)]
+      ])
+    ])
+  end
+
   @doc "The figures of the queue, and of both ways without it."
   def comparison(total, queue, synced, unsynced) do
     [queue | others] = ways = Enum.map([queue, synced, unsynced], &Figures.new/1)
@@ -43,16 +69,32 @@ defmodule Demo.Report do
     ])
   end
 
-  @doc "What the queue itself counted, and what its events reported."
-  def accounts(%{info: info, tally: tally}) do
+  @doc "What a buffer itself counted, and what its events reported."
+  def accounts(name, %{info: info, tally: tally}) do
     discarded = info.discarded |> Map.values() |> Enum.sum()
-    before_stop = [info.accepted, info.processed, discarded, info.queued, info.in_flight]
+
+    counts = [
+      info.accepted,
+      info.processed,
+      info.superseded,
+      discarded,
+      info.queued,
+      info.in_flight
+    ]
 
     IO.write(
       table([
-        ["accounts", "accepted", "processed", "discarded", "queued", "in flight"],
-        ["info/1 before the end" | Enum.map(before_stop, &count/1)],
-        ["events until its end", "-", count(tally.processed), count(tally.discarded), "-", "-"]
+        [name, "accepted", "processed", "superseded", "discarded", "queued", "in flight"],
+        ["info/1 before the end" | Enum.map(counts, &count/1)],
+        [
+          "events until its end",
+          "-",
+          count(tally.processed),
+          "-",
+          count(tally.discarded),
+          "-",
+          "-"
+        ]
       ])
     )
   end

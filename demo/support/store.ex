@@ -1,7 +1,10 @@
 defmodule Demo.Store do
   # The database that the records go to: Mnesia, on disk, in a folder that exists only for the demo.
 
-  @tables [:through_queue, :synced, :unsynced]
+  # Of records, each of which is a row of its own, and of states, which have one row each.
+  @records [:key, :id, :value, :pushed_at]
+  @states [:key, :version, :value, :put_at]
+  @tables [through_queue: @records, synced: @records, unsynced: @records, through_map: @states]
 
   @doc "Runs `work` with an empty database, and leaves nothing of it behind."
   def run(work) do
@@ -25,6 +28,17 @@ defmodule Demo.Store do
     end)
   end
 
+  @doc """
+  Writes rows of `{key, version, value, put_at}` in one transaction, each in the place of the one that its
+  key has, whatever that is.
+  """
+  def put_all(table, rows) do
+    transaction(fn ->
+      :mnesia.write_lock_table(table)
+      for row <- rows, do: :mnesia.write(Tuple.insert_at(row, 0, table))
+    end)
+  end
+
   @doc "Writes one row, in a transaction of its own."
   def insert(table, row), do: transaction(fn -> :mnesia.write(stored(table, row)) end)
 
@@ -37,17 +51,24 @@ defmodule Demo.Store do
     start()
   end
 
-  @doc "All rows of a table, as `{id, value}`."
+  @doc "All records of a table, as `{id, value}`."
   def all(table) do
-    fold = fn -> :mnesia.foldl(&[row(&1) | &2], [], table) end
+    for {_table, _key, id, value, _pushed_at} <- rows(table), do: {id, value}
+  end
+
+  @doc "All states of a table, as `{key, {value, version}}`."
+  def states(table) do
+    for {_table, key, version, value, _put_at} <- rows(table), do: {key, {value, version}}
+  end
+
+  defp rows(table) do
+    fold = fn -> :mnesia.foldl(&[&1 | &2], [], table) end
     :mnesia.activity(:async_dirty, fold)
   end
 
   # Each write has a key of its own: a record that is written twice is there twice, and is found out.
   defp stored(table, {id, value, pushed_at}),
     do: {table, :erlang.unique_integer(), id, value, pushed_at}
-
-  defp row({_table, _key, id, value, _pushed_at}), do: {id, value}
 
   defp transaction(work) do
     {:atomic, _result} = :mnesia.transaction(work)
@@ -66,17 +87,13 @@ defmodule Demo.Store do
     :ok = :mnesia.create_schema([node()])
     :ok = :mnesia.start()
 
-    for table <- @tables do
-      {:atomic, :ok} =
-        :mnesia.create_table(table,
-          disc_copies: [node()],
-          attributes: [:key, :id, :value, :pushed_at]
-        )
+    for {table, attributes} <- @tables do
+      {:atomic, :ok} = :mnesia.create_table(table, disc_copies: [node()], attributes: attributes)
     end
   end
 
   defp start do
     :ok = :mnesia.start()
-    :ok = :mnesia.wait_for_tables(@tables, :infinity)
+    :ok = :mnesia.wait_for_tables(Keyword.keys(@tables), :infinity)
   end
 end

@@ -27,12 +27,52 @@ defmodule PartitionedBuffer.Map do
 
   `put/4` writes whatever is there and starts again with version 0 and 0 updates. `put_newer/5` writes
   only if the key is not there or the version is higher than the one that is there, and counts the
-  `updates` that it made. Versions are integers of any size; they live as long as their entry is in the
-  buffer, that is, for one cycle.
+  `updates` that it made. Versions are integers of any size.
 
   A key is in one partition for as long as the buffer lives, so writes to one key never overtake each
   other. Reads see what has not begun to be processed: when a cycle starts, its entries can't be read
   any more.
+
+  ## Versions
+
+  By default a version lives as long as its entry is in the buffer, that is, for one cycle. An older
+  version that comes in a later cycle is written and processed like any other.
+
+  With the option `version_memory: n` each partition remembers the highest version of the last `n` keys
+  that it has handed over, so that `put_newer/5` and `put_all_newer/3` ignore versions that are not higher,
+  and count them as `superseded`:
+
+      iex> test = self()
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Map.start_link(
+      ...>     name: :remembering,
+      ...>     version_memory: 10_000,
+      ...>     processing_interval_ms: 1,
+      ...>     processor: fn batch -> send(test, {:batch, batch}) end
+      ...>   )
+      iex> PartitionedBuffer.Map.put_newer(:remembering, :key, "new", 10)
+      iex> receive do: ({:batch, batch} -> batch)
+      [{:key, "new", 10, 0}]
+      iex> PartitionedBuffer.Map.put_newer(:remembering, :key, "old", 9)
+      iex> PartitionedBuffer.Map.get(:remembering, :key)
+      nil
+      iex> PartitionedBuffer.Map.stop(:remembering)
+      :ok
+
+  An entry counts as handed over from the moment that its cycle starts, whatever the processor makes of it.
+  So:
+
+    * `delete/3` and `take/3` remove an entry that has not been handed over, and its version with it. A
+      version that was handed over before stays remembered.
+    * `put/4`, `put_all/3` and the default of `update/5` write in any case. They have no version, and
+      leave what is remembered as it is: after them too, an older version is ignored.
+
+  What is remembered is native: it outlasts every process of the buffer, and ends when the buffer is stopped.
+  If the buffer's supervisor is killed and started again with another number of partitions, keys with a
+  `:partition_key` of their own are forgotten. It takes the memory of the keys and of their versions, and
+  about 100 bytes for each; of up to twice `n` keys, since those of a new cycle are recorded before those
+  that they take the place of are forgotten. (`info/1` does not count it.) With the default of `0` there
+  is nothing to be done.
 
   ## Partition key
 

@@ -208,6 +208,9 @@ defmodule PartitionedBuffer.Native do
   @spec map_put_new_dirty(handle(), term(), term(), index() | nil) :: :ok | :changed | refused()
   def map_put_new_dirty(_handle, _key, _value, _index), do: not_loaded()
 
+  @spec map_remember_dirty(handle(), non_neg_integer()) :: :ok | refused()
+  def map_remember_dirty(_handle, _count), do: not_loaded()
+
   @spec map_to_list_dirty(handle(), index()) :: [{term(), term()}] | refused()
   def map_to_list_dirty(_handle, _index), do: not_loaded()
 

@@ -10,6 +10,9 @@ defmodule PartitionedBuffer.Options do
   # The longest name for which the names of its processes are atoms.
   @max_name 220
 
+  # What is remembered of them takes a gigabyte and more.
+  @max_versions 10_000_000
+
   updatable = [
     processing_interval_ms: [
       type: {:custom, __MODULE__, :interval, []},
@@ -230,6 +233,16 @@ defmodule PartitionedBuffer.Options do
         For tests: nothing is processed by itself, neither by time nor by size, until
         `PartitionedBuffer.Testing.drain/2`, a flush or the end.
         """
+      ],
+      version_memory: [
+        type: {:custom, __MODULE__, :version_memory, []},
+        type_doc: "`t:non_neg_integer/0`",
+        default: 0,
+        doc: """
+        Of a map: of how many keys each partition remembers the highest version that it has handed to
+        a processor, so that `PartitionedBuffer.Map.put_newer/5` ignores older ones that come later.
+        See "Versions" in `PartitionedBuffer.Map`. At most #{@max_versions}.
+        """
       ]
     ] ++ updatable
 
@@ -374,6 +387,13 @@ defmodule PartitionedBuffer.Options do
   def partitions(other) do
     {:error,
      "expected non negative integer of at most #{@max_partitions}, got: #{inspect(other)}"}
+  end
+
+  @doc false
+  def version_memory(n) when is_integer(n) and n in 0..@max_versions, do: {:ok, n}
+
+  def version_memory(other) do
+    {:error, "expected non negative integer of at most #{@max_versions}, got: #{inspect(other)}"}
   end
 
   @doc false

@@ -41,6 +41,10 @@ defmodule PartitionedBuffer.Supervisor do
     )
 
     ref = open(buffer, opts[:module].kind(), opts[:partitions])
+
+    if opts[:module].kind() == :map,
+      do: :ok = Native.map_remember_dirty(ref, opts[:version_memory])
+
     :ok = Handle.put_settings(ref, Options.settings(opts))
     :ok = Handle.put(buffer, ref, opts[:module])
 
@@ -71,7 +75,7 @@ defmodule PartitionedBuffer.Supervisor do
       {:mismatch, old} ->
         end_runners(old)
 
-        case partitions > 0 and Native.buffer_replace(old, kind, partitions) do
+        case partitions > 0 and replace(old, kind, partitions) do
           {:ok, ref} -> ref
           _other_kind_or_none -> raise ArgumentError, held_back(buffer)
         end
@@ -79,6 +83,13 @@ defmodule PartitionedBuffer.Supervisor do
       {_created_or_adopted, ref} ->
         ref
     end
+  end
+
+  # All entries of a map go through the heap of the process that calls this.
+  defp replace(old, kind, partitions) do
+    fn -> Native.buffer_replace(old, kind, partitions) end
+    |> Task.async()
+    |> Task.await(:infinity)
   end
 
   # What they have in flight is discarded and reported. With the same number of partitions they would be

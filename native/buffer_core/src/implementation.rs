@@ -18,6 +18,7 @@
 //! | *retired* | segments that nothing is left in, and what else takes long to be freed, on their way to that |
 //! | *dead* | a term of a map that was overwritten, removed or drained: it takes memory until its segment goes |
 //! | *snapshot* | the entries of a live map at one moment, read while writes go on; *kept*: what was overwritten before it was read |
+//! | *latent* | a version of a live entry: recorded, and handed over from the next swap on, unless it is withdrawn |
 //! | *class* | the terms of a map whose weights lie between a power of two and the next; they share segments |
 //!
 //! # The path of an entry
@@ -133,7 +134,10 @@
 //! * A drain moves nothing: what it leaves behind goes when all terms of its segment are drained, or with
 //!   the last batch, which takes no longer for a large map than for a small one.
 //!
-//! * A snapshot shows each entry as it was when it began: [`map::snapshot`](crate::map) says how. What is
+//! * What is remembered of versions moves to the next live generation with the swap
+//!   ([`successor`](crate::Generation::successor)), in constant time; `map/versions.rs` says how. It is counted
+//!   neither as entries nor as bytes.
+//! * A snapshot shows each entry as it was when it began: `map/snapshot.rs` says how. What is
 //!   kept for it is beside the map, and none of the bounds above counts it: one more copy of what is overwritten
 //!   while it is read, for each reader. It ends with its reader, or with the live generation.
 //!

@@ -40,11 +40,13 @@
 //! has been moved and what has died meanwhile, `B / 2` each.
 
 mod snapshot;
+mod versions;
 
 use hashbrown::HashTable;
 
 use self::snapshot::Snapshots;
 pub use self::snapshot::{Seen, Visited};
+use self::versions::Versions;
 use crate::segment::Retired;
 use crate::{Arena, First, Generation, Segment, Tally};
 
@@ -303,6 +305,8 @@ pub struct Map<A> {
     // Slots before this one have been retired.
     drained: usize,
     snapshots: Snapshots<A>,
+    // Boxed: most maps remember none.
+    versions: Option<Box<Versions<A>>>,
 }
 
 impl<A> Default for Map<A> {
@@ -322,6 +326,7 @@ impl<A> Default for Map<A> {
             retired: Retired::default(),
             drained: 0,
             snapshots: Snapshots::default(),
+            versions: None,
         }
     }
 }
@@ -809,6 +814,10 @@ impl<A: Arena + 'static> Generation for Map<A> {
             self.tally.deleted -= 1;
         }
         retired.append(&mut self.retired);
+    }
+
+    fn successor(&mut self) -> Self {
+        self.hand_versions_on()
     }
 
     fn retire(&mut self, count: usize, retired: &mut Retired<A>) {

@@ -74,6 +74,12 @@ pub trait Generation: Default {
     /// How many places of this generation have been left, and how many there are.
     fn places(&self) -> (u64, u64);
 
+    /// The generation that takes its place when it is swapped out: an empty one, with what is to outlast
+    /// this one.
+    fn successor(&mut self) -> Self {
+        Self::default()
+    }
+
     /// Forgets the first `count` entries. Memory that nothing is left in goes to `retired`.
     fn retire(&mut self, count: usize, retired: &mut Retired<Self::Arena>);
 
@@ -343,6 +349,14 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         Ok(result)
     }
 
+    /// Changes the live generation although the partition may be closed, and without taking room: where
+    /// nobody writes or drains meanwhile.
+    pub fn amend<R>(&self, change: impl FnOnce(&mut G) -> R) -> R {
+        let mut live = self.live.lock();
+        let result = change(&mut live.generation);
+        self.written(&mut live, result).result
+    }
+
     /// Counts what a write has changed.
     fn account(
         &self,
@@ -537,7 +551,8 @@ impl<G: Generation, O: Copy> Live<G, O> {
         self.former = self.former + self.generation.tally();
         self.base += self.generation.places().1;
         self.signaled = false;
-        std::mem::take(&mut self.generation)
+        let next = self.generation.successor();
+        std::mem::replace(&mut self.generation, next)
     }
 
     fn is_due(&self) -> bool {

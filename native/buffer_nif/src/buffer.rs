@@ -5,8 +5,9 @@ use rustler::{Atom, Encoder, Env, Error, NifResult, Term};
 
 use crate::arena::{Arena, Copies, Handle};
 use crate::atoms;
+use crate::map::versions;
 use crate::registry::{self, Opened};
-use crate::resource::{Kind, Rules};
+use crate::resource::{Kind, Rules, Storage};
 use crate::server;
 
 /// Opens the buffer of this name: `{:created | :adopted | :mismatch, handle}`. O(1).
@@ -44,6 +45,9 @@ fn buffer_replace<'a>(
 #[rustler::nif(schedule = "DirtyCpu")]
 fn buffer_close(env: Env<'_>, handle: Handle<'_>) -> Atom {
     registry::close(env, handle.0);
+    if let Storage::Map(buffer) = &handle.0.storage {
+        versions::forget(buffer);
+    }
     registry::forget(handle.0);
     atoms::ok()
 }

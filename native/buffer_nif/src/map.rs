@@ -5,13 +5,16 @@
 //!
 //! Each takes the index of a partition, or nil for a key that is its own routing key.
 
+pub mod scatter;
 mod snapshot;
+pub mod versions;
 
 use buffer_core::map::{Cell, Entry, Given, ENTRY_BYTES, LARGE};
-use buffer_core::{Arena as _, Buffer, Credit, Map, NoRoom, Partition, Retired, Room, Size, Wait};
+use buffer_core::{Arena as _, Credit, Map, NoRoom, Partition, Room, Size, Wait};
 use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Encoder, Env, LocalPid, Term, TermType};
 
+use self::versions::Record;
 use crate::arena::{immediate, immediate_word, tuple_elements, Arena, Copies, Handle};
 use crate::cycle::Readable;
 use crate::operation;
@@ -386,7 +389,10 @@ fn put(
     let (key_given, given) = (given(key.term, key.weight), given(value, weight));
     let put = write(env, shared, partition, |map, room| {
         match slot_with_room(env, shared, map, room, &key, total)? {
-            Some(slot) => map.replace(slot, given, zero(), 0, clock::now),
+            Some(slot) => {
+                map.withdraw_version(|records| key.find(records), clock::now);
+                map.replace(slot, given, zero(), 0, clock::now);
+            }
             None => {
                 map.insert(key.hash, key_given, given, zero(), clock::now);
             }
@@ -406,11 +412,11 @@ fn put_one(shared: &Shared, entry: Term<'_>, index: Index, scale: Scale) -> Resu
     Ok(())
 }
 
-fn put_newer(
+fn put_newer<'a>(
     handle: Handle<'_>,
-    key: Term<'_>,
-    value: Term<'_>,
-    version: Term<'_>,
+    key: Term<'a>,
+    value: Term<'a>,
+    version: Term<'a>,
     index: Index,
     mut scale: Scale,
 ) -> Result<(), Refused> {
@@ -423,9 +429,11 @@ fn put_newer(
     let total = u64::from(key.weight) + u64::from(weights.0) + u64::from(weights.1);
     let new = (given(value, weights.0), given(version, weights.1));
     let key_given = given(key.term, key.weight);
+    let record = versions::are_remembered(shared)
+        .then(|| Record::new(given(key.term, key.weight), given(version, weights.1)));
     let put = write(env, shared, partition, |map, room| {
         slot_with_room(env, shared, map, room, &key, total)?;
-        write_newer(map, &key, key_given, new.0, new.1, version);
+        write_newer(map, &key, key_given, new.0, new.1, version, record);
         Ok(())
     })?;
     put.or_else(|_: NoRoom| put_one(shared, (key.term, value, version).encode(env), index, scale))
@@ -438,17 +446,23 @@ fn write_newer(
     value: Given<Arena, impl FnOnce(&mut Arena)>,
     version_given: Given<Arena, impl FnOnce(&mut Arena)>,
     version: Term<'_>,
-) -> usize {
-    match key.find(map) {
-        None => map.insert(key.hash, key_given, value, version_given, clock::now),
+    record: Option<Record<impl FnOnce(&mut Arena)>>,
+) -> Option<usize> {
+    let found = key.find(map);
+    let is_older = |slot| !is_newer(map, version, map.entry(slot).version);
+    if found.is_some_and(is_older) || !versions::record(map, key, version, record) {
+        map.pass_over();
+        return found;
+    }
+    match found {
         Some(slot) => {
-            let old = *map.entry(slot);
-            if is_newer(map, version, old.version) {
-                map.replace(slot, value, version_given, old.updates + 1, clock::now);
-            } else {
-                map.pass_over();
-            }
-            slot
+            let updates = map.entry(slot).updates + 1;
+            map.replace(slot, value, version_given, updates, clock::now);
+            found
+        }
+        None => {
+            let slot = map.insert(key.hash, key_given, value, version_given, clock::now);
+            Some(slot)
         }
     }
 }
@@ -472,7 +486,7 @@ fn put_all<'a>(
 ) -> Result<Vec<u64>, Refused> {
     let buffer = buffer(shared)?;
     let env = entries.get_env();
-    let list = gather(entries, indexes, buffer, &mut scale, limit)?;
+    let list = gather(shared, entries, indexes, &mut scale, limit)?;
     account(env, list.len(), scale.weighed());
     let Some(first) = list.first() else {
         return Ok(Vec::new());
@@ -543,12 +557,12 @@ fn write_list<S: FnOnce(&mut Arena)>(
             let some = here.by_ref().take(64);
             let mut retired = None;
             let write = |map: &mut Map<Arena>| {
-                let slots = some.map(|entry| entry.write(map) as u64);
-                let (first, last) = slots.fold((u64::MAX, 0), |(first, last), slot| {
-                    (first.min(slot), last.max(slot))
+                let slots = some.filter_map(|entry| entry.write(map));
+                let places = slots.fold((u64::MAX, 0), |(first, end), slot| {
+                    (first.min(slot as u64), end.max(slot as u64 + 1))
                 });
                 retired = map.take_retired();
-                first..last + 1
+                places.0.min(places.1)..places.1
             };
             match awaited {
                 None => {
@@ -579,7 +593,7 @@ fn wait<'a>(
     reference: Term<'a>,
 ) -> Result<Term<'a>, Refused> {
     let buffer = buffer(shared)?;
-    let list = gather(entries, indexes, buffer, &mut Scale::generous(), usize::MAX)?;
+    let list = gather(shared, entries, indexes, &mut Scale::generous(), usize::MAX)?;
     let mut request = Arena::new();
     request.store((reference, entries, indexes).encode(env));
     let waiter = Waiter {
@@ -608,7 +622,7 @@ pub fn write_granted<'a>(
     credit: Credit,
 ) -> Result<(), Refused> {
     let buffer = buffer(shared)?;
-    let list = gather(entries, indexes, buffer, &mut Scale::generous(), usize::MAX);
+    let list = gather(shared, entries, indexes, &mut Scale::generous(), usize::MAX);
     let Ok(list) = list else {
         let _ = buffer.capacity().cancel(credit);
         return Err(Refused::Improper);
@@ -627,6 +641,7 @@ struct Listed<'a, S> {
     weight: u64,
     // Key, value and version, until they are written.
     given: Option<[Given<Arena, S>; 3]>,
+    record: Option<Record<S>>,
 }
 
 impl<S> Listed<'_, S> {
@@ -642,31 +657,37 @@ impl<S> Listed<'_, S> {
 }
 
 impl<S: FnOnce(&mut Arena)> Listed<'_, S> {
-    /// Answers the slot.
-    fn write(&mut self, map: &mut Map<Arena>) -> usize {
-        let Some([key, value, version]) = self.given.take() else {
-            return 0;
-        };
+    /// Answers the slot that has the key now, if any.
+    fn write(&mut self, map: &mut Map<Arena>) -> Option<usize> {
+        let [key, value, version] = self.given.take()?;
         match (self.version, self.key.find(map)) {
-            (Some(newer), _) => write_newer(map, &self.key, key, value, version, newer),
-            (None, Some(slot)) => {
-                map.replace(slot, value, version, 0, clock::now);
-                slot
+            (Some(newer), _) => {
+                let record = self.record.take();
+                write_newer(map, &self.key, key, value, version, newer, record)
             }
-            (None, None) => map.insert(self.key.hash, key, value, version, clock::now),
+            (None, Some(slot)) => {
+                map.withdraw_version(|records| self.key.find(records), clock::now);
+                map.replace(slot, value, version, 0, clock::now);
+                Some(slot)
+            }
+            (None, None) => {
+                let slot = map.insert(self.key.hash, key, value, version, clock::now);
+                Some(slot)
+            }
         }
     }
 }
 
 /// Walks the list once: nothing is written before all of it is known to be in order.
 fn gather<'a>(
+    shared: &Shared,
     entries: Term<'a>,
     indexes: Term<'a>,
-    buffer: &MapBuffer,
     scale: &mut Scale,
     limit: usize,
 ) -> Result<Vec<Listed<'a, impl FnOnce(&mut Arena) + 'a>>, Refused> {
-    let partitions = buffer.partitions().len();
+    let partitions = buffer(shared)?.partitions().len();
+    let remembers = versions::are_remembered(shared);
     let mut gathered = Vec::new();
     let (mut rest, mut indexes) = (entries, indexes);
     while let Ok((entry, tail)) = rest.list_get_cell() {
@@ -695,11 +716,16 @@ fn gather<'a>(
         let key = Key::new(key, scale)?;
         let weight = scale.weigh(value)?;
         let version_weight = version.map_or(Ok(0), |version| scale.weigh(version))?;
+        let remembered = version.filter(|_| remembers);
+        let record = remembered.map(|version| {
+            Record::new(given(key.term, key.weight), given(version, version_weight))
+        });
         gathered.push(Listed {
             index,
             value,
             version,
             weight: u64::from(key.weight) + u64::from(weight) + u64::from(version_weight),
+            record,
             given: Some([
                 given(key.term, key.weight),
                 given(value, weight),
@@ -749,9 +775,14 @@ fn delete(
     let partition = key.partition(buffer(handle.0)?, index)?;
     write(key.term.get_env(), handle.0, partition, |map, _| {
         if let Some(slot) = key.find(map) {
-            map.remove(slot, clock::now);
+            remove(map, &key, slot);
         }
     })
+}
+
+fn remove(map: &mut Map<Arena>, key: &Key<'_>, slot: usize) {
+    map.withdraw_version(|records| key.find(records), clock::now);
+    map.remove(slot, clock::now);
 }
 
 fn take<'a>(
@@ -772,7 +803,7 @@ fn take<'a>(
             return Err(Refused::Heavy);
         }
         let value = term(env, map, value);
-        map.remove(slot, clock::now);
+        remove(map, &key, slot);
         Ok(Some(value))
     })?
 }
@@ -924,45 +955,4 @@ impl Readable for Map<Arena> {
         }
         (copies.into_list(), next)
     }
-}
-
-/// Moves all entries of a generation to where their keys belong in another buffer. What is there
-/// already is older and is replaced.
-pub fn scatter(env: Env<'_>, generation: Map<Arena>, to: &Buffer<Map<Arena>, LocalPid>) {
-    let mut retired = Retired::default();
-    for (_, entry) in generation.entries(0) {
-        let moved =
-            [entry.key, entry.value, entry.version].map(|cell| term(env, &generation, cell));
-        let [key, value, version] = moved;
-        let mut scale = Scale::generous();
-        let (Ok(key), Ok(value_weight), Ok(version_weight)) = (
-            Key::new(key, &mut scale),
-            scale.weigh(value),
-            scale.weigh(version),
-        ) else {
-            continue;
-        };
-        let Ok(partition) = key.partition(to, None) else {
-            continue;
-        };
-        let value = given(value, value_weight);
-        let version = given(version, version_weight);
-        let mut todo = Todo::default();
-        partition.write_admitted(&mut Credit::NONE.clone(), &mut todo, |map| {
-            let slot = match key.find(map) {
-                Some(slot) => {
-                    map.replace(slot, value, version, entry.updates, clock::now);
-                    return;
-                }
-                None => {
-                    let given = given(key.term, key.weight);
-                    map.insert(key.hash, given, value, version, clock::now)
-                }
-            };
-            map.set_updates(slot, entry.updates);
-        });
-    }
-    let mut generation = generation;
-    buffer_core::Generation::retire(&mut generation, usize::MAX, &mut retired);
-    reclaim(retired);
 }

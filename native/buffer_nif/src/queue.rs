@@ -14,7 +14,8 @@ use crate::resource::{Overflow, QueueBuffer, Shared, Storage};
 use crate::server::Waiter;
 use crate::weigh::{account, Limits, Scale};
 use crate::write::{
-    answer, finish, make_room, no_room, own_route, signal, take_room, tokens, Awaited, Refused, Todo,
+    answer, finish, make_room, no_room, own_route, signal, take_room, tokens, Awaited, Refused,
+    Todo,
 };
 use crate::{atoms, clock};
 

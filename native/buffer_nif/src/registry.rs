@@ -5,15 +5,15 @@
 
 use std::sync::Arc;
 
-use buffer_core::Credit;
 use dashmap::mapref::entry::Entry;
 use dashmap::DashMap;
 use once_cell::sync::Lazy;
 use rustler::{Env, Term};
 
+use crate::atoms;
+use crate::map::scatter;
 use crate::resource::{Kind, Shared, Storage};
 use crate::write::{finish, Todo};
-use crate::{atoms, clock, map};
 
 static OPEN: Lazy<DashMap<String, Arc<Shared>>> = Lazy::new(DashMap::new);
 
@@ -54,33 +54,18 @@ pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
     let new = Shared::new(old.name.clone(), old.storage.kind(), partitions);
     let mut todo = Todo::default();
     match (&old.storage, &new.storage) {
-        (Storage::Queue(old), Storage::Queue(new)) => {
-            for (index, from) in old.partitions().iter().enumerate() {
-                let to = &new.partitions()[index % partitions];
+        (Storage::Queue(from), Storage::Queue(to)) => {
+            for (index, from) in from.partitions().iter().enumerate() {
+                let to = &to.partitions()[index % partitions];
                 let (held, legacy) = from.take_all(&mut todo);
                 to.inherit(legacy);
                 for generation in held {
-                    to.write_admitted(&mut Credit::NONE.clone(), &mut todo, |live| {
-                        live.append(generation);
-                    });
+                    to.amend(|live| live.append(generation));
                 }
             }
         }
-        (Storage::Map(old), Storage::Map(new)) => {
-            let mut live = Vec::new();
-            for (index, from) in old.partitions().iter().enumerate() {
-                let ([draining, rest], legacy) = from.take_all(&mut todo);
-                new.partitions()[index % partitions].inherit(legacy);
-                map::scatter(env, draining, new);
-                live.push(rest);
-            }
-            // What was draining stays apart: an entry of it is no older version of a live one.
-            for partition in new.partitions() {
-                partition.swap(None, clock::now);
-            }
-            for generation in live {
-                map::scatter(env, generation, new);
-            }
+        (Storage::Map(from), Storage::Map(to)) => {
+            scatter::move_all(env, (old, from), (&new, to), &mut todo);
         }
         _ => {}
     }

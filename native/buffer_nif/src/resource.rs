@@ -161,6 +161,8 @@ pub struct Shared {
     pub marks: Box<[Mark]>,
     /// One term of the Elixir side's own: the options in force.
     pub settings: Mutex<Option<Arena>>,
+    /// Of how many keys each partition of a map remembers versions.
+    pub version_memory: AtomicUsize,
     // The rest is `Rules`, each by itself. Relaxed: a batch or a write may still see the old one.
     batch_size: AtomicUsize,
     max_batch_bytes: AtomicU64,
@@ -192,6 +194,7 @@ impl Shared {
             marks: (0..partitions).map(|_| Mark::default()).collect(),
             settings: Mutex::new(None),
             batch_size: AtomicUsize::new(1),
+            version_memory: AtomicUsize::new(0),
             max_batch_bytes: AtomicU64::new(u64::MAX),
             overflow: AtomicU8::new(0),
             retries: AtomicU64::new(0),
