@@ -70,8 +70,7 @@ defmodule PartitionedBuffer.MapHotKeysTest do
     assert :counters.get(state.wrong, 1) == 0
     assert info.accepted == info.processed + info.superseded + info.deleted
 
-    assert info.processed > 0 and
-             info.discarded == %{exception: 0, killed: 0, shutdown: 0, timeout: 0}
+    assert info.processed > 0 and Enum.all?(Map.values(info.discarded), &(&1 == 0))
 
     Enum.each(@counted, &assert_counted(state, &1))
     Enum.each(@versioned, &assert_versioned(state, &1))

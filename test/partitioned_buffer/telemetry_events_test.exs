@@ -17,12 +17,12 @@ defmodule PartitionedBuffer.TelemetryEventsTest do
     [:start] => {[:system_time], @who},
     [:stop] => {[:duration, :left], @who ++ [:reason]},
     [:flush] => {[:size, :system_time], @who ++ [:trigger]},
-    [:processing, :start] => {[:system_time], [:attempt, :batch] ++ @who},
-    [:processing, :stop] => {[:duration, :size], [:attempt, :batch] ++ @who},
+    [:processing, :start] => {[:system_time], @who ++ [:attempt, :batch]},
+    [:processing, :stop] => {[:duration, :size], @who ++ [:attempt, :batch]},
     [:processing, :exception] =>
-      {[:duration], [:attempt, :batch] ++ @who ++ [:kind, :reason, :stacktrace]},
+      {[:duration], @who ++ [:attempt, :batch, :kind, :reason, :stacktrace]},
     [:processing_failed] => {[:system_time], @who ++ [:reason]},
-    [:retry] => {[:delay_ms, :size, :system_time], [:attempt] ++ @who ++ [:split]},
+    [:retry] => {[:delay_ms, :size, :system_time], @who ++ [:attempt, :split]},
     [:discarded] => {[:bytes, :size, :system_time], @who ++ [:reason]},
     [:on_discard_failed] => {[:system_time], @who ++ [:reason]}
   }
