@@ -20,7 +20,7 @@ defmodule PartitionedBuffer.TelemetryEventsTest do
     [:processing, :start] => {[:system_time], @who ++ [:attempt, :batch]},
     [:processing, :stop] => {[:duration, :size], @who ++ [:attempt, :batch]},
     [:processing, :exception] =>
-      {[:duration], @who ++ [:attempt, :batch, :kind, :reason, :stacktrace]},
+      {[:duration], @who ++ [:kind, :reason, :stacktrace, :attempt, :batch]},
     [:processing_failed] => {[:system_time], @who ++ [:reason]},
     [:retry] => {[:delay_ms, :size, :system_time], @who ++ [:attempt, :split]},
     [:discarded] => {[:bytes, :size, :system_time], @who ++ [:reason]},
