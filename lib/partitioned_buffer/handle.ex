@@ -17,6 +17,7 @@ defmodule PartitionedBuffer.Handle do
   @spec put(atom(), Native.handle(), module()) :: :ok
   def put(buffer, ref, module) do
     partitions = for index <- indexes(ref), do: Names.partition(buffer, index)
+    :ok = Native.buffer_put_name(ref, buffer)
 
     :persistent_term.put(key(buffer), %__MODULE__{
       ref: ref,
@@ -57,6 +58,7 @@ defmodule PartitionedBuffer.Handle do
   # stop of a buffer. Another buffer that was started under the name meanwhile keeps it.
   @spec erase(atom(), Native.handle()) :: :ok
   def erase(buffer, ref) do
+    :ok = Native.buffer_erase_name(ref, buffer)
     with {:ok, %{ref: ^ref}} <- fetch(buffer), do: :persistent_term.erase(key(buffer))
     :ok
   end

@@ -96,6 +96,12 @@ defmodule PartitionedBuffer.Native do
   @spec buffer_give_up(handle(), ticket()) :: boolean()
   def buffer_give_up(_handle, _ticket), do: not_loaded()
 
+  @spec buffer_put_name(handle(), atom()) :: :ok
+  def buffer_put_name(_handle, _name), do: not_loaded()
+
+  @spec buffer_erase_name(handle(), atom()) :: :ok
+  def buffer_erase_name(_handle, _name), do: not_loaded()
+
   @spec buffer_since(handle()) :: non_neg_integer()
   def buffer_since(_handle), do: not_loaded()
 
@@ -104,8 +110,8 @@ defmodule PartitionedBuffer.Native do
 
   # queue
 
-  @spec queue_push(handle(), term()) :: written()
-  def queue_push(_handle, _item), do: not_loaded()
+  @spec queue_push(name :: term(), term()) :: written() | :unknown
+  def queue_push(_name, _item), do: not_loaded()
 
   @spec queue_push_dirty(handle(), term()) :: written()
   def queue_push_dirty(_handle, _item), do: not_loaded()
@@ -116,8 +122,8 @@ defmodule PartitionedBuffer.Native do
   @spec queue_push_to_dirty(handle(), term(), index()) :: written()
   def queue_push_to_dirty(_handle, _item, _index), do: not_loaded()
 
-  @spec queue_push_list(handle(), list()) :: written()
-  def queue_push_list(_handle, _items), do: not_loaded()
+  @spec queue_push_list(name :: term(), list()) :: written() | :unknown
+  def queue_push_list(_name, _items), do: not_loaded()
 
   @spec queue_push_list_dirty(handle(), list()) :: written()
   def queue_push_list_dirty(_handle, _items), do: not_loaded()

@@ -12,6 +12,7 @@ rustler::atoms! {
     closed,
     heavy,
     improper,
+    unknown,
     no_partitions,
     other_kind,
     wait,

@@ -17,7 +17,7 @@ use crate::write::{
     answer, finish, make_room, no_room, own_route, signal, take_room, tokens, Awaited, Refused,
     Todo,
 };
-use crate::{atoms, clock};
+use crate::{atoms, clock, names};
 
 /// Entries up to this weight, and lists of which a partition gets no more than that many, are copied
 /// under the partition's lock.
@@ -25,41 +25,39 @@ use crate::{atoms, clock};
 const COPIED_UNDER_LOCK: u32 = 8 * 1024;
 const LISTED_UNDER_LOCK: usize = 64;
 
-/// One item, routed by itself. Bounded.
+/// One item to the buffer of this name, or `unknown`, routed by itself. Bounded.
 #[rustler::nif]
-fn queue_push(handle: Handle<'_>, item: Term<'_>) -> Atom {
-    answer(push(handle, item, None, Scale::bounded()))
+fn queue_push(name: Term<'_>, item: Term<'_>) -> Atom {
+    answer(names::with(name, |shared| {
+        push(shared, item, None, Scale::bounded())
+    }))
 }
 
 /// One item of any size, routed by itself.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn queue_push_dirty(handle: Handle<'_>, item: Term<'_>) -> Atom {
-    answer(push(handle, item, None, Scale::generous()))
+    answer(push(handle.0, item, None, Scale::generous()))
 }
 
 /// One item to the partition of this index. Bounded.
 #[rustler::nif]
 fn queue_push_to(handle: Handle<'_>, item: Term<'_>, index: usize) -> Atom {
-    answer(push(handle, item, Some(index), Scale::bounded()))
+    answer(push(handle.0, item, Some(index), Scale::bounded()))
 }
 
 /// One item of any size to the partition of this index.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn queue_push_to_dirty(handle: Handle<'_>, item: Term<'_>, index: usize) -> Atom {
-    answer(push(handle, item, Some(index), Scale::generous()))
+    answer(push(handle.0, item, Some(index), Scale::generous()))
 }
 
-/// A list of items, each routed by itself. Bounded.
+/// A list of items to the buffer of this name, or `unknown`, each routed by itself. Bounded.
 #[rustler::nif]
-fn queue_push_list(handle: Handle<'_>, items: Term<'_>) -> Atom {
-    answer_list(push_list(
-        handle.0,
-        items,
-        Routes::Hash,
-        Scale::bounded(),
-        Limits::ENTRIES,
-        None,
-    ))
+fn queue_push_list(name: Term<'_>, items: Term<'_>) -> Atom {
+    let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
+    answer_list(names::with(name, |shared| {
+        push_list(shared, items, Routes::Hash, scale, limit, None)
+    }))
 }
 
 /// A list of items of any length and size, each routed by itself.
@@ -158,12 +156,11 @@ fn queue_push_awaited_dirty<'a>(
 }
 
 fn push(
-    handle: Handle<'_>,
+    shared: &Shared,
     item: Term<'_>,
     index: Option<usize>,
     mut scale: Scale,
 ) -> Result<(), Refused> {
-    let shared = handle.0;
     let partitions = queue(shared)?.partitions();
     let (weight, index) = match index {
         Some(index) => (scale.weigh(item)?, index),
