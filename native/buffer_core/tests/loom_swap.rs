@@ -6,7 +6,8 @@
 //!    entries in the order in which it wrote them.
 //! 2. The counters add up in every reading on the way and at the end.
 //! 3. Of two swaps at once, neither takes the place of what the other has swapped out.
-//! 4. A write that races with the close is either accepted, and then part of what is drained
+//! 4. The same holds where only a part of what is live is swapped out.
+//! 5. A write that races with the close is either accepted, and then part of what is drained
 //!    afterwards, or refused and nowhere.
 #![cfg(loom)]
 
@@ -16,7 +17,7 @@ mod model;
 
 use loom::sync::Arc;
 use loom::thread;
-use model::{assert_complete, check, drain, next, push, stats, Part};
+use model::{assert_complete, check, drain, next, stats, swap, write_admitted, Part};
 
 #[test]
 fn nothing_is_lost_and_nothing_comes_twice() {
@@ -26,7 +27,7 @@ fn nothing_is_lost_and_nothing_comes_twice() {
             let partition = Arc::clone(&partition);
             thread::spawn(move || {
                 for value in values {
-                    let written = write(&partition, value);
+                    let written = model::write(&partition, value);
                     assert!(written.is_ok());
                 }
             })
@@ -56,7 +57,7 @@ fn every_reading_adds_up_while_a_writer_and_a_swap_are_at_work() {
             let partition = Arc::clone(&partition);
             thread::spawn(move || {
                 for value in [10, 11] {
-                    let written = write(&partition, value);
+                    let written = model::write(&partition, value);
                     assert!(written.is_ok());
                 }
             })
@@ -104,13 +105,44 @@ fn two_swaps_at_once_lose_nothing() {
 }
 
 #[test]
+fn a_part_that_is_swapped_out_loses_nothing() {
+    check(|| {
+        let partition = Arc::new(Part::default());
+        write_admitted(&partition, 10);
+        write_admitted(&partition, 11);
+        let writer = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || write_admitted(&partition, 12))
+        };
+        let reader = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || stats(&partition))
+        };
+        let mut all = Vec::new();
+        assert_eq!(partition.swap(Some(1), || 0), 1);
+        all.extend(next(&partition, 1, 2).unwrap_or_default());
+        assert_eq!(all, [10]);
+        // The one in flight is settled by the next one.
+        assert_eq!(next(&partition, 1, 2), None);
+        assert!((1..=2).contains(&partition.swap(Some(2), || 0)));
+        reader.join().unwrap();
+        writer.join().unwrap();
+        all.extend(next(&partition, 1, 9).unwrap_or_default());
+        next(&partition, 1, 9);
+        all.extend(drain(&partition, 1));
+        assert_eq!(all, [10, 11, 12]);
+        assert_eq!(stats(&partition).processed, 3);
+    });
+}
+
+#[test]
 fn a_write_that_races_with_the_close_is_in_or_refused() {
     check(|| {
         let partition = Arc::new(Part::default());
         let write = |value: u8| {
             let partition = Arc::clone(&partition);
             thread::spawn(move || {
-                let written = write(&partition, value);
+                let written = model::write(&partition, value);
                 written.map_or(0, |()| value)
             })
         };
