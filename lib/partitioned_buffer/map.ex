@@ -212,10 +212,10 @@ defmodule PartitionedBuffer.Map do
   def put_all(buffer, entries, opts \\ [])
 
   def put_all(buffer, entries, opts) when is_map(entries) do
-    write_all(buffer, :maps.to_list(entries), opts, &pair?/1)
+    write_all(buffer, :maps.to_list(entries), opts, false)
   end
 
-  def put_all(buffer, entries, opts), do: write_all(buffer, entries, opts, &pair?/1)
+  def put_all(buffer, entries, opts), do: write_all(buffer, entries, opts, false)
 
   @doc """
   Puts a value if the key is not there or has a lower version.
@@ -267,7 +267,7 @@ defmodule PartitionedBuffer.Map do
   """
   @spec put_all_newer(buffer(), [{key(), value(), version()}], keyword()) :: :ok
   def put_all_newer(buffer, entries, opts \\ []) do
-    write_all(buffer, entries, opts, &versioned?/1)
+    write_all(buffer, entries, opts, true)
   end
 
   @doc """
@@ -587,11 +587,10 @@ defmodule PartitionedBuffer.Map do
             "{:put_new, term}) or a function of arity 1, got: #{inspect(other)}"
   end
 
-  defp write_all(buffer, entries, opts, valid?) do
-    unless is_list(entries) and not List.improper?(entries), do: invalid!(entries)
-    Enum.each(entries, &(valid?.(&1) || invalid!(&1)))
-
+  # The native side finds out whether all entries are in order. Which one is not is only asked for the error.
+  defp write_all(buffer, entries, opts, versioned?) when is_list(entries) do
     partition_key = Options.partition_key!(opts)
+    if partition_key != nil, do: validate!(entries, versioned?)
     handle = Handle.fetch!(buffer)
 
     indexes =
@@ -599,17 +598,25 @@ defmodule PartitionedBuffer.Map do
         Enum.map(entries, &Handle.index!(handle, buffer, partition_key, elem(&1, 0)))
       end
 
-    with refused when refused != :ok <- Native.map_put_all(handle.ref, entries, indexes) do
-      dirty = fn -> Native.map_put_all_dirty(handle.ref, entries, indexes) end
-      again = fn -> write_all(buffer, entries, opts, valid?) end
+    with refused when refused != :ok <-
+           Native.map_put_all(handle.ref, entries, indexes, versioned?) do
+      validate!(entries, versioned?)
+      dirty = fn -> Native.map_put_all_dirty(handle.ref, entries, indexes, versioned?) end
+      again = fn -> write_all(buffer, entries, opts, versioned?) end
       Refused.go_on(refused, buffer, handle.ref, dirty, again)
     end
   end
 
-  defp pair?(entry), do: is_tuple(entry) and tuple_size(entry) == 2
+  defp write_all(_buffer, entries, _opts, _versioned?), do: invalid!(entries)
 
-  defp versioned?({_key, _value, version}), do: is_integer(version)
-  defp versioned?(_other), do: false
+  defp validate!(entries, versioned?) do
+    if List.improper?(entries), do: invalid!(entries)
+    Enum.each(entries, &(valid?(&1, versioned?) || invalid!(&1)))
+  end
+
+  defp valid?({_key, _value}, false), do: true
+  defp valid?({_key, _value, version}, true), do: is_integer(version)
+  defp valid?(_other, _versioned?), do: false
 
   @spec invalid!(term()) :: no_return()
   defp invalid!(entry), do: raise(ArgumentError, "invalid entry: #{inspect(entry)}")

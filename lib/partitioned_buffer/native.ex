@@ -124,11 +124,11 @@ defmodule PartitionedBuffer.Native do
   @spec map_put_newer_dirty(handle(), term(), term(), integer(), index() | nil) :: written()
   def map_put_newer_dirty(_handle, _key, _value, _version, _index), do: not_loaded()
 
-  @spec map_put_all(handle(), list(), [index()] | nil) :: written()
-  def map_put_all(_handle, _entries, _indexes), do: not_loaded()
+  @spec map_put_all(handle(), list(), [index()] | nil, versioned :: boolean()) :: written()
+  def map_put_all(_handle, _entries, _indexes, _versioned), do: not_loaded()
 
-  @spec map_put_all_dirty(handle(), list(), [index()] | nil) :: written()
-  def map_put_all_dirty(_handle, _entries, _indexes), do: not_loaded()
+  @spec map_put_all_dirty(handle(), list(), [index()] | nil, versioned :: boolean()) :: written()
+  def map_put_all_dirty(_handle, _entries, _indexes, _versioned), do: not_loaded()
 
   @spec map_fetch(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
   def map_fetch(_handle, _key, _index), do: not_loaded()

@@ -5,6 +5,7 @@
 //!
 //! Each takes the index of a partition, or nil for a key that is its own routing key.
 
+mod list;
 pub mod scatter;
 mod snapshot;
 pub mod versions;
@@ -12,10 +13,10 @@ pub mod versions;
 use buffer_core::map::{Cell, Entry, Given, LARGE};
 use buffer_core::{Arena as _, Map, Partition};
 use rustler::types::tuple::make_tuple;
-use rustler::{Atom, Encoder, Env, LocalPid, Term, TermType};
+use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
 use self::versions::Record;
-use crate::arena::{immediate, immediate_word, tuple_elements, Arena, Copies, Handle};
+use crate::arena::{immediate, immediate_word, Arena, Copies, Handle};
 use crate::cycle::Readable;
 use crate::operation;
 use crate::reclaimer::reclaim;
@@ -73,31 +74,6 @@ fn map_put_newer_dirty<'a>(
         version,
         index,
         Scale::generous(),
-    ))
-}
-
-/// Puts all of a list of `{Key, Value}`, each routed by its key or by a list of indexes (nil for
-/// none). Bounded.
-#[rustler::nif]
-fn map_put_all<'a>(handle: Handle<'_>, entries: Term<'a>, indexes: Term<'a>) -> Atom {
-    answer(put_all(
-        handle,
-        entries,
-        indexes,
-        Scale::bounded(),
-        Limits::ENTRIES,
-    ))
-}
-
-/// The same for lists of any length and terms of any size.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn map_put_all_dirty<'a>(handle: Handle<'_>, entries: Term<'a>, indexes: Term<'a>) -> Atom {
-    answer(put_all(
-        handle,
-        entries,
-        indexes,
-        Scale::generous(),
-        usize::MAX,
     ))
 }
 
@@ -322,37 +298,46 @@ fn put_newer<'a>(
     let weights = (scale.weigh(value)?, scale.weigh(version)?);
     let partition = key.partition(buffer(handle)?, index)?;
     account(value.get_env(), 0, scale.weighed());
-    let new = (given(value, weights.0), given(version, weights.1));
-    let key_given = given(key.term, key.weight);
+    let new = (
+        given(key.term, key.weight),
+        given(value, weights.0),
+        given(version, weights.1),
+    );
     let record = versions::are_remembered(handle)
         .then(|| Record::new(given(key.term, key.weight), given(version, weights.1)));
     write(partition, |map| {
-        write_newer(map, &key, key_given, new.0, new.1, version, record);
+        let found = key.find(map);
+        write_newer(map, &key, found, new, version, record);
     })
 }
 
+/// Writes a key's value and version, both to be given with the key, if that is newer than what the slot
+/// has that was found.
 fn write_newer(
     map: &mut Map<Arena>,
     key: &Key<'_>,
-    key_given: Given<Arena, impl FnOnce(&mut Arena)>,
-    value: Given<Arena, impl FnOnce(&mut Arena)>,
-    version_given: Given<Arena, impl FnOnce(&mut Arena)>,
+    found: Option<usize>,
+    given: (
+        Given<Arena, impl FnOnce(&mut Arena)>,
+        Given<Arena, impl FnOnce(&mut Arena)>,
+        Given<Arena, impl FnOnce(&mut Arena)>,
+    ),
     version: Term<'_>,
     record: Option<Record<impl FnOnce(&mut Arena)>>,
 ) {
-    let found = key.find(map);
     let is_older = |slot| !is_newer(map, version, map.entry(slot).version);
     if found.is_some_and(is_older) || !versions::record(map, key, version, record) {
         map.pass_over();
         return;
     }
+    let (key_given, value, version) = given;
     match found {
         Some(slot) => {
             let updates = map.entry(slot).updates + 1;
-            map.replace(slot, value, version_given, updates, clock::now);
+            map.replace(slot, value, version, updates, clock::now);
         }
         None => {
-            map.insert(key.hash, key_given, value, version_given, clock::now);
+            map.insert(key.hash, key_given, value, version, clock::now);
         }
     }
 }
@@ -362,129 +347,6 @@ fn is_newer(map: &Map<Arena>, version: Term<'_>, than: Cell) -> bool {
     match (immediate_word(version), than.word()) {
         (Some(version), Some(than)) => (version as i64) > (than as i64),
         _ => version > term(version.get_env(), map, than),
-    }
-}
-
-fn put_all<'a>(
-    handle: Handle<'_>,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    mut scale: Scale,
-    limit: usize,
-) -> Result<(), Refused> {
-    let buffer = buffer(handle)?;
-    let env = entries.get_env();
-    let mut entries = gather(handle, entries, indexes, &mut scale, limit)?;
-    account(env, entries.len(), scale.weighed());
-    let _pass = buffer.enter()?;
-    for (index, partition) in buffer.partitions().iter().enumerate() {
-        let here = entries.iter_mut().filter(|entry| entry.index == index);
-        let mut here = here.peekable();
-        while here.peek().is_some() {
-            // A few at a time: the lock is not held for a whole list.
-            let some = here.by_ref().take(64);
-            let retired = partition.write_admitted(|map| {
-                some.for_each(|entry| entry.write(map));
-                map.take_retired()
-            });
-            reclaim(retired.unwrap_or_default());
-        }
-    }
-    Ok(())
-}
-
-/// An entry of a list; what is large has been copied already. `S` copies what is not.
-struct Listed<'a, S> {
-    index: usize,
-    key: Key<'a>,
-    version: Option<Term<'a>>,
-    // Key, value and version, until they are written.
-    given: Option<[Given<Arena, S>; 3]>,
-    record: Option<Record<S>>,
-}
-
-impl<S: FnOnce(&mut Arena)> Listed<'_, S> {
-    fn write(&mut self, map: &mut Map<Arena>) {
-        let Some([key, value, version]) = self.given.take() else {
-            return;
-        };
-        match (self.version, self.key.find(map)) {
-            (Some(newer), _) => {
-                let record = self.record.take();
-                write_newer(map, &self.key, key, value, version, newer, record);
-            }
-            (None, Some(slot)) => {
-                map.withdraw_version(|records| self.key.find(records), clock::now);
-                map.replace(slot, value, version, 0, clock::now);
-            }
-            (None, None) => {
-                map.insert(self.key.hash, key, value, version, clock::now);
-            }
-        }
-    }
-}
-
-/// Walks the list once: nothing is written before all of it is known to be in order.
-fn gather<'a>(
-    handle: Handle<'_>,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    scale: &mut Scale,
-    limit: usize,
-) -> Result<Vec<Listed<'a, impl FnOnce(&mut Arena) + 'a>>, Refused> {
-    let partitions = buffer(handle)?.partitions().len();
-    let remembers = versions::are_remembered(handle);
-    let mut gathered = Vec::new();
-    let (mut rest, mut indexes) = (entries, indexes);
-    while let Ok((entry, tail)) = rest.list_get_cell() {
-        if gathered.len() == limit {
-            return Err(Refused::Heavy);
-        }
-        let mut parts = tuple_elements(entry).ok_or(Refused::Improper)?;
-        let (Some(key), Some(value), version, None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(Refused::Improper);
-        };
-        if version.is_some_and(|version| version.get_type() != TermType::Integer) {
-            return Err(Refused::Improper);
-        }
-        let index = match indexes.list_get_cell() {
-            Ok((index, tail)) => {
-                indexes = tail;
-                let index = index.decode().ok();
-                index
-                    .filter(|&index: &usize| index < partitions)
-                    .ok_or(Refused::Improper)?
-            }
-            Err(_) => own_route(key, partitions)?,
-        };
-        let key = Key::new(key, scale)?;
-        let weight = scale.weigh(value)?;
-        let version_weight = version.map_or(Ok(0), |version| scale.weigh(version))?;
-        let remembered = version.filter(|_| remembers);
-        let record = remembered.map(|version| {
-            Record::new(given(key.term, key.weight), given(version, version_weight))
-        });
-        gathered.push(Listed {
-            index,
-            version,
-            record,
-            given: Some([
-                given(key.term, key.weight),
-                given(value, weight),
-                version.map_or(Given::Word(SMALL_ZERO), |version| {
-                    given(version, version_weight)
-                }),
-            ]),
-            key,
-        });
-        rest = tail;
-    }
-    if rest.is_empty_list() {
-        Ok(gathered)
-    } else {
-        Err(Refused::Improper)
     }
 }
 
