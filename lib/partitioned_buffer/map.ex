@@ -199,7 +199,7 @@ defmodule PartitionedBuffer.Map do
     with refused when refused != :ok <- Native.map_put(ref, key, value, index) do
       dirty = fn -> Native.map_put_dirty(ref, key, value, index) end
       again = fn -> put(buffer, key, value, opts) end
-      wait = wait(ref, [{key, value}], index, opts)
+      wait = wait(ref, [{key, value}], index, false, opts)
       Refused.go_on(refused, buffer, ref, dirty, again, wait)
     end
   end
@@ -284,10 +284,10 @@ defmodule PartitionedBuffer.Map do
   def put_all(buffer, entries, opts \\ [])
 
   def put_all(buffer, entries, opts) when is_map(entries) do
-    write_all(buffer, :maps.to_list(entries), opts, &pair?/1)
+    write_all(buffer, :maps.to_list(entries), opts, false)
   end
 
-  def put_all(buffer, entries, opts), do: write_all(buffer, entries, opts, &pair?/1)
+  def put_all(buffer, entries, opts), do: write_all(buffer, entries, opts, false)
 
   @doc """
   Puts a value if the key is not there or has a lower version.
@@ -315,7 +315,7 @@ defmodule PartitionedBuffer.Map do
     with refused when refused != :ok <- Native.map_put_newer(ref, key, value, version, index) do
       dirty = fn -> Native.map_put_newer_dirty(ref, key, value, version, index) end
       again = fn -> put_newer(buffer, key, value, version, opts) end
-      wait = wait(ref, [{key, value, version}], index, opts)
+      wait = wait(ref, [{key, value, version}], index, true, opts)
       Refused.go_on(refused, buffer, ref, dirty, again, wait)
     end
   end
@@ -340,7 +340,7 @@ defmodule PartitionedBuffer.Map do
   """
   @spec put_all_newer(buffer(), [{key(), value(), version()}], keyword()) :: written()
   def put_all_newer(buffer, entries, opts \\ []) do
-    write_all(buffer, entries, opts, &versioned?/1)
+    write_all(buffer, entries, opts, true)
   end
 
   @doc """
@@ -655,8 +655,8 @@ defmodule PartitionedBuffer.Map do
   defp try_update(_buffer, _key, _default, other, _opts), do: no_operation!(other)
 
   # How a write waits for room.
-  defp wait(ref, entries, index, opts) do
-    queue = &Native.map_wait_dirty(ref, entries, List.wrap(index), &1)
+  defp wait(ref, entries, index, versioned?, opts) do
+    queue = &Native.map_wait_dirty(ref, entries, List.wrap(index), versioned?, &1)
     {Options.timeout_of!(opts), queue}
   end
 
@@ -703,11 +703,10 @@ defmodule PartitionedBuffer.Map do
             "{:put_new, term}) or a function of arity 1, got: #{inspect(other)}"
   end
 
-  defp write_all(buffer, entries, opts, valid?) do
-    unless is_list(entries) and not List.improper?(entries), do: invalid!(entries)
-    Enum.each(entries, &(valid?.(&1) || invalid!(&1)))
-
+  # The native side finds out whether all entries are in order. Which one is not is only asked for the error.
+  defp write_all(buffer, entries, opts, versioned?) when is_list(entries) do
     {partition_key, timeout} = Options.write!(opts)
+    if partition_key != nil, do: validate!(entries, versioned?)
     handle = Handle.fetch!(buffer)
 
     indexes =
@@ -715,18 +714,26 @@ defmodule PartitionedBuffer.Map do
         Enum.map(entries, &Handle.index!(handle, buffer, partition_key, elem(&1, 0)))
       end
 
-    with refused when refused != :ok <- Native.map_put_all(handle.ref, entries, indexes) do
-      dirty = fn -> Native.map_put_all_dirty(handle.ref, entries, indexes) end
-      again = fn -> write_all(buffer, entries, opts, valid?) end
-      queue = &Native.map_wait_dirty(handle.ref, entries, indexes || [], &1)
+    with refused when refused != :ok <-
+           Native.map_put_all(handle.ref, entries, indexes, versioned?) do
+      validate!(entries, versioned?)
+      dirty = fn -> Native.map_put_all_dirty(handle.ref, entries, indexes, versioned?) end
+      again = fn -> write_all(buffer, entries, opts, versioned?) end
+      queue = &Native.map_wait_dirty(handle.ref, entries, indexes || [], versioned?, &1)
       Refused.go_on(refused, buffer, handle.ref, dirty, again, {timeout, queue})
     end
   end
 
-  defp pair?(entry), do: is_tuple(entry) and tuple_size(entry) == 2
+  defp write_all(_buffer, entries, _opts, _versioned?), do: invalid!(entries)
 
-  defp versioned?({_key, _value, version}), do: is_integer(version)
-  defp versioned?(_other), do: false
+  defp validate!(entries, versioned?) do
+    if List.improper?(entries), do: invalid!(entries)
+    Enum.each(entries, &(valid?(&1, versioned?) || invalid!(&1)))
+  end
+
+  defp valid?({_key, _value}, false), do: true
+  defp valid?({_key, _value, version}, true), do: is_integer(version)
+  defp valid?(_other, _versioned?), do: false
 
   @spec invalid!(term()) :: no_return()
   defp invalid!(entry), do: raise(ArgumentError, "invalid entry: #{inspect(entry)}")

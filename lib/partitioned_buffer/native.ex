@@ -159,15 +159,15 @@ defmodule PartitionedBuffer.Native do
   @spec map_put_newer_dirty(handle(), term(), term(), integer(), index() | nil) :: written()
   def map_put_newer_dirty(_handle, _key, _value, _version, _index), do: not_loaded()
 
-  @spec map_put_all(handle(), list(), [index()] | nil) :: written()
-  def map_put_all(_handle, _entries, _indexes), do: not_loaded()
+  @spec map_put_all(handle(), list(), [index()] | nil, versioned :: boolean()) :: written()
+  def map_put_all(_handle, _entries, _indexes, _versioned), do: not_loaded()
 
-  @spec map_put_all_dirty(handle(), list(), [index()] | nil) :: written()
-  def map_put_all_dirty(_handle, _entries, _indexes), do: not_loaded()
+  @spec map_put_all_dirty(handle(), list(), [index()] | nil, versioned :: boolean()) :: written()
+  def map_put_all_dirty(_handle, _entries, _indexes, _versioned), do: not_loaded()
 
-  @spec map_wait_dirty(handle(), list(), [index()], reference()) ::
+  @spec map_wait_dirty(handle(), list(), [index()], versioned? :: boolean(), reference()) ::
           :ok | {:wait, ticket()} | refused()
-  def map_wait_dirty(_handle, _entries, _indexes, _reference), do: not_loaded()
+  def map_wait_dirty(_handle, _entries, _indexes, _versioned?, _reference), do: not_loaded()
 
   @spec map_put_awaited(handle(), list(), [index()], token()) :: {:ok, [token()]} | refused()
   def map_put_awaited(_handle, _entries, _indexes, _token), do: not_loaded()

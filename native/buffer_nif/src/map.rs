@@ -5,27 +5,25 @@
 //!
 //! Each takes the index of a partition, or nil for a key that is its own routing key.
 
+mod list;
 pub mod scatter;
 mod snapshot;
+mod update;
 pub mod versions;
 
 use buffer_core::map::{Cell, Entry, Given, ENTRY_BYTES, LARGE};
-use buffer_core::{Arena as _, Credit, Map, NoRoom, Partition, Room, Size, Wait};
+use buffer_core::{Arena as _, Map, NoRoom, Partition, Room, Size};
 use rustler::types::tuple::make_tuple;
-use rustler::{Atom, Encoder, Env, LocalPid, Term, TermType};
+use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
+pub use self::list::write_granted;
 use self::versions::Record;
-use crate::arena::{immediate, immediate_word, tuple_elements, Arena, Copies, Handle};
+use crate::arena::{immediate, immediate_word, Arena, Copies, Handle};
 use crate::cycle::Readable;
-use crate::operation;
 use crate::reclaimer::reclaim;
-use crate::resource::{MapBuffer, Overflow, Shared, Storage};
-use crate::server::Waiter;
+use crate::resource::{MapBuffer, Shared, Storage};
 use crate::weigh::{account, Heavy, Limits, Scale};
-use crate::write::{
-    answer, finish, make_room, no_room, own_route, signal, take_room, tokens, Awaited, Refused,
-    Todo,
-};
+use crate::write::{answer, finish, own_route, signal, take_room, Refused, Todo};
 use crate::{atoms, clock};
 
 type Index = Option<usize>;
@@ -80,70 +78,6 @@ fn map_put_newer_dirty<'a>(
     ))
 }
 
-/// Puts all of a list of `{Key, Value}`, each routed by its key or by a list of indexes (nil for
-/// none). Bounded.
-#[rustler::nif]
-fn map_put_all<'a>(handle: Handle<'_>, entries: Term<'a>, indexes: Term<'a>) -> Atom {
-    let scale = Scale::bounded();
-    let put = put_all(handle.0, entries, indexes, scale, Limits::ENTRIES, None);
-    answer(put.map(|_| ()))
-}
-
-/// The same for lists of any length and terms of any size.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn map_put_all_dirty<'a>(handle: Handle<'_>, entries: Term<'a>, indexes: Term<'a>) -> Atom {
-    let scale = Scale::generous();
-    let put = put_all(handle.0, entries, indexes, scale, usize::MAX, None);
-    answer(put.map(|_| ()))
-}
-
-/// Puts entries as soon as there is room, as `queue_wait_dirty` does.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn map_wait_dirty<'a>(
-    env: Env<'a>,
-    handle: Handle<'_>,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    reference: Term<'a>,
-) -> Term<'a> {
-    wait(env, handle.0, entries, indexes, reference)
-        .unwrap_or_else(|refused| refused.atom().encode(env))
-}
-
-/// Puts entries and answers `{ok, [Token]}` or why nothing was written, as `queue_push_awaited` does. Bounded.
-#[rustler::nif]
-fn map_put_awaited<'a>(
-    env: Env<'a>,
-    handle: Handle<'_>,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    token: u64,
-) -> Term<'a> {
-    let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
-    let awaited = Some((env.pid(), token));
-    tokens(
-        env,
-        put_all(handle.0, entries, indexes, scale, limit, awaited),
-    )
-}
-
-/// The same for lists of any length and terms of any size.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn map_put_awaited_dirty<'a>(
-    env: Env<'a>,
-    handle: Handle<'_>,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    token: u64,
-) -> Term<'a> {
-    let (scale, limit) = (Scale::generous(), usize::MAX);
-    let awaited = Some((env.pid(), token));
-    tokens(
-        env,
-        put_all(handle.0, entries, indexes, scale, limit, awaited),
-    )
-}
-
 /// The value of a key. Bounded.
 #[rustler::nif]
 fn map_fetch<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
@@ -190,44 +124,6 @@ fn map_has_key(handle: Handle<'_>, key: Term<'_>, index: Index) -> Atom {
 #[rustler::nif(schedule = "DirtyCpu")]
 fn map_has_key_dirty(handle: Handle<'_>, key: Term<'_>, index: Index) -> Atom {
     has_key(handle, key, index, Scale::generous())
-}
-
-/// Changes the value of a key by an operation: `ok`; `error` if the key is not there; `wrong_type`; or
-/// `unsuited`, if it takes Elixir's arithmetic or more time than there is under a lock. Bounded.
-#[rustler::nif]
-fn map_update<'a>(
-    handle: Handle<'_>,
-    key: Term<'a>,
-    operation: Atom,
-    operand: Term<'a>,
-    index: Index,
-) -> Atom {
-    update(handle, key, operation, operand, index, Scale::bounded()).unwrap_or_else(Refused::atom)
-}
-
-/// Puts a value if the value of the key is still `expected`, as an update: `ok`, `changed`, or `error`
-/// if the key is not there. Dirty, since terms may be of any size.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn map_compare_put_dirty<'a>(
-    handle: Handle<'_>,
-    key: Term<'a>,
-    expected: Term<'a>,
-    value: Term<'a>,
-    index: Index,
-) -> Atom {
-    compare_put(handle, key, expected, value, index).unwrap_or_else(Refused::atom)
-}
-
-/// Puts a value if the key is not there: `ok` or `changed`. Bounded.
-#[rustler::nif]
-fn map_put_new<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
-    put_new(handle, key, value, index, Scale::bounded()).unwrap_or_else(Refused::atom)
-}
-
-/// The same for terms of any size.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn map_put_new_dirty<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
-    put_new(handle, key, value, index, Scale::generous()).unwrap_or_else(Refused::atom)
 }
 
 fn found<'a>(env: Env<'a>, result: Result<Option<Term<'a>>, Refused>) -> Term<'a> {
@@ -399,17 +295,9 @@ fn put(
         }
         Ok(())
     })?;
-    put.or_else(|_: NoRoom| put_one(shared, (key.term, value).encode(env), index, scale))
-}
-
-/// Puts one entry where there was no room for it in its partition's turn.
-#[cold]
-fn put_one(shared: &Shared, entry: Term<'_>, index: Index, scale: Scale) -> Result<(), Refused> {
-    let env = entry.get_env();
-    let entries = vec![entry].encode(env);
-    let indexes: Vec<usize> = index.into_iter().collect();
-    put_all(shared, entries, indexes.encode(env), scale, 1, None)?;
-    Ok(())
+    put.or_else(|_: NoRoom| {
+        list::put_one(shared, (key.term, value).encode(env), false, index, scale)
+    })
 }
 
 fn put_newer<'a>(
@@ -427,41 +315,52 @@ fn put_newer<'a>(
     let env = value.get_env();
     account(env, 0, scale.weighed());
     let total = u64::from(key.weight) + u64::from(weights.0) + u64::from(weights.1);
-    let new = (given(value, weights.0), given(version, weights.1));
-    let key_given = given(key.term, key.weight);
+    let new = (
+        given(key.term, key.weight),
+        given(value, weights.0),
+        given(version, weights.1),
+    );
     let record = versions::are_remembered(shared)
         .then(|| Record::new(given(key.term, key.weight), given(version, weights.1)));
     let put = write(env, shared, partition, |map, room| {
-        slot_with_room(env, shared, map, room, &key, total)?;
-        write_newer(map, &key, key_given, new.0, new.1, version, record);
+        let found = slot_with_room(env, shared, map, room, &key, total)?;
+        write_newer(map, &key, found, new, version, record);
         Ok(())
     })?;
-    put.or_else(|_: NoRoom| put_one(shared, (key.term, value, version).encode(env), index, scale))
+    put.or_else(|_: NoRoom| {
+        let entry = (key.term, value, version).encode(env);
+        list::put_one(shared, entry, true, index, scale)
+    })
 }
 
+/// Writes a key's value and version, both to be given with the key, if that is newer than what the slot
+/// has that was found. Answers the slot that has the key then, if any.
 fn write_newer(
     map: &mut Map<Arena>,
     key: &Key<'_>,
-    key_given: Given<Arena, impl FnOnce(&mut Arena)>,
-    value: Given<Arena, impl FnOnce(&mut Arena)>,
-    version_given: Given<Arena, impl FnOnce(&mut Arena)>,
+    found: Option<usize>,
+    given: (
+        Given<Arena, impl FnOnce(&mut Arena)>,
+        Given<Arena, impl FnOnce(&mut Arena)>,
+        Given<Arena, impl FnOnce(&mut Arena)>,
+    ),
     version: Term<'_>,
     record: Option<Record<impl FnOnce(&mut Arena)>>,
 ) -> Option<usize> {
-    let found = key.find(map);
     let is_older = |slot| !is_newer(map, version, map.entry(slot).version);
     if found.is_some_and(is_older) || !versions::record(map, key, version, record) {
         map.pass_over();
         return found;
     }
+    let (key_given, value, version) = given;
     match found {
         Some(slot) => {
             let updates = map.entry(slot).updates + 1;
-            map.replace(slot, value, version_given, updates, clock::now);
+            map.replace(slot, value, version, updates, clock::now);
             found
         }
         None => {
-            let slot = map.insert(key.hash, key_given, value, version_given, clock::now);
+            let slot = map.insert(key.hash, key_given, value, version, clock::now);
             Some(slot)
         }
     }
@@ -472,275 +371,6 @@ fn is_newer(map: &Map<Arena>, version: Term<'_>, than: Cell) -> bool {
     match (immediate_word(version), than.word()) {
         (Some(version), Some(than)) => (version as i64) > (than as i64),
         _ => version > term(version.get_env(), map, than),
-    }
-}
-
-/// Puts all entries of a list; answers the tokens by which the caller is told when they have been through.
-fn put_all<'a>(
-    shared: &Shared,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    mut scale: Scale,
-    limit: usize,
-    awaited: Awaited,
-) -> Result<Vec<u64>, Refused> {
-    let buffer = buffer(shared)?;
-    let env = entries.get_env();
-    let list = gather(shared, entries, indexes, &mut scale, limit)?;
-    account(env, list.len(), scale.weighed());
-    let Some(first) = list.first() else {
-        return Ok(Vec::new());
-    };
-    let credit = if buffer.capacity().is_limited() {
-        let size = size_of(&list);
-        match buffer.capacity().take(size) {
-            Ok(credit) => credit,
-            Err(reason) => match (reason, shared.overflow()) {
-                (NoRoom::Full, Overflow::DropNewest) => return drop_list(env, shared, &list),
-                (NoRoom::Full, Overflow::DropOldest) => {
-                    make_room(env, shared, buffer, size, first.index)?
-                }
-                _ => return Err(no_room(shared, reason)),
-            },
-        }
-    } else {
-        Credit::NONE
-    };
-    write_list(env, shared, buffer, list, credit, awaited)
-}
-
-fn size_of<S>(list: &[Listed<'_, S>]) -> Size {
-    list.iter()
-        .fold(Size::default(), |sum, entry| sum + entry_size(entry.weight))
-}
-
-/// Drops a list for which there is no room, as a whole.
-fn drop_list<S>(
-    env: Env<'_>,
-    shared: &Shared,
-    list: &[Listed<'_, S>],
-) -> Result<Vec<u64>, Refused> {
-    let buffer = buffer(shared)?;
-    let _pass = buffer.enter()?;
-    for entry in list {
-        let keep = |arena: &mut Arena| arena.store(entry.row(env));
-        let keep = shared.keeps_discarded().then_some(keep);
-        let partition = &buffer.partitions()[entry.index];
-        // Closed in between: then the whole buffer is about to end, and this counts no more.
-        if let Ok(written) = partition.drop_new(entry_size(entry.weight), keep) {
-            signal(env, written);
-        }
-    }
-    Ok(Vec::new())
-}
-
-/// Writes entries for which room has been taken, all or, if the buffer is closed, none.
-fn write_list<S: FnOnce(&mut Arena)>(
-    env: Env<'_>,
-    shared: &Shared,
-    buffer: &MapBuffer,
-    mut list: Vec<Listed<'_, S>>,
-    mut credit: Credit,
-    awaited: Awaited,
-) -> Result<Vec<u64>, Refused> {
-    let Ok(_pass) = buffer.enter() else {
-        let _ = buffer.capacity().cancel(credit);
-        return Err(Refused::Closed);
-    };
-    let mut todo = Todo::default();
-    let mut tokens = Vec::new();
-    for (index, partition) in buffer.partitions().iter().enumerate() {
-        let here = list.iter_mut().filter(|entry| entry.index == index);
-        let mut here = here.peekable();
-        while here.peek().is_some() {
-            // A few at a time: the lock is not held for a whole list.
-            let some = here.by_ref().take(64);
-            let mut retired = None;
-            let write = |map: &mut Map<Arena>| {
-                let slots = some.filter_map(|entry| entry.write(map));
-                let places = slots.fold((u64::MAX, 0), |(first, end), slot| {
-                    (first.min(slot as u64), end.max(slot as u64 + 1))
-                });
-                retired = map.take_retired();
-                places.0.min(places.1)..places.1
-            };
-            match awaited {
-                None => {
-                    let written = partition.write_admitted(&mut credit, &mut todo, write);
-                    signal(env, written);
-                }
-                Some((owner, first)) => {
-                    let token = first + tokens.len() as u64;
-                    tokens.push(token);
-                    let awaited = (owner, token);
-                    let written = partition.write_awaited(&mut credit, &mut todo, awaited, write);
-                    signal(env, written);
-                }
-            }
-            reclaim(retired.unwrap_or_default());
-        }
-    }
-    todo.room |= credit.size != Size::default() && buffer.capacity().cancel(credit);
-    finish(env, shared, todo, None);
-    Ok(tokens)
-}
-
-fn wait<'a>(
-    env: Env<'a>,
-    shared: &Shared,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    reference: Term<'a>,
-) -> Result<Term<'a>, Refused> {
-    let buffer = buffer(shared)?;
-    let list = gather(shared, entries, indexes, &mut Scale::generous(), usize::MAX)?;
-    let mut request = Arena::new();
-    request.store((reference, entries, indexes).encode(env));
-    let waiter = Waiter {
-        pid: env.pid(),
-        request,
-    };
-    match shared
-        .waiters
-        .wait(buffer.capacity(), size_of(&list), waiter)
-    {
-        Wait::Taken(_, credit) => {
-            write_list(env, shared, buffer, list, credit, None)?;
-            Ok(atoms::ok().encode(env))
-        }
-        Wait::Waits(ticket) => Ok((atoms::wait(), ticket).encode(env)),
-        Wait::TooLarge => Err(Refused::TooLarge),
-        Wait::Closed => Err(Refused::Closed),
-    }
-}
-
-/// Makes the write of a request that room has been taken for.
-pub fn write_granted<'a>(
-    shared: &Shared,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    credit: Credit,
-) -> Result<(), Refused> {
-    let buffer = buffer(shared)?;
-    let list = gather(shared, entries, indexes, &mut Scale::generous(), usize::MAX);
-    let Ok(list) = list else {
-        let _ = buffer.capacity().cancel(credit);
-        return Err(Refused::Improper);
-    };
-    write_list(entries.get_env(), shared, buffer, list, credit, None)?;
-    Ok(())
-}
-
-/// An entry of a list; what is large has been copied already. `S` copies what is not.
-struct Listed<'a, S> {
-    index: usize,
-    key: Key<'a>,
-    value: Term<'a>,
-    version: Option<Term<'a>>,
-    // Of all three.
-    weight: u64,
-    // Key, value and version, until they are written.
-    given: Option<[Given<Arena, S>; 3]>,
-    record: Option<Record<S>>,
-}
-
-impl<S> Listed<'_, S> {
-    /// As a processor gets it.
-    fn row<'b>(&self, env: Env<'b>) -> Term<'b> {
-        let [key, value] = [self.key.term, self.value].map(|term| term.in_env(env));
-        let version = match self.version {
-            Some(version) => version.in_env(env),
-            None => 0.encode(env),
-        };
-        make_tuple(env, &[key, value, version, 0.encode(env)])
-    }
-}
-
-impl<S: FnOnce(&mut Arena)> Listed<'_, S> {
-    /// Answers the slot that has the key now, if any.
-    fn write(&mut self, map: &mut Map<Arena>) -> Option<usize> {
-        let [key, value, version] = self.given.take()?;
-        match (self.version, self.key.find(map)) {
-            (Some(newer), _) => {
-                let record = self.record.take();
-                write_newer(map, &self.key, key, value, version, newer, record)
-            }
-            (None, Some(slot)) => {
-                map.withdraw_version(|records| self.key.find(records), clock::now);
-                map.replace(slot, value, version, 0, clock::now);
-                Some(slot)
-            }
-            (None, None) => {
-                let slot = map.insert(self.key.hash, key, value, version, clock::now);
-                Some(slot)
-            }
-        }
-    }
-}
-
-/// Walks the list once: nothing is written before all of it is known to be in order.
-fn gather<'a>(
-    shared: &Shared,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    scale: &mut Scale,
-    limit: usize,
-) -> Result<Vec<Listed<'a, impl FnOnce(&mut Arena) + 'a>>, Refused> {
-    let partitions = buffer(shared)?.partitions().len();
-    let remembers = versions::are_remembered(shared);
-    let mut gathered = Vec::new();
-    let (mut rest, mut indexes) = (entries, indexes);
-    while let Ok((entry, tail)) = rest.list_get_cell() {
-        if gathered.len() == limit {
-            return Err(Refused::Heavy);
-        }
-        let mut parts = tuple_elements(entry).ok_or(Refused::Improper)?;
-        let (Some(key), Some(value), version, None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(Refused::Improper);
-        };
-        if version.is_some_and(|version| version.get_type() != TermType::Integer) {
-            return Err(Refused::Improper);
-        }
-        let index = match indexes.list_get_cell() {
-            Ok((index, tail)) => {
-                indexes = tail;
-                let index = index.decode().ok();
-                index
-                    .filter(|&index: &usize| index < partitions)
-                    .ok_or(Refused::Improper)?
-            }
-            Err(_) => own_route(key, partitions)?,
-        };
-        let key = Key::new(key, scale)?;
-        let weight = scale.weigh(value)?;
-        let version_weight = version.map_or(Ok(0), |version| scale.weigh(version))?;
-        let remembered = version.filter(|_| remembers);
-        let record = remembered.map(|version| {
-            Record::new(given(key.term, key.weight), given(version, version_weight))
-        });
-        gathered.push(Listed {
-            index,
-            value,
-            version,
-            weight: u64::from(key.weight) + u64::from(weight) + u64::from(version_weight),
-            record,
-            given: Some([
-                given(key.term, key.weight),
-                given(value, weight),
-                version.map_or(Given::Word(SMALL_ZERO), |version| {
-                    given(version, version_weight)
-                }),
-            ]),
-            key,
-        });
-        rest = tail;
-    }
-    if rest.is_empty_list() {
-        Ok(gathered)
-    } else {
-        Err(Refused::Improper)
     }
 }
 
@@ -819,111 +449,6 @@ fn has_key(handle: Handle<'_>, key: Term<'_>, index: Index, mut scale: Scale) ->
         Ok(false) => atoms::error(),
         Err(refused) => Refused::atom(refused),
     }
-}
-
-fn update(
-    handle: Handle<'_>,
-    key: Term<'_>,
-    operation: Atom,
-    operand: Term<'_>,
-    index: Index,
-    mut scale: Scale,
-) -> Result<Atom, Refused> {
-    let key = Key::new(key, &mut scale)?;
-    scale.weigh(operand)?;
-    let shared = handle.0;
-    let partition = key.partition(buffer(shared)?, index)?;
-    write(operand.get_env(), shared, partition, |map, room| {
-        let Some(slot) = key.find(map) else {
-            return atoms::error();
-        };
-        let value = map.entry(slot).value;
-        if map.weight(value) > LARGE {
-            return atoms::unsuited();
-        }
-        let current = term(operand.get_env(), map, value);
-        let new = match operation::apply(operation, current, operand) {
-            Ok(new) => new,
-            Err(reason) => return reason,
-        };
-        let Ok(weight @ ..=LARGE) = scale.weigh(new) else {
-            return atoms::unsuited();
-        };
-        if let Err(reason) = room.take(growth(map, value, weight)) {
-            return no_room(shared, reason).atom();
-        }
-        map.update(slot, given(new, weight), clock::now);
-        atoms::ok()
-    })
-}
-
-/// How much larger an entry becomes by another value.
-fn growth(map: &Map<Arena>, old: Cell, weight: u32) -> Size {
-    Size {
-        entries: 0,
-        bytes: u64::from(weight.saturating_sub(map.weight(old))),
-    }
-}
-
-fn compare_put(
-    handle: Handle<'_>,
-    key: Term<'_>,
-    expected: Term<'_>,
-    value: Term<'_>,
-    index: Index,
-) -> Result<Atom, Refused> {
-    let mut scale = Scale::generous();
-    let key = Key::new(key, &mut scale)?;
-    let weight = scale.weigh(value)?;
-    let shared = handle.0;
-    let partition = key.partition(buffer(shared)?, index)?;
-    let env = value.get_env();
-    let value = given(value, weight);
-    write(env, shared, partition, |map, room| {
-        let Some(slot) = key.find(map) else {
-            return atoms::error();
-        };
-        let cell = map.entry(slot).value;
-        let same = match (cell.word(), map.stored(cell)) {
-            (Some(word), _) => immediate_word(expected) == Some(word),
-            (None, Some((arena, index))) => arena.is(index, expected),
-            (None, None) => false,
-        };
-        if !same {
-            return atoms::changed();
-        }
-        if let Err(reason) = room.take(growth(map, cell, weight)) {
-            return no_room(shared, reason).atom();
-        }
-        map.update(slot, value, clock::now);
-        atoms::ok()
-    })
-}
-
-fn put_new(
-    handle: Handle<'_>,
-    key: Term<'_>,
-    value: Term<'_>,
-    index: Index,
-    mut scale: Scale,
-) -> Result<Atom, Refused> {
-    let key = Key::new(key, &mut scale)?;
-    let weight = scale.weigh(value)?;
-    let shared = handle.0;
-    let partition = key.partition(buffer(shared)?, index)?;
-    let env = value.get_env();
-    let total = u64::from(key.weight) + u64::from(weight);
-    let (key_given, value) = (given(key.term, key.weight), given(value, weight));
-    write(env, shared, partition, |map, room| {
-        if key.find(map).is_some() {
-            return atoms::changed();
-        }
-        if let Err(reason) = slot_with_room(env, shared, map, room, &key, total) {
-            return no_room(shared, reason).atom();
-        }
-        map.insert(key.hash, key_given, value, zero(), clock::now);
-        atoms::ok()
-    })
 }
 
 /// The term of a cell, in the caller's environment.
