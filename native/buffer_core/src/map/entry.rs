@@ -41,7 +41,7 @@ pub enum Given<A, S> {
     Word(u64),
     /// It is to be copied into an arena, and has this weight then.
     Copy(u32, S),
-    /// It has been copied into an arena of its own already, being [`LARGE`].
+    /// It has been copied into an arena of its own already, being [`LARGE`](super::LARGE).
     Staged(u32, A),
 }
 
