@@ -140,6 +140,10 @@ impl<A: Arena> Generation for Queue<A> {
         (self.gone, self.gone + self.len as u64)
     }
 
+    fn places_up_to(&self, index: usize) -> u64 {
+        self.gone + self.len.min(index + 1) as u64
+    }
+
     fn split(&mut self, count: usize) -> Option<Self> {
         let mut split = Queue {
             gone: self.gone,
