@@ -229,15 +229,18 @@ impl Run {
             }
             Op::OlderThan(ago) => {
                 let (now, moment) = (self.clock as i64, self.clock as i64 - ago as i64);
-                let old = self.queue.older_than(moment, now);
+                let old = self.queue.older_than(usize::MAX, moment, now);
                 assert_eq!(old, self.older_than(moment, now));
                 let young = self.model.iter().take(old);
                 assert!(young.clone().all(|entry| (entry.value as i64) < moment));
                 // What was swapped out before the moment came before it.
-                assert_eq!(self.queue.older_than(moment + 1, moment - 1), {
+                assert_eq!(self.queue.older_than(usize::MAX, moment + 1, moment - 1), {
                     self.older_than(moment + 1, moment - 1)
                 });
-                assert_eq!(self.queue.older_than(now + 1, now), self.model.len());
+                assert_eq!(
+                    self.queue.older_than(7, now + 1, now),
+                    self.model.len().min(7)
+                );
             }
             Op::Split(count) => self.split(count),
         }

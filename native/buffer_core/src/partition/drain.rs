@@ -86,8 +86,12 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         if drain.generation.is_empty() {
             return Ok(Next::Empty);
         }
-        if self.ledger.lock().paused {
-            return Ok(Next::Paused);
+        {
+            let mut ledger = self.ledger.lock();
+            ledger.oldest = drain.generation.oldest();
+            if ledger.paused {
+                return Ok(Next::Paused);
+            }
         }
         if let Some(moment) = wanted.not_before {
             if self.expire(drain, moment, keep, after) {
@@ -97,7 +101,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let batch = drain.next_batch(wanted, now());
         {
             let mut ledger = self.ledger.lock();
-            ledger.oldest = drain.generation.oldest();
             ledger.failed = None;
             ledger.in_flight = Some(batch.clone());
         }
@@ -109,7 +112,9 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     pub fn done(&self, owner: O, after: &mut After<G::Arena, O>) -> Result<usize, NotOwner> {
         let mut drain = self.drain.lock();
         self.settle_done(&mut drain, owner, after)?;
-        Ok(self.ledger.lock().len)
+        let mut ledger = self.ledger.lock();
+        ledger.oldest = drain.generation.oldest();
+        Ok(ledger.len)
     }
 
     fn settle_done(
@@ -246,13 +251,12 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         keep: Keep<'_, G>,
         after: &mut After<G::Arena, O>,
     ) -> bool {
-        let old = drain.generation.older_than(moment, drain.swapped_at);
-        let entries = match drain.pieces.front() {
-            Some(piece) if old < piece.len => 0,
-            Some(piece) => piece.len,
-            None => old.min(EXPIRED_AT_ONCE),
-        };
-        if entries == 0 {
+        // A batch that was tried before is given up as a whole.
+        let piece = drain.pieces.front().map(|piece| piece.len);
+        let most = piece.unwrap_or(EXPIRED_AT_ONCE);
+        let swapped_at = drain.swapped_at;
+        let entries = drain.generation.older_than(most, moment, swapped_at);
+        if entries == 0 || piece.is_some_and(|len| entries < len) {
             return false;
         }
         let mut batch = drain.next_batch(Wanted::entries(entries), 0);

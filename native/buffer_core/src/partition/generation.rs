@@ -32,11 +32,11 @@ pub trait Generation: Default {
     /// The first entries, up to `entries` and up to `bytes` of them, but one at least.
     fn first(&self, entries: usize, bytes: u64) -> First;
 
-    /// How many of the first entries certainly came before `moment`. `swapped_at` is when the generation
-    /// was made the draining one.
-    fn older_than(&self, moment: i64, swapped_at: i64) -> usize {
+    /// How many of the first `count` entries certainly came before `moment`. `swapped_at` is when the
+    /// generation was made the draining one.
+    fn older_than(&self, count: usize, moment: i64, swapped_at: i64) -> usize {
         if swapped_at < moment {
-            self.len()
+            self.len().min(count)
         } else {
             0
         }
