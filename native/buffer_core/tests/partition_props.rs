@@ -41,8 +41,8 @@ use std::collections::VecDeque;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 
 use buffer_core::{
-    After, Arena, Batch, Buffer, Closed, Credit, Generation, NoRoom, NotOwner, Policy,
-    Queue, Reason, Retired, Rows, Settled, Size, Turn, Wait, Waiters, Wanted, Written,
+    After, Arena, Batch, Buffer, Closed, Credit, Generation, NoRoom, NotOwner, Policy, Queue,
+    Reason, Retired, Rows, Settled, Size, Turn, Wait, Waiters, Wanted, Written,
 };
 use ledger::Ints;
 use partition_model::{values, weigh, Awaiting, Entry, InFlight, Kept, Model, Owner, Piece, Taken};
@@ -962,7 +962,10 @@ impl Run {
     }
 }
 
-const CASES: u32 = match option_env!("PP_CASES") { Some(_) => 100_000, None => 2048 };
+const CASES: u32 = match option_env!("PP_CASES") {
+    Some(_) => 100_000,
+    None => 2048,
+};
 proptest! {
     #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..Default::default() })]
 
