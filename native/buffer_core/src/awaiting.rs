@@ -13,13 +13,15 @@ use crate::stats::Reason;
 /// Who waits, `O`, and for what.
 #[derive(Debug)]
 pub struct Awaiting<O> {
-    // By the last place of the stretch, and by token.
+    // By the last place of the stretch, and by who came first.
     waiting: BTreeMap<(u64, u64), Stretch<O>>,
+    added: u64,
 }
 
 #[derive(Debug)]
 struct Stretch<O> {
     owner: O,
+    token: u64,
     // The place before the first one.
     after: u64,
     lost: Option<Reason>,
@@ -36,10 +38,21 @@ pub struct Passed<O> {
     pub lost: Option<Reason>,
 }
 
+impl<O> From<Stretch<O>> for Passed<O> {
+    fn from(stretch: Stretch<O>) -> Self {
+        Passed {
+            owner: stretch.owner,
+            token: stretch.token,
+            lost: stretch.lost,
+        }
+    }
+}
+
 impl<O> Default for Awaiting<O> {
     fn default() -> Self {
         Self {
             waiting: BTreeMap::new(),
+            added: 0,
         }
     }
 }
@@ -49,23 +62,25 @@ impl<O: Copy> Awaiting<O> {
     pub fn add(&mut self, owner: O, token: u64, after: u64, last: u64) {
         let stretch = Stretch {
             owner,
+            token,
             after,
             lost: None,
         };
-        self.waiting.insert((last, token), stretch);
+        self.waiting.insert((last, self.added), stretch);
+        self.added += 1;
     }
 
     /// Waits no more. Whether it did.
     pub fn cancel(&mut self, token: u64) -> bool {
         let before = self.waiting.len();
-        self.waiting.retain(|(_, other), _| *other != token);
+        self.waiting.retain(|_, stretch| stretch.token != token);
         self.waiting.len() < before
     }
 
     /// Entries of the places after `after` up to `last` were given up.
     pub fn lose(&mut self, after: u64, last: u64, reason: Reason) {
-        for ((end, _), stretch) in &mut self.waiting {
-            if stretch.after < last && *end > after {
+        for (_, stretch) in self.waiting.range_mut((after + 1, 0)..) {
+            if stretch.after < last {
                 stretch.lost.get_or_insert(reason);
             }
         }
@@ -78,26 +93,16 @@ impl<O: Copy> Awaiting<O> {
         }
         let later = self.waiting.split_off(&(last + 1, 0));
         let gone = std::mem::replace(&mut self.waiting, later);
-        passed.extend(gone.into_iter().map(|((_, token), stretch)| Passed {
-            owner: stretch.owner,
-            token,
-            lost: stretch.lost,
-        }));
+        passed.extend(gone.into_values().map(Passed::from));
     }
 
     /// Stretches that begin after `after` and end at `last` or before have left: earlier places have not.
     pub fn pass_within(&mut self, after: u64, last: u64, passed: &mut Vec<Passed<O>>) {
-        self.waiting.retain(|(end, token), stretch| {
-            let within = stretch.after >= after && *end <= last;
-            if within {
-                passed.push(Passed {
-                    owner: stretch.owner,
-                    token: *token,
-                    lost: stretch.lost,
-                });
-            }
-            !within
-        });
+        let ending = self.waiting.range((after, 0)..(last + 1, 0));
+        let within = ending.filter(|(_, stretch)| stretch.after >= after);
+        let gone: Vec<_> = within.map(|(key, _)| *key).collect();
+        let gone = gone.iter().filter_map(|key| self.waiting.remove(key));
+        passed.extend(gone.map(Passed::from));
     }
 
     /// How many wait.
@@ -156,5 +161,16 @@ mod tests {
         assert_eq!(tokens(&passed), [(11, None)]);
         assert!(awaiting.cancel(10));
         assert!(!awaiting.cancel(10));
+    }
+
+    #[test]
+    fn two_of_the_same_token_are_both_told() {
+        let mut awaiting = Awaiting::default();
+        awaiting.add(1u8, 10, 0, 5);
+        awaiting.add(2, 10, 0, 5);
+        let mut passed = Vec::new();
+        awaiting.pass(5, &mut passed);
+        let owners: Vec<u8> = passed.iter().map(|one| one.owner).collect();
+        assert_eq!(owners, [1, 2]);
     }
 }

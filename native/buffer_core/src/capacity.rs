@@ -41,6 +41,14 @@ impl Size {
     pub fn fits(self, limit: Size) -> bool {
         self.entries <= limit.entries && self.bytes <= limit.bytes
     }
+
+    /// The smaller one of each part.
+    fn at_most(self, limit: Size) -> Self {
+        Self {
+            entries: self.entries.min(limit.entries),
+            bytes: self.bytes.min(limit.bytes),
+        }
+    }
 }
 
 impl Add for Size {
@@ -139,26 +147,44 @@ impl Capacity {
         self.state.lock().take(size, false)
     }
 
-    /// Takes room instead of `evicted`, which its holder has room for, or leaves things as they are. It may
-    /// go before those who wait.
-    pub(crate) fn take_in_place(&self, evicted: Size, size: Size) -> Result<Credit, NoRoom> {
+    /// How much more than it needs a write drops where much more is held than a limit that was lowered: the
+    /// rest is left to the writes that follow.
+    const AT_ONCE: Size = Size {
+        entries: 256,
+        bytes: 64 * 1024,
+    };
+
+    /// Takes room in place of what its holder drops for it, of which there is so much. Answers how much of
+    /// it is to be dropped; the room of that has been taken over, so what is dropped beyond it alone is to
+    /// be given back. Where all of it would not do, nothing is to be dropped. It may go before those who
+    /// wait.
+    pub(crate) fn take_in_place(
+        &self,
+        droppable: Size,
+        size: Size,
+    ) -> Result<(Credit, Size), NoRoom> {
         let mut state = self.state.lock();
         let limit = state.limit.unwrap_or(Size::UNLIMITED);
-        let used = state.used - evicted + size;
-        if !used.fits(limit) {
+        if !size.fits(limit) {
+            return Err(NoRoom::TooLarge);
+        }
+        let excess = (state.used + size - limit).at_most(size + Self::AT_ONCE);
+        if !excess.fits(droppable) {
             return Err(NoRoom::Full);
         }
-        state.used = used;
+        state.used = state.used + size - excess;
         let epoch = state.epoch;
-        Ok(Credit { epoch, size })
+        Ok((Credit { epoch, size }, excess))
     }
 
-    /// Takes room for the one whose turn it is, who waits no more.
+    /// Takes room for the one whose turn it is. It waits no more if there is room, or if there never will be.
     pub(crate) fn take_in_turn(&self, size: Size) -> Result<Credit, NoRoom> {
         let mut state = self.state.lock();
-        let credit = state.take(size, true)?;
-        state.waiting -= 1;
-        Ok(credit)
+        let taken = state.take(size, true);
+        if taken != Err(NoRoom::Full) {
+            state.waiting -= 1;
+        }
+        taken
     }
 
     /// Takes room, or makes the caller one of those who wait.
@@ -176,15 +202,14 @@ impl Capacity {
         self.state.lock().waiting -= 1;
     }
 
-    /// Counts what is written with this credit as `actual`: what was taken too much is given back, and
-    /// what exceeds the credit counts all the same. Answers what is left of the credit, and whether
-    /// somebody waits.
-    pub fn spend(&self, credit: Credit, actual: Size) -> (Credit, bool) {
+    /// Counts what is written with this credit as `actual`: what exceeds the credit counts all the same.
+    /// Answers what is left of the credit, which is still taken.
+    pub fn spend(&self, credit: Credit, actual: Size) -> Credit {
         let mut state = self.state.lock();
-        let epoch = state.epoch;
         if state.limit.is_none() {
-            return (Credit { epoch, ..credit }, false);
+            return credit;
         }
+        let epoch = state.epoch;
         let covered = if credit.epoch == epoch {
             credit.size
         } else {
@@ -192,7 +217,15 @@ impl Capacity {
         };
         state.used += actual - covered;
         let size = covered - actual;
-        (Credit { epoch, size }, state.waiting > 0)
+        Credit { epoch, size }
+    }
+
+    /// What has been counted as `counted` is `actual`. Answers whether that leaves more room, and somebody
+    /// waits for it.
+    pub(crate) fn correct(&self, counted: Size, actual: Size) -> bool {
+        let mut state = self.state.lock();
+        state.used = state.used + actual - counted;
+        !counted.fits(actual) && state.waiting > 0
     }
 
     /// Gives room back. Answers whether somebody waits for it.
@@ -311,10 +344,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_too_much_is_given_back_and_too_little_counts() {
+    fn what_was_taken_too_much_stays_taken_and_too_little_counts() {
         let capacity = limited(10);
         let credit = capacity.take(entries(5)).expect("room for five");
-        let (credit, _) = capacity.spend(credit, entries(2));
+        let credit = capacity.spend(credit, entries(2));
         assert_eq!(credit.size, entries(3));
         capacity.cancel(credit);
         assert_eq!(capacity.used(), entries(2));
@@ -334,6 +367,24 @@ mod tests {
         let old = Credit { epoch: 0, ..credit };
         capacity.cancel(old);
         assert_eq!(capacity.used(), entries(6));
+    }
+
+    #[test]
+    fn room_in_place_of_what_is_dropped_is_no_more_than_that() {
+        let capacity = limited(3);
+        assert!(capacity.take(entries(3)).is_ok());
+        let none = capacity.take_in_place(entries(1), entries(2));
+        assert_eq!(none, Err(NoRoom::Full));
+        let never = capacity.take_in_place(entries(3), entries(4));
+        assert_eq!(never, Err(NoRoom::TooLarge));
+        assert_eq!(capacity.used(), entries(3));
+        let taken = capacity.take_in_place(entries(3), entries(2));
+        assert!(taken.is_ok_and(|(_, dropped)| dropped == entries(2)));
+        assert_eq!(capacity.used(), entries(3));
+        capacity.give_back(entries(2));
+        let taken = capacity.take_in_place(entries(0), entries(1));
+        assert!(taken.is_ok_and(|(_, dropped)| dropped == entries(0)));
+        assert_eq!(capacity.used(), entries(2));
     }
 
     #[test]

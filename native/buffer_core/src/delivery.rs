@@ -110,7 +110,7 @@ pub struct Discarded {
     pub reason: Reason,
     /// How many entries.
     pub len: usize,
-    /// Their weight.
+    /// Their weight, with those of the same batch that had been processed.
     pub bytes: u64,
 }
 

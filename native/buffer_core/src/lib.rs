@@ -55,4 +55,4 @@ pub use partition::{
 pub use queue::Queue;
 pub use segment::{Retired, Segment};
 pub use stats::{Reason, Stats};
-pub use waiters::{Wait, Waiters};
+pub use waiters::{Turn, Wait, Waiters};

@@ -805,6 +805,11 @@ impl<A: Arena + 'static> Generation for Map<A> {
         (self.drained as u64, self.used as u64)
     }
 
+    fn places_up_to(&self, index: usize) -> u64 {
+        let entry = self.entries(0).nth(index);
+        entry.map_or(self.used, |(after, _)| after) as u64
+    }
+
     fn evict(&mut self, count: usize, now: fn() -> i64, retired: &mut Retired<A>) {
         for _ in 0..count {
             let Some((after, _)) = self.entries(0).next() else {

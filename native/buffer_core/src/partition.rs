@@ -13,130 +13,32 @@
 //! * While the buffer has a limit, the room of an entry is taken before it is written, and given back
 //!   under the lock that moves it out.
 
+mod awaited;
 mod drain;
 mod end;
+mod figures;
+mod generation;
 mod room;
+mod write;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
 use crate::awaiting::Awaiting;
-use crate::capacity::{Capacity, Credit, Size};
-use crate::delivery::{After, Batch, Discarded, Piece};
-use crate::kept::{Kept, KeptBatch};
+use crate::capacity::{Capacity, Size};
+use crate::delivery::{Batch, Discarded, Piece};
+use crate::kept::Kept;
 use crate::segment::Retired;
-use crate::stats::{Reason, Stats};
-use crate::sync::{unlock_fairly, AtomicUsize, Mutex, Ordering};
-use crate::Arena;
+use crate::stats::Reason;
+use crate::sync::{AtomicUsize, Mutex};
+
+use generation::size_of;
 
 pub use end::Legacy;
-pub use room::{Room, Rows};
-
-/// What is swapped out and drained as a whole.
-///
-/// Its entries have places: those of a generation count from 0, and an entry that comes later has a
-/// higher one.
-pub trait Generation: Default {
-    /// Where its entries live.
-    type Arena: Arena;
-
-    /// How many entries it holds.
-    fn len(&self) -> usize;
-
-    /// Whether it holds none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The weight of its entries.
-    fn bytes(&self) -> u64;
-
-    /// What writes have done to it.
-    fn tally(&self) -> Tally;
-
-    /// When its oldest entry came, to the precision of a segment.
-    fn oldest(&self) -> Option<i64>;
-
-    /// The first entries, up to `entries` and up to `bytes` of them, but one at least.
-    fn first(&self, entries: usize, bytes: u64) -> First;
-
-    /// How many of the first entries certainly came before `moment`. `swapped_at` is when the generation
-    /// was made the draining one.
-    fn older_than(&self, moment: i64, swapped_at: i64) -> usize {
-        if swapped_at < moment {
-            self.len()
-        } else {
-            0
-        }
-    }
-
-    /// How many places of this generation have been left, and how many there are.
-    fn places(&self) -> (u64, u64);
-
-    /// The generation that takes its place when it is swapped out: an empty one, with what is to outlast
-    /// this one.
-    fn successor(&mut self) -> Self {
-        Self::default()
-    }
-
-    /// Forgets the first `count` entries. Memory that nothing is left in goes to `retired`.
-    fn retire(&mut self, count: usize, retired: &mut Retired<Self::Arena>);
-
-    /// Forgets the first `count` entries of a generation that goes on being written to.
-    fn evict(&mut self, count: usize, now: fn() -> i64, retired: &mut Retired<Self::Arena>) {
-        let _ = now;
-        self.retire(count, retired);
-    }
-
-    /// Takes the first `count` entries, if it can without taking all.
-    fn split(&mut self, count: usize) -> Option<Self> {
-        let _ = count;
-        None
-    }
-}
-
-/// The first entries of a generation.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct First {
-    /// How many.
-    pub len: usize,
-    /// Their weight.
-    pub bytes: u64,
-    /// The places up to the last of them.
-    pub places: u64,
-}
-
-impl First {
-    pub(crate) fn add(&mut self, len: usize, bytes: u64) {
-        self.len += len;
-        self.bytes += bytes;
-        self.places += len as u64;
-    }
-}
-
-/// What writes did to a generation, all of them together.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Entries written.
-    pub accepted: u64,
-    /// Entries that a newer one has taken the place of, before they were drained.
-    pub superseded: u64,
-    /// Entries removed before they were drained.
-    pub deleted: u64,
-}
-
-impl std::ops::Add for Tally {
-    type Output = Tally;
-
-    fn add(self, other: Tally) -> Tally {
-        Tally {
-            accepted: self.accepted + other.accepted,
-            superseded: self.superseded + other.superseded,
-            deleted: self.deleted + other.deleted,
-        }
-    }
-}
+pub use generation::{First, Generation, Tally};
+pub use room::{set_limit, Room, Rows};
 
 /// The buffer has been closed; nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,15 +65,16 @@ pub struct Partition<G: Generation, O> {
     awaiting: Mutex<Awaiting<O>>,
     kept: Mutex<Kept<G::Arena>>,
     capacity: Arc<Capacity>,
-    // `Ledger::len`, for writers, who need it for the high-water mark alone. Relaxed is enough: a mark
-    // may be late by one batch.
+    // `Ledger::len`, for writers. Relaxed is enough for the high-water mark, which may be late by one
+    // batch; see `awaited` for those who must not be told too early.
     draining: AtomicUsize,
 }
 
 struct Live<G, O> {
     generation: G,
-    // Places of the generations before this one.
+    // Places of the generations before this one, and all those that were swapped out.
     base: u64,
+    since: u64,
     // Of the generations before this one. This one counts by itself, so a write that unwinds leaves
     // nothing uncounted.
     former: Tally,
@@ -196,7 +99,7 @@ struct Drain<G: Generation> {
     until: u64,
     swapped_at: i64,
     // How its first entries are to be tried again.
-    pieces: std::collections::VecDeque<Piece>,
+    pieces: VecDeque<Piece>,
     retired: Retired<G::Arena>,
 }
 
@@ -230,6 +133,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             live: CachePadded::new(Mutex::new(Live {
                 generation: G::default(),
                 base: 0,
+                since: 0,
                 former: Tally::default(),
                 high_water: 0,
                 closed: false,
@@ -259,7 +163,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 base: 0,
                 until: 0,
                 swapped_at: 0,
-                pieces: std::collections::VecDeque::new(),
+                pieces: VecDeque::new(),
                 retired: Retired::default(),
             }),
             awaiting: Mutex::default(),
@@ -267,164 +171,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             capacity,
             draining: AtomicUsize::new(0),
         }
-    }
-
-    /// Writes to the live generation, unless the partition is closed. The write takes the room that it
-    /// needs from `Room` first.
-    pub fn write<R>(
-        &self,
-        after: &mut After<G::Arena, O>,
-        write: impl FnOnce(&mut G, &mut Room<'_, G, O>) -> R,
-    ) -> Result<Written<R, O>, Closed> {
-        let mut guard = self.live.lock();
-        if guard.closed {
-            return Err(Closed);
-        }
-        let live = &mut *guard;
-        if !live.bounded {
-            let mut room = Room::unlimited(self);
-            let result = write(&mut live.generation, &mut room);
-            return Ok(self.written(live, result));
-        }
-        let before = size_of(&live.generation);
-        let mut room = Room::limited(self, live.base, after);
-        let result = write(&mut live.generation, &mut room);
-        let (evicted, credit) = room.into_parts();
-        live.overflow += evicted;
-        if credit.is_none() && evicted != Size::default() {
-            after.room |= self.capacity.give_back(evicted);
-        }
-        self.account(before - evicted, size_of(&live.generation), credit, after);
-        Ok(self.written(live, result))
-    }
-
-    /// Writes although the partition may be closed, and without asking for room: for a write that passed
-    /// the buffer's gate and has taken room for all that it writes, `credit`.
-    pub fn write_admitted<R>(
-        &self,
-        credit: &mut Credit,
-        after: &mut After<G::Arena, O>,
-        write: impl FnOnce(&mut G) -> R,
-    ) -> Written<R, O> {
-        let mut guard = self.live.lock();
-        let live = &mut *guard;
-        let before = live.bounded.then(|| size_of(&live.generation));
-        let result = write(&mut live.generation);
-        if let Some(before) = before {
-            *credit = self.account(before, size_of(&live.generation), Some(*credit), after);
-        }
-        self.written(live, result)
-    }
-
-    /// The same for what somebody waits for: `owner` is told when it has left. `write` answers the places in
-    /// its generation that have what it wrote.
-    pub fn write_awaited(
-        &self,
-        credit: &mut Credit,
-        after: &mut After<G::Arena, O>,
-        (owner, token): (O, u64),
-        write: impl FnOnce(&mut G) -> std::ops::Range<u64>,
-    ) -> Written<(), O> {
-        let mut guard = self.live.lock();
-        let live = &mut *guard;
-        let before = live.bounded.then(|| size_of(&live.generation));
-        let places = write(&mut live.generation);
-        if let Some(before) = before {
-            *credit = self.account(before, size_of(&live.generation), Some(*credit), after);
-        }
-        let (from, last) = (live.base + places.start, live.base + places.end);
-        self.awaiting.lock().add(owner, token, from, last);
-        self.written(live, ())
-    }
-
-    /// Looks at the live generation, or changes what does not count, in many short turns of one caller:
-    /// whoever waits for the lock has it next, instead of finding it taken again when it has woken up.
-    pub fn in_turn<R>(&self, turn: impl FnOnce(&mut G) -> R) -> Result<R, Closed> {
-        let mut live = self.live.lock();
-        if live.closed {
-            return Err(Closed);
-        }
-        let result = turn(&mut live.generation);
-        unlock_fairly(live);
-        Ok(result)
-    }
-
-    /// Changes the live generation although the partition may be closed, and without taking room: where
-    /// nobody writes or drains meanwhile.
-    pub fn amend<R>(&self, change: impl FnOnce(&mut G) -> R) -> R {
-        let mut live = self.live.lock();
-        let result = change(&mut live.generation);
-        self.written(&mut live, result).result
-    }
-
-    /// Counts what a write has changed.
-    fn account(
-        &self,
-        before: Size,
-        now: Size,
-        credit: Option<Credit>,
-        after: &mut After<G::Arena, O>,
-    ) -> Credit {
-        let (gained, lost) = (now - before, before - now);
-        let (credit, waiting) = self.capacity.spend(credit.unwrap_or(Credit::NONE), gained);
-        after.room |= waiting;
-        if lost != Size::default() {
-            after.room |= self.capacity.give_back(lost);
-        }
-        credit
-    }
-
-    fn written<R>(&self, live: &mut Live<G, O>, result: R) -> Written<R, O> {
-        let len = live.generation.len();
-        let held = len + self.draining.load(Ordering::Relaxed);
-        live.high_water = live.high_water.max(held);
-        Written {
-            result,
-            signal: live.signal(),
-        }
-    }
-
-    /// Counts entries that are dropped instead of being written, and keeps them if `keep` does. Refused if
-    /// the partition is closed.
-    pub fn drop_new(
-        &self,
-        size: Size,
-        keep: Option<impl FnOnce(&mut G::Arena)>,
-    ) -> Result<Written<(), O>, Closed> {
-        let mut live = self.live.lock();
-        if live.closed {
-            return Err(Closed);
-        }
-        live.former.accepted += size.entries as u64;
-        live.overflow += size;
-        if let Some(keep) = keep {
-            let place = live.base + live.generation.places().1;
-            self.kept.lock().add_to_last((place, place), keep);
-        }
-        Ok(Written {
-            result: (),
-            signal: live.signal(),
-        })
-    }
-
-    /// Drops the oldest entries of the live generation, until they have this size. Answers their size.
-    pub fn evict(
-        &self,
-        size: Size,
-        rows: &Rows<'_, G>,
-        after: &mut After<G::Arena, O>,
-    ) -> (Size, Option<O>) {
-        let mut guard = self.live.lock();
-        let live = &mut *guard;
-        if !live.bounded {
-            return (Size::default(), None);
-        }
-        let mut room = Room::limited(self, live.base, after);
-        room.evict(&mut live.generation, size, rows);
-        let (evicted, _) = room.into_parts();
-        live.overflow += evicted;
-        after.room |= self.capacity.give_back(evicted);
-        (evicted, live.signal())
     }
 
     /// Has `notify` be told when the live generation has `trigger` entries or bytes. Answers whether it
@@ -466,83 +212,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    /// Has `owner` be told when all that is held now has left. `false` if nothing is held: nobody is told
-    /// then.
-    pub fn await_all(&self, owner: O, token: u64) -> bool {
-        let ledger = self.ledger.lock();
-        let live = self.live.lock();
-        if ledger.len == 0 && live.generation.is_empty() {
-            return false;
-        }
-        let last = live.base + live.generation.places().1;
-        self.awaiting.lock().add(owner, token, 0, last);
-        true
-    }
-
-    /// The one with this token is told nothing any more. Whether it would have been.
-    pub fn await_no_more(&self, token: u64) -> bool {
-        self.awaiting.lock().cancel(token)
-    }
-
-    /// How many wait to be told.
-    pub fn awaiting(&self) -> usize {
-        self.awaiting.lock().len()
-    }
-
-    /// All figures at one moment.
-    pub fn stats(&self) -> Stats {
-        let ledger = self.ledger.lock();
-        let live = self.live.lock();
-        let tally = live.former + live.generation.tally();
-        let in_flight = ledger.in_flight.as_ref().map_or(0, Batch::held);
-        let mut discarded = ledger.discarded;
-        discarded[Reason::Overflow as usize] += live.overflow.entries as u64;
-        Stats {
-            accepted: tally.accepted,
-            superseded: tally.superseded,
-            deleted: tally.deleted,
-            processed: ledger.processed,
-            retries: ledger.retries,
-            discarded,
-            live: live.generation.len(),
-            queued: live.generation.len() + ledger.len - in_flight,
-            in_flight,
-            bytes: live.generation.bytes() + ledger.bytes,
-            high_water: live.high_water,
-            oldest: ledger.oldest.or_else(|| live.generation.oldest()),
-        }
-    }
-
-    /// What was discarded and has not been reported, in order.
-    pub fn unreported(&self) -> Vec<Discarded> {
-        let mut ledger = self.ledger.lock();
-        let mut live = self.live.lock();
-        live.overflow_signaled = false;
-        let overflow = std::mem::take(&mut live.overflow);
-        drop(live);
-        if overflow.entries > 0 {
-            ledger.discard(Reason::Overflow, overflow.entries, overflow.bytes);
-        }
-        ledger.unreported.clone()
-    }
-
-    /// The first `count` of it have been reported.
-    pub fn reported(&self, count: usize) {
-        let unreported = &mut self.ledger.lock().unreported;
-        unreported.drain(..count.min(unreported.len()));
-    }
-
-    /// The next batch that was given up and that somebody is to be told of; the one before it is kept no
-    /// more.
-    pub fn next_kept<R>(&self, read: impl FnOnce(&KeptBatch<G::Arena>) -> R) -> Option<R> {
-        self.kept.lock().take().map(read)
-    }
-
-    /// How many entries are kept until somebody has been told of them.
-    pub fn kept(&self) -> usize {
-        self.kept.lock().len()
-    }
 }
 
 impl<G: Generation, O: Copy> Live<G, O> {
@@ -550,9 +219,21 @@ impl<G: Generation, O: Copy> Live<G, O> {
     fn take(&mut self) -> G {
         self.former = self.former + self.generation.tally();
         self.base += self.generation.places().1;
+        self.since = self.base;
         self.signaled = false;
         let next = self.generation.successor();
         std::mem::replace(&mut self.generation, next)
+    }
+
+    /// The last of the places that nothing is held at up to there.
+    fn left(&self) -> u64 {
+        let (left, all) = self.generation.places();
+        self.base
+            + if self.generation.is_empty() {
+                all
+            } else {
+                left
+            }
     }
 
     fn is_due(&self) -> bool {
@@ -590,43 +271,4 @@ impl<O: Copy + PartialEq> Ledger<O> {
         self.unreported.push(discarded);
         discarded
     }
-
-    /// How many entries have left this partition for good.
-    fn left(&self) -> u64 {
-        self.processed + self.discarded.iter().sum::<u64>()
-    }
-}
-
-fn size_of<G: Generation>(generation: &G) -> Size {
-    Size {
-        entries: generation.len(),
-        bytes: generation.bytes(),
-    }
-}
-
-/// Introduces, changes or lifts the limit of a buffer of these partitions. Answers whether writers wait for
-/// room.
-///
-/// All partitions stand still meanwhile, so that what they hold counts exactly once. Their locks are
-/// taken in the order of the partitions; nobody else ever holds those of two.
-pub fn set_limit<G: Generation, O: Copy + PartialEq>(
-    partitions: &[Partition<G, O>],
-    capacity: &Capacity,
-    limit: Option<Size>,
-) -> bool {
-    let mut all: Vec<_> = partitions
-        .iter()
-        .map(|partition| (partition.ledger.lock(), partition.live.lock()))
-        .collect();
-    let mut held = Size::default();
-    for (ledger, live) in &mut all {
-        ledger.bounded = limit.is_some();
-        live.bounded = limit.is_some();
-        held += size_of(&live.generation);
-        held += Size {
-            entries: ledger.len,
-            bytes: ledger.bytes,
-        };
-    }
-    capacity.set_limit(limit, || held)
 }

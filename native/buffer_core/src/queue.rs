@@ -126,18 +126,29 @@ impl<A: Arena> Generation for Queue<A> {
         first
     }
 
-    fn older_than(&self, moment: i64, swapped_at: i64) -> usize {
-        // What is in a segment came before the next one was opened.
-        let next = self.segments.iter().skip(1).map(|next| next.opened_at());
-        let ends = next.chain([swapped_at]);
-        let old = self.segments.iter().zip(ends);
-        old.take_while(|(_, end)| *end < moment)
-            .map(|(segment, _)| segment.len())
-            .sum()
+    fn older_than(&self, count: usize, moment: i64, swapped_at: i64) -> usize {
+        // What is in a segment came before the next one was opened, unless that is the other part of one
+        // that was split.
+        let mut old = 0;
+        for (index, segment) in self.segments.iter().enumerate() {
+            let opened = segment.opened_at();
+            let others = self.segments.range(index + 1..);
+            let mut next = others.map(|next| next.opened_at());
+            let end = next.find(|next| *next > opened);
+            if old >= count || end.unwrap_or(swapped_at) >= moment {
+                break;
+            }
+            old += segment.len();
+        }
+        old.min(count)
     }
 
     fn places(&self) -> (u64, u64) {
         (self.gone, self.gone + self.len as u64)
+    }
+
+    fn places_up_to(&self, index: usize) -> u64 {
+        self.gone + self.len.min(index + 1) as u64
     }
 
     fn split(&mut self, count: usize) -> Option<Self> {

@@ -212,7 +212,7 @@ impl<A: Arena> Retired<A> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};

@@ -43,6 +43,15 @@ pub enum Wait<W> {
     Closed,
 }
 
+/// A writer whose turn has come.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Turn<W> {
+    /// There is room: it has been taken.
+    Granted(W, Credit),
+    /// The limit has become smaller than what it wants to write. It would hold up those behind it.
+    TooLarge(W),
+}
+
 impl<W> Default for Waiters<W> {
     fn default() -> Self {
         Self {
@@ -106,24 +115,24 @@ impl<W> Waiters<W> {
         !std::mem::replace(&mut state.serving, true)
     }
 
-    /// The next writer, if it fits: room has been taken for it. If none does, the caller serves no more.
-    pub fn next(&self, capacity: &Capacity) -> Option<(W, Credit)> {
+    /// The next writer, if there is room for it, which has been taken, or if there never will be. If neither,
+    /// the caller serves no more.
+    pub fn next(&self, capacity: &Capacity) -> Option<Turn<W>> {
         let mut state = self.state.lock();
-        let next = match state.waiting.front() {
-            Some((_, size, _)) => match capacity.take_in_turn(*size) {
-                Ok(credit) => state.waiting.pop_front().map(|(_, _, w)| (w, Some(credit))),
-                // The limit has become smaller than that: it may become larger again.
-                Err(NoRoom::TooLarge | NoRoom::Full) => None,
-            },
-            None => None,
-        };
-        match next {
-            Some((writer, Some(credit))) => Some((writer, credit)),
-            _ => {
-                state.serving = false;
-                None
+        let served = state.waiting.front().map(|(_, size, _)| {
+            let credit = capacity.take_in_turn(*size);
+            (credit, credit != Err(NoRoom::Full))
+        });
+        if let Some((credit, true)) = served {
+            if let Some((_, _, writer)) = state.waiting.pop_front() {
+                return Some(match credit {
+                    Ok(credit) => Turn::Granted(writer, credit),
+                    Err(_) => Turn::TooLarge(writer),
+                });
             }
         }
+        state.serving = false;
+        None
     }
 
     /// Nobody is served any more. Answers those who waited.

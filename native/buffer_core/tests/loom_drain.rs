@@ -15,19 +15,28 @@
 #[allow(dead_code, reason = "shared: each file needs a part of it")]
 mod model;
 
-use buffer_core::{Reason, Retired};
+use buffer_core::{After, Discarded, Policy, Reason, Settled};
 use loom::sync::Arc;
 use loom::thread;
-use model::{assert_complete, check, drain, next, push, stats, Part};
+use model::{assert_complete, check, drain, next, stats, swap, write_admitted, Part};
 
 /// A partition that is about to drain these.
 fn draining(values: &[u8]) -> Arc<Part> {
     let partition = Part::default();
     for value in values {
-        partition.write_admitted(|live| push(live, *value));
+        write_admitted(&partition, *value);
     }
     swap(&partition);
     Arc::new(partition)
+}
+
+/// Takes the drain away from its owner; what is in flight is given up.
+fn settle(partition: &Part) -> Option<Discarded> {
+    let after = &mut After::default();
+    match partition.settle(Reason::Killed, Policy::ONCE, &|_, _| None, after) {
+        Settled::Discarded(discarded) => Some(discarded),
+        _ => None,
+    }
 }
 
 /// Asks for batches of one entry, so often; answers what it got.
@@ -46,7 +55,7 @@ fn settling_races_with_an_owner_that_goes_on() {
     check(|| {
         let partition = draining(&[1, 2, 3]);
         let owner = ask(&partition, 1, 3);
-        let settled = partition.settle(Reason::Killed, &mut Retired::default());
+        let settled = settle(&partition);
         let reading = stats(&partition);
 
         let mut handed = owner.join().unwrap();
@@ -56,7 +65,7 @@ fn settling_races_with_an_owner_that_goes_on() {
             assert!(!handed.is_empty());
         }
         // The batch that the owner may still have is given up, as when a process is found dead.
-        let last = partition.settle(Reason::Killed, &mut Retired::default());
+        let last = settle(&partition);
         handed.extend(drain(&partition, 2));
         assert_complete(&handed, &[&[1, 2, 3]]);
 
@@ -132,7 +141,7 @@ fn discarding_the_rest_leaves_the_owner_nothing() {
         write_admitted(&partition, 3);
         partition.close();
         let owner = ask(&partition, 1, 2);
-        let rest = partition.discard_rest(Reason::Shutdown, &mut Retired::default());
+        let rest = partition.discard_rest(Reason::Shutdown, &mut After::default());
         let rest = rest.map_or(0, |discarded| discarded.len);
         let end = stats(&partition);
         assert_eq!(end.queued + end.in_flight, 0);

@@ -15,7 +15,7 @@ mod model;
 use buffer_core::{Buffer, Queue};
 use loom::sync::Arc;
 use loom::thread;
-use model::{check, drain, push, Ints, Owner};
+use model::{check, drain, write_admitted, Ints, Owner};
 
 type TestBuffer = Buffer<Queue<Ints>, Owner>;
 
@@ -25,7 +25,7 @@ fn write(buffer: &TestBuffer, value: u8) -> bool {
         return false;
     };
     for partition in buffer.partitions() {
-        write_admitted(&partition, value);
+        write_admitted(partition, value);
     }
     true
 }
@@ -80,7 +80,7 @@ fn a_plain_write_is_in_or_refused_beside_one_over_two_partitions() {
         };
         let plain = {
             let buffer = Arc::clone(&buffer);
-            thread::spawn(move || buffer.partitions()[1].write(|live| push(live, 2)).is_ok())
+            thread::spawn(move || model::write(&buffer.partitions()[1], 2).is_ok())
         };
         buffer.close();
         let held = contents(&buffer);

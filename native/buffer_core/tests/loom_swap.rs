@@ -16,7 +16,7 @@ mod model;
 
 use loom::sync::Arc;
 use loom::thread;
-use model::{assert_complete, check, drain, next, push, stats, Part};
+use model::{assert_complete, check, drain, next, stats, swap, write_admitted, Part};
 
 #[test]
 fn nothing_is_lost_and_nothing_comes_twice() {
@@ -26,7 +26,7 @@ fn nothing_is_lost_and_nothing_comes_twice() {
             let partition = Arc::clone(&partition);
             thread::spawn(move || {
                 for value in values {
-                    let written = write(&partition, value);
+                    let written = model::write(&partition, value);
                     assert!(written.is_ok());
                 }
             })
@@ -56,7 +56,7 @@ fn every_reading_adds_up_while_a_writer_and_a_swap_are_at_work() {
             let partition = Arc::clone(&partition);
             thread::spawn(move || {
                 for value in [10, 11] {
-                    let written = write(&partition, value);
+                    let written = model::write(&partition, value);
                     assert!(written.is_ok());
                 }
             })
@@ -110,7 +110,7 @@ fn a_write_that_races_with_the_close_is_in_or_refused() {
         let write = |value: u8| {
             let partition = Arc::clone(&partition);
             thread::spawn(move || {
-                let written = write(&partition, value);
+                let written = model::write(&partition, value);
                 written.map_or(0, |()| value)
             })
         };

@@ -5,10 +5,11 @@
 //! 1. `find` finds each key's slot and no other key's; key, value, version and count of updates are
 //!    those of the model, however often they were overwritten, and moved for it.
 //! 2. `entries` has each entry once; from any cursor on, it has those behind it.
-//! 3. `len`, `bytes`, `bytes_of` and `oldest` are those of the entries held. What was accepted is what was
+//! 3. `len`, `bytes`, `first` and `oldest` are those of the entries held. What was accepted is what was
 //!    superseded, deleted, or is held.
 //! 4. `total_bytes` is never more than twice what is alive and `SLACK`, after each single write. A drain
 //!    only ever makes it less. (`map_bounds.rs` has the runs that are made to break this.)
+//!    What is evicted is what a batch would have had first; it was accepted, and nothing else counts it.
 //! 5. A drain hands every entry out once. The weight of a batch is known before.
 //! 6. Every arena that was made is in use or is handed over, once; dropped with that, none is left.
 #![cfg(not(loom))]
@@ -20,7 +21,7 @@ mod ledger;
 use std::collections::BTreeMap;
 
 use buffer_core::map::{Cell, Entry, Given, ENTRY_BYTES, LARGE, SLACK};
-use buffer_core::{Generation, Map, Retired};
+use buffer_core::{First, Generation, Map, Retired};
 use ledger::Ints;
 use proptest::prelude::*;
 
@@ -53,6 +54,8 @@ enum Op {
     RemoveMany(u64, usize),
     PutMany(u64, usize, Term),
     TakeRetired,
+    /// Drops so many of the first entries.
+    Evict(usize),
 }
 
 const KEYS: u64 = 1_000;
@@ -73,6 +76,7 @@ fn key() -> impl Strategy<Value = u64> {
 
 fn op(term: BoxedStrategy<Term>) -> impl Strategy<Value = Op> {
     let several = prop_oneof![4 => 1..50usize, 1 => 100..800usize].boxed();
+    let several_more = several.clone();
     prop_oneof![
         6 => (key(), term.clone(), term.clone()).prop_map(|(key, value, version)| Op::Put(key, value, version)),
         2 => (key(), term.clone(), several.clone()).prop_map(|(key, value, n)| Op::Again(key, value, n)),
@@ -83,6 +87,7 @@ fn op(term: BoxedStrategy<Term>) -> impl Strategy<Value = Op> {
         3 => key().prop_map(Op::Remove),
         2 => (key(), several).prop_map(|(key, n)| Op::RemoveMany(key, n)),
         2 => Just(Op::TakeRetired),
+        1 => several_more.prop_map(Op::Evict),
     ]
 }
 
@@ -149,6 +154,7 @@ struct Run {
     accepted: u64,
     superseded: u64,
     deleted: u64,
+    evicted: u64,
 }
 
 impl Run {
@@ -211,6 +217,24 @@ impl Run {
         assert_eq!(self.find(key), None);
     }
 
+    /// Those that a batch would have had first.
+    fn evict(&mut self, count: usize) {
+        let first = self.map.first(count, u64::MAX);
+        let gone: Vec<Held> = entries(&self.map, 0).into_iter().take(count).collect();
+        assert_eq!((first.len, first.bytes), (gone.len(), bytes(&gone)));
+        let place = self.map.entries(0).next().map(|(after, _)| after as u64);
+        assert_eq!(
+            place.unwrap_or(self.map.places().1),
+            self.map.places_up_to(0)
+        );
+        self.map.evict(count, || 0, &mut self.retired);
+        for entry in &gone {
+            self.model.remove(&entry.key.value);
+        }
+        self.evicted += gone.len() as u64;
+        self.check_memory();
+    }
+
     fn step(&mut self, op: &Op) {
         match *op {
             Op::Put(key, value, version) => self.put(key, value, version),
@@ -231,6 +255,7 @@ impl Run {
                 self.superseded += 1;
             }
             Op::Remove(key) => self.remove(key),
+            Op::Evict(count) => self.evict(count),
             Op::RemoveMany(key, count) => {
                 (key..key + count as u64).for_each(|key| self.remove(key));
             }
@@ -252,7 +277,7 @@ impl Run {
         assert_eq!(tally.accepted, self.accepted);
         assert_eq!(tally.superseded, self.superseded);
         assert_eq!(tally.deleted, self.deleted);
-        let held = self.accepted - self.superseded - self.deleted;
+        let held = self.accepted - self.superseded - self.deleted - self.evicted;
         assert_eq!(held, model.len() as u64);
         for (key, entry) in model {
             let slot = self.find(*key).map(|slot| held_in(map, map.entry(slot)));
@@ -274,6 +299,41 @@ fn held_in(map: &Map<Ints>, entry: &Entry) -> Held {
 fn entries(map: &Map<Ints>, cursor: usize) -> Vec<Held> {
     let entries = map.entries(cursor);
     entries.map(|(_, entry)| held_in(map, entry)).collect()
+}
+
+/// The places up to the last of the first entries.
+fn place_of_last(map: &Map<Ints>, count: usize) -> u64 {
+    let last = count
+        .checked_sub(1)
+        .and_then(|last| map.entries(0).nth(last));
+    match last {
+        // Behind the last entry that is held no other will be.
+        _ if count == map.len() => map.places().1,
+        Some((after, _)) => after as u64,
+        None => map.places().0,
+    }
+}
+
+/// The first entries of a batch that have so many bytes, but one at least.
+fn within(map: &Map<Ints>, batch: &[Held], limit: u64) -> First {
+    let mut first = First {
+        len: batch.len().min(1),
+        bytes: bytes(batch.iter().take(1)),
+        ..First::default()
+    };
+    for entry in &batch[first.len..] {
+        if first.bytes + entry.bytes() > limit {
+            break;
+        }
+        first.len += 1;
+        first.bytes += entry.bytes();
+    }
+    let last = first
+        .len
+        .checked_sub(1)
+        .and_then(|last| map.entries(0).nth(last));
+    let places = last.map_or(map.places().1, |(after, _)| after as u64);
+    First { places, ..first }
 }
 
 fn by_key(entries: Vec<Held>) -> BTreeMap<u64, Held> {
@@ -308,7 +368,13 @@ proptest! {
         let mut drained = 0;
         for count in batches {
             let batch = &all[drained..all.len().min(drained + count)];
-            assert_eq!(run.map.bytes_of(count), bytes(batch));
+            let drained_before = run.map.places().0;
+            let first = run.map.first(count, u64::MAX);
+            assert_eq!((first.len, first.bytes), (batch.len(), bytes(batch)));
+            assert_eq!(first.places, place_of_last(&run.map, batch.len()));
+            let limit = bytes(batch).saturating_sub(1);
+            assert_eq!(run.map.first(count, limit), within(&run.map, batch, limit));
+            assert!(first.places > drained_before || batch.is_empty());
             assert_eq!(entries(&run.map, 0)[..batch.len()], *batch);
             let total = run.map.total_bytes();
             run.map.retire(count, &mut run.retired);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use buffer_core::Credit;
+use buffer_core::{Credit, Turn};
 use crossbeam_channel::{unbounded, Sender};
 use once_cell::sync::Lazy;
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term};
@@ -59,7 +59,8 @@ pub fn serve(shared: &Shared) {
 fn turn(shared: &Shared) -> bool {
     for _ in 0..TURN {
         match shared.waiters.next(shared.storage.capacity()) {
-            Some((waiter, credit)) => make(shared, waiter, credit),
+            Some(Turn::Granted(waiter, credit)) => make(shared, waiter, credit),
+            Some(Turn::TooLarge(waiter)) => refuse(waiter),
             None => return false,
         }
     }
@@ -78,6 +79,17 @@ fn make(shared: &Shared, waiter: Waiter, credit: Credit) {
         }
         let (reference, result) = write(env, shared, request.load(0, env), credit);
         (reference, result).encode(env)
+    });
+}
+
+/// Tells a writer that there never will be room for it.
+fn refuse(waiter: Waiter) {
+    let mut env = OwnedEnv::new();
+    // Dead: nobody waits.
+    let _ = env.send_and_clear(&waiter.pid, |env| {
+        let request = waiter.request.load(0, env).decode::<(Term, Term, Term)>();
+        let reference = request.map_or_else(|_| atoms::nil().encode(env), |request| request.0);
+        (reference, atoms::too_large()).encode(env)
     });
 }
 

@@ -12,6 +12,12 @@ use crate::sync::{MutexGuard, Ordering};
 /// Copies the entries of a batch as a processor gets them, if they are to be kept when it is given up.
 pub type Keep<'a, G> = &'a dyn Fn(&G, &Batch) -> Option<<G as Generation>::Arena>;
 
+/// Places that nobody gets a result for, and why.
+struct Lost {
+    places: Vec<(u64, u64)>,
+    reason: Reason,
+}
+
 // Entries that are given up because of their age in one call.
 const EXPIRED_AT_ONCE: usize = 1_000;
 
@@ -31,13 +37,12 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             // One that is empty is kept: what it has allocated will be used.
             if !live.generation.is_empty() {
                 drain.base = live.base;
-                let part = part.filter(|part| *part < live.generation.len());
+                let part = part.filter(|part| (1..live.generation.len()).contains(part));
                 let split = part.and_then(|part| live.generation.split(part));
-                if split.is_some() {
-                    live.signaled = false;
-                }
                 drain.generation = split.unwrap_or_else(|| live.take());
                 drain.until = drain.base + drain.generation.places().1;
+                live.since = drain.until;
+                live.signaled = false;
                 drain.swapped_at = now();
                 ledger.bytes = drain.generation.bytes();
                 ledger.oldest = drain.generation.oldest();
@@ -81,8 +86,12 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         if drain.generation.is_empty() {
             return Ok(Next::Empty);
         }
-        if self.ledger.lock().paused {
-            return Ok(Next::Paused);
+        {
+            let mut ledger = self.ledger.lock();
+            ledger.oldest = drain.generation.oldest();
+            if ledger.paused {
+                return Ok(Next::Paused);
+            }
         }
         if let Some(moment) = wanted.not_before {
             if self.expire(drain, moment, keep, after) {
@@ -92,7 +101,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let batch = drain.next_batch(wanted, now());
         {
             let mut ledger = self.ledger.lock();
-            ledger.oldest = drain.generation.oldest();
             ledger.failed = None;
             ledger.in_flight = Some(batch.clone());
         }
@@ -104,7 +112,9 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     pub fn done(&self, owner: O, after: &mut After<G::Arena, O>) -> Result<usize, NotOwner> {
         let mut drain = self.drain.lock();
         self.settle_done(&mut drain, owner, after)?;
-        Ok(self.ledger.lock().len)
+        let mut ledger = self.ledger.lock();
+        ledger.oldest = drain.generation.oldest();
+        Ok(ledger.len)
     }
 
     fn settle_done(
@@ -119,7 +129,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             let settled = ledger.in_flight.take();
             if let Some(batch) = &settled {
                 ledger.processed += batch.held() as u64;
-                self.forget(&mut ledger, batch, after);
+                self.forget(&mut ledger, drain, batch, None, after);
             }
             ledger.owner = (ledger.len > 0).then_some(owner);
             settled
@@ -241,16 +251,17 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         keep: Keep<'_, G>,
         after: &mut After<G::Arena, O>,
     ) -> bool {
-        let old = drain.generation.older_than(moment, drain.swapped_at);
-        let entries = match drain.pieces.front() {
-            Some(piece) if old < piece.len => 0,
-            Some(piece) => piece.len,
-            None => old.min(EXPIRED_AT_ONCE),
-        };
-        if entries == 0 {
+        // A batch that was tried before is given up as a whole.
+        let piece = drain.pieces.front().map(|piece| piece.len);
+        let most = piece.unwrap_or(EXPIRED_AT_ONCE);
+        let swapped_at = drain.swapped_at;
+        let entries = drain.generation.older_than(most, moment, swapped_at);
+        if entries == 0 || piece.is_some_and(|len| entries < len) {
             return false;
         }
-        let batch = drain.next_batch(Wanted::entries(entries), 0);
+        let mut batch = drain.next_batch(Wanted::entries(entries), 0);
+        // It is not tried this time.
+        batch.attempt -= 1;
         self.give_up(drain, &batch, Reason::Expired, keep, after);
         true
     }
@@ -264,7 +275,9 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         keep: Keep<'_, G>,
         after: &mut After<G::Arena, O>,
     ) -> Discarded {
-        if let Some(arena) = keep(&drain.generation, batch) {
+        // Without the lock, since the copy can take long.
+        let full = self.kept.lock().is_full();
+        if let Some(arena) = (!full).then(|| keep(&drain.generation, batch)).flatten() {
             self.kept.lock().add(KeptBatch {
                 reason,
                 arena,
@@ -272,12 +285,13 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 attempts: batch.attempt,
             });
         }
+        let lost = Lost {
+            places: self.lost_places(drain, batch),
+            reason,
+        };
         let discarded = {
             let mut ledger = self.ledger.lock();
-            self.forget(&mut ledger, batch, after);
-            self.awaiting
-                .lock()
-                .lose(batch.first - 1, batch.last, reason);
+            self.forget(&mut ledger, drain, batch, Some(lost), after);
             ledger.discard(reason, batch.held(), batch.bytes)
         };
         self.retire(drain, batch.len, after);
@@ -285,28 +299,56 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         discarded
     }
 
-    /// The first entries have left the ledger: they leave the generation, and who awaits them is told.
-    pub(super) fn retire(&self, drain: &mut Drain<G>, len: usize, after: &mut After<G::Arena, O>) {
+    /// The places of those entries of a batch that have not been processed: after the first of each pair, up
+    /// to the second.
+    fn lost_places(&self, drain: &Drain<G>, batch: &Batch) -> Vec<(u64, u64)> {
+        let pending = batch.pending.as_ref();
+        // Who comes later awaits either all or none of them.
+        match pending.filter(|_| !self.awaiting.lock().is_empty()) {
+            None => vec![(batch.first - 1, batch.last)],
+            Some(pending) => {
+                let place = |index: &u32| drain.generation.places_up_to(*index as usize);
+                let places = pending.iter().map(|index| drain.base + place(index));
+                places.map(|place| (place - 1, place)).collect()
+            }
+        }
+    }
+
+    /// The first entries have left the ledger: they leave the generation.
+    fn retire(&self, drain: &mut Drain<G>, len: usize, after: &mut After<G::Arena, O>) {
         if len > 0 {
             drain.generation.retire(len, &mut drain.retired);
-            self.awaiting.lock().pass(drain.left(), &mut after.passed);
         }
         drain.hand_over(&mut after.retired);
     }
 
-    /// A batch has left the draining generation.
-    pub(super) fn forget(
+    /// A batch has left the draining generation, and who awaits it is told: before it counts no more, so
+    /// that no writer tells of it (see `awaited`).
+    fn forget(
         &self,
         ledger: &mut MutexGuard<'_, Ledger<O>>,
+        drain: &Drain<G>,
         batch: &Batch,
+        lost: Option<Lost>,
         after: &mut After<G::Arena, O>,
     ) {
         ledger.bytes -= batch.bytes;
         let left = ledger.len - batch.held();
-        if left == 0 {
-            ledger.oldest = None;
+        {
+            let mut awaiting = self.awaiting.lock();
+            for lost in lost.iter() {
+                for (from, last) in &lost.places {
+                    awaiting.lose(*from, *last, lost.reason);
+                }
+            }
+            let last = if left == 0 { drain.until } else { batch.last };
+            awaiting.pass(last, &mut after.passed);
         }
         self.count_draining(ledger, left);
+        if left == 0 {
+            ledger.oldest = None;
+            self.pass_all(&self.live.lock(), &mut after.passed);
+        }
         if ledger.bounded {
             after.room |= self.capacity.give_back(Size {
                 entries: batch.held(),
@@ -317,7 +359,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
 
     pub(super) fn count_draining(&self, ledger: &mut Ledger<O>, len: usize) {
         ledger.len = len;
-        self.draining.store(len, Ordering::Relaxed);
+        // Pairs with the Acquire in `pass_live`.
+        self.draining.store(len, Ordering::Release);
     }
 }
 
@@ -353,15 +396,6 @@ impl<G: Generation> Drain<G> {
             self.pieces.push_front(one);
         } else {
             self.pieces.push_front(piece);
-        }
-    }
-
-    /// The last place of all that have left.
-    fn left(&self) -> u64 {
-        if self.generation.is_empty() {
-            self.until
-        } else {
-            self.base + self.generation.places().0
         }
     }
 

@@ -38,7 +38,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let all = [std::mem::take(&mut drain.generation), live.take()];
         // Those of a batch that has been processed in part count as processed.
         let done = all[0].len() - ledger.len;
-        let places = ledger.left() - done as u64;
         let held = all.iter().map(Generation::len).sum::<usize>();
         live.former.accepted -= held as u64;
         let legacy = Legacy {
@@ -48,7 +47,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             discarded: std::mem::take(&mut ledger.discarded),
             unreported: std::mem::take(&mut ledger.unreported),
             kept: std::mem::take(&mut *self.kept.lock()),
-            places,
+            // They get new ones: no batch of theirs is to be taken for one that was tried before.
+            places: live.base,
         };
 
         if ledger.bounded {
@@ -72,6 +72,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let mut live = self.live.lock();
         live.former = live.former + legacy.tally;
         live.base += legacy.places;
+        live.since += legacy.places;
         ledger.processed += legacy.processed;
         ledger.retries += legacy.retries;
         for (sum, more) in ledger.discarded.iter_mut().zip(legacy.discarded) {
@@ -93,11 +94,14 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         drain.pieces.clear();
         let (mut live, discarded) = {
             let mut ledger = self.ledger.lock();
-            let live = self.live.lock().take();
+            let mut guard = self.live.lock();
+            let live = guard.take();
             let size = Size {
                 entries: ledger.len + live.len(),
                 bytes: ledger.bytes + live.bytes(),
             };
+            // Before any writer finds that nothing is left.
+            self.tell_all(reason, &mut after.passed);
             ledger.owner = None;
             ledger.in_flight = None;
             ledger.failed = None;
@@ -115,7 +119,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             generation.retire(generation.len(), &mut drain.retired);
         }
         drain.hand_over(&mut after.retired);
-        self.tell_all(reason, &mut after.passed);
         discarded
     }
 

@@ -1,12 +1,10 @@
-//! Room for a write, taken under the lock of the partition that it is made to.
+//! Room for a write, taken under the lock of the partition that it is made to, and the limit that there
+//! is to it.
 
-use super::{Generation, Partition};
-use crate::awaiting::Awaiting;
-use crate::capacity::{Capacity, Credit, NoRoom, Size};
+use super::{size_of, Generation, Live, Partition};
+use crate::capacity::{Capacity, NoRoom, Size};
 use crate::delivery::After;
-use crate::kept::Kept;
 use crate::stats::Reason;
-use crate::sync::Mutex;
 
 /// Copies the first entries of a generation into an arena as a processor gets them.
 pub type CopyRows<'a, G> = &'a dyn Fn(&G, usize, &mut <G as Generation>::Arena);
@@ -25,43 +23,52 @@ pub struct Room<'a, G: Generation, O> {
 }
 
 struct Limited<'a, G: Generation, O> {
-    capacity: &'a Capacity,
-    awaiting: &'a Mutex<Awaiting<O>>,
-    kept: &'a Mutex<Kept<G::Arena>>,
+    partition: &'a Partition<G, O>,
     after: &'a mut After<G::Arena, O>,
     base: u64,
-    credit: Option<Credit>,
-    evicted: Size,
+    since: u64,
+    used: Used,
+}
+
+/// What a write has done to the room of its buffer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Used {
+    /// What was taken for it.
+    pub(super) taken: Size,
+    /// How much of that was the room of entries which were to be dropped.
+    pub(super) taken_over: Size,
+    /// What was dropped.
+    pub(super) evicted: Size,
 }
 
 impl<'a, G: Generation, O: Copy + PartialEq> Room<'a, G, O> {
-    pub(super) fn unlimited(_partition: &'a Partition<G, O>) -> Self {
+    pub(super) fn unlimited() -> Self {
         Self { limited: None }
     }
 
     pub(super) fn limited(
         partition: &'a Partition<G, O>,
-        base: u64,
+        live: &Live<G, O>,
         after: &'a mut After<G::Arena, O>,
     ) -> Self {
         Self {
             limited: Some(Limited {
-                capacity: &partition.capacity,
-                awaiting: &partition.awaiting,
-                kept: &partition.kept,
+                partition,
                 after,
-                base,
-                credit: None,
-                evicted: Size::default(),
+                base: live.base,
+                since: live.since,
+                used: Used::default(),
             }),
         }
     }
 
-    /// What was evicted, and what was taken.
-    pub(super) fn into_parts(self) -> (Size, Option<Credit>) {
-        self.limited.map_or((Size::default(), None), |limited| {
-            (limited.evicted, limited.credit)
-        })
+    pub(super) fn into_used(self) -> Used {
+        self.limited.map(|limited| limited.used).unwrap_or_default()
+    }
+
+    pub(super) fn evicted(&self) -> Size {
+        let used = self.limited.as_ref().map(|limited| limited.used);
+        used.unwrap_or_default().evicted
     }
 
     /// Whether there always is room.
@@ -69,44 +76,34 @@ impl<'a, G: Generation, O: Copy + PartialEq> Room<'a, G, O> {
         self.limited.is_none()
     }
 
-    /// Takes room for what the write adds at the most. To be called once.
+    /// Takes room for what the write adds at the most.
     #[inline]
     pub fn take(&mut self, size: Size) -> Result<(), NoRoom> {
-        match &mut self.limited {
-            None => Ok(()),
-            Some(limited) => {
-                limited.credit = Some(limited.capacity.take(size)?);
-                Ok(())
-            }
+        if let Some(limited) = &mut self.limited {
+            limited.partition.capacity.take(size)?;
+            limited.used.taken += size;
         }
+        Ok(())
     }
 
-    /// Takes room for a write in place of the oldest entries of this generation: as many as it takes, and
-    /// no more than there are.
+    /// Takes room for a write in place of the oldest entries of this generation, which are dropped: no more
+    /// than it takes, and none if all of them were too few.
     pub fn take_in_place(
         &mut self,
         live: &mut G,
         size: Size,
         rows: &Rows<'_, G>,
     ) -> Result<(), NoRoom> {
-        if let Err(refused) = self.take(size) {
-            if refused == NoRoom::TooLarge {
-                return Err(refused);
-            }
-            let Some(limited) = &mut self.limited else {
-                return Ok(());
-            };
-            loop {
-                let first = live.first(1, 0);
-                if first.len == 0 {
-                    return Err(NoRoom::Full);
-                }
-                limited.evict(live, first.len, rows);
-                if let Ok(credit) = limited.capacity.take_in_place(limited.evicted, size) {
-                    limited.credit = Some(credit);
-                    return Ok(());
-                }
-            }
+        match self.take(size) {
+            Err(NoRoom::Full) => {}
+            other => return other,
+        }
+        if let Some(limited) = &mut self.limited {
+            let capacity = &limited.partition.capacity;
+            let (_, excess) = capacity.take_in_place(size_of(live), size)?;
+            limited.used.taken += size;
+            limited.used.taken_over += excess;
+            self.evict(live, excess, rows);
         }
         Ok(())
     }
@@ -116,30 +113,58 @@ impl<'a, G: Generation, O: Copy + PartialEq> Room<'a, G, O> {
         let Some(limited) = &mut self.limited else {
             return;
         };
-        while !size.fits(limited.evicted) && !live.is_empty() {
-            limited.evict(live, 1, rows);
+        let until = limited.used.evicted + size;
+        while !until.fits(limited.used.evicted) && !live.is_empty() {
+            limited.evict_first(live, rows);
         }
     }
 }
 
 impl<G: Generation, O: Copy + PartialEq> Limited<'_, G, O> {
-    fn evict(&mut self, live: &mut G, count: usize, rows: &Rows<'_, G>) {
-        let before = live.places().0;
-        let first = live.first(count, u64::MAX);
-        let (from, last) = (self.base + before, self.base + first.places);
+    fn evict_first(&mut self, live: &mut G, rows: &Rows<'_, G>) {
+        let bytes = live.first(1, 0).bytes;
+        let place = self.base + live.places_up_to(0);
         if let Some(copy) = rows.copy {
-            let places = (from + 1, last);
-            self.kept
-                .lock()
-                .add_to_last(places, |arena| copy(live, count, arena));
+            let mut kept = self.partition.kept.lock();
+            kept.add_to_last((place, place), |arena| copy(live, 1, arena));
         }
-        live.evict(count, rows.now, &mut self.after.retired);
-        self.evicted += Size {
-            entries: first.len,
-            bytes: first.bytes,
+        live.evict(1, rows.now, &mut self.after.retired);
+        self.used.evicted += Size { entries: 1, bytes };
+        let lost = Reason::Overflow;
+        self.partition.awaiting.lock().lose(place - 1, place, lost);
+        let left = if live.is_empty() {
+            self.base + live.places().1
+        } else {
+            place
         };
-        let mut awaiting = self.awaiting.lock();
-        awaiting.lose(from, last, Reason::Overflow);
-        awaiting.pass_within(from, last, &mut self.after.passed);
+        let passed = &mut self.after.passed;
+        self.partition.pass_live(self.since, left, passed);
     }
+}
+
+/// Introduces, changes or lifts the limit of a buffer of these partitions. Answers whether writers wait for
+/// room.
+///
+/// All partitions stand still meanwhile, so that what they hold counts exactly once. Their locks are
+/// taken in the order of the partitions; nobody else ever holds those of two.
+pub fn set_limit<G: Generation, O: Copy + PartialEq>(
+    partitions: &[Partition<G, O>],
+    capacity: &Capacity,
+    limit: Option<Size>,
+) -> bool {
+    let mut all: Vec<_> = partitions
+        .iter()
+        .map(|partition| (partition.ledger.lock(), partition.live.lock()))
+        .collect();
+    let mut held = Size::default();
+    for (ledger, live) in &mut all {
+        ledger.bounded = limit.is_some();
+        live.bounded = limit.is_some();
+        held += size_of(&live.generation);
+        held += Size {
+            entries: ledger.len,
+            bytes: ledger.bytes,
+        };
+    }
+    capacity.set_limit(limit, || held)
 }

@@ -1,0 +1,188 @@
+//! Writing to the live generation, and what is done when there is no room for that.
+
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+
+use super::{size_of, Closed, Generation, Live, Partition, Room, Rows, Written};
+use crate::capacity::{Credit, Size};
+use crate::delivery::After;
+use crate::sync::{unlock_fairly, Ordering};
+
+impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
+    /// Writes to the live generation, unless the partition is closed. The write takes the room that it
+    /// needs from `Room` first; what it has not used is given back.
+    pub fn write<R>(
+        &self,
+        after: &mut After<G::Arena, O>,
+        write: impl FnOnce(&mut G, &mut Room<'_, G, O>) -> R,
+    ) -> Result<Written<R, O>, Closed> {
+        let mut guard = self.live.lock();
+        if guard.closed {
+            return Err(Closed);
+        }
+        let live = &mut *guard;
+        let result = if live.bounded {
+            self.write_bounded(live, after, write)
+        } else {
+            write(&mut live.generation, &mut Room::unlimited())
+        };
+        Ok(self.written(live, after, result))
+    }
+
+    /// What the write has changed is counted even if it unwinds.
+    fn write_bounded<R>(
+        &self,
+        live: &mut Live<G, O>,
+        after: &mut After<G::Arena, O>,
+        write: impl FnOnce(&mut G, &mut Room<'_, G, O>) -> R,
+    ) -> R {
+        let before = size_of(&live.generation);
+        let mut room = Room::limited(self, live, after);
+        let written = catch_unwind(AssertUnwindSafe(|| write(&mut live.generation, &mut room)));
+        let used = room.into_used();
+        live.overflow += used.evicted;
+        let counted = before + used.taken;
+        let actual = size_of(&live.generation) + used.taken_over;
+        if counted != actual {
+            after.room |= self.capacity.correct(counted, actual);
+        }
+        written.unwrap_or_else(|cause| resume_unwind(cause))
+    }
+
+    /// Writes although the partition may be closed, and without asking for room: for a write that passed
+    /// the buffer's gate and has taken room for all that it writes, `credit`.
+    pub fn write_admitted<R>(
+        &self,
+        credit: &mut Credit,
+        after: &mut After<G::Arena, O>,
+        write: impl FnOnce(&mut G) -> R,
+    ) -> Written<R, O> {
+        let mut guard = self.live.lock();
+        let live = &mut *guard;
+        let result = self.write_on_credit(live, credit, after, write);
+        self.written(live, after, result)
+    }
+
+    /// The same for what somebody waits for: `owner` is told when it has left. `write` answers the places in
+    /// its generation that have what it wrote; if there are none, nothing is to be waited for.
+    pub fn write_awaited(
+        &self,
+        credit: &mut Credit,
+        after: &mut After<G::Arena, O>,
+        (owner, token): (O, u64),
+        write: impl FnOnce(&mut G) -> std::ops::Range<u64>,
+    ) -> Written<(), O> {
+        let mut guard = self.live.lock();
+        let live = &mut *guard;
+        let places = self.write_on_credit(live, credit, after, write);
+        let (from, last) = (live.base + places.start, live.base + places.end);
+        let mut awaiting = self.awaiting.lock();
+        awaiting.add(owner, token, from, last);
+        if places.is_empty() {
+            awaiting.pass_within(from, last, &mut after.passed);
+        }
+        drop(awaiting);
+        self.written(live, after, ())
+    }
+
+    /// Changes the live generation although the partition may be closed, and without taking room: where
+    /// nobody writes or drains meanwhile.
+    pub fn amend<R>(&self, change: impl FnOnce(&mut G) -> R) -> R {
+        let mut live = self.live.lock();
+        let result = change(&mut live.generation);
+        self.written(&mut live, &mut After::default(), result).result
+    }
+
+    fn write_on_credit<R>(
+        &self,
+        live: &mut Live<G, O>,
+        credit: &mut Credit,
+        after: &mut After<G::Arena, O>,
+        write: impl FnOnce(&mut G) -> R,
+    ) -> R {
+        if !live.bounded {
+            return write(&mut live.generation);
+        }
+        let before = size_of(&live.generation);
+        let written = catch_unwind(AssertUnwindSafe(|| write(&mut live.generation)));
+        let now = size_of(&live.generation);
+        *credit = self.capacity.spend(*credit, now - before);
+        if !before.fits(now) {
+            after.room |= self.capacity.give_back(before - now);
+        }
+        written.unwrap_or_else(|cause| resume_unwind(cause))
+    }
+
+    fn written<R>(
+        &self,
+        live: &mut Live<G, O>,
+        after: &mut After<G::Arena, O>,
+        result: R,
+    ) -> Written<R, O> {
+        let len = live.generation.len();
+        let held = len + self.draining.load(Ordering::Relaxed);
+        live.high_water = live.high_water.max(held);
+        // It may have been the write that removed the last entry.
+        if len == 0 {
+            self.pass_live(live.since, live.left(), &mut after.passed);
+        }
+        Written {
+            result,
+            signal: live.signal(),
+        }
+    }
+
+    /// Counts entries that are dropped instead of being written, and keeps them if `keep` does. Refused if
+    /// the partition is closed.
+    pub fn drop_new(
+        &self,
+        size: Size,
+        keep: Option<impl FnOnce(&mut G::Arena)>,
+    ) -> Result<Written<(), O>, Closed> {
+        let mut live = self.live.lock();
+        if live.closed {
+            return Err(Closed);
+        }
+        live.former.accepted += size.entries as u64;
+        live.overflow += size;
+        if let Some(keep) = keep {
+            let place = live.base + live.generation.places().1;
+            self.kept.lock().add_to_last((place, place), keep);
+        }
+        Ok(Written {
+            result: (),
+            signal: live.signal(),
+        })
+    }
+
+    /// Drops the oldest entries of the live generation, until they have this size. Answers their size, and
+    /// who is to be told. Nothing is dropped without a limit, or if the partition is closed.
+    pub fn evict(
+        &self,
+        size: Size,
+        rows: &Rows<'_, G>,
+        after: &mut After<G::Arena, O>,
+    ) -> (Size, Option<O>) {
+        let mut guard = self.live.lock();
+        let live = &mut *guard;
+        if !live.bounded || live.closed {
+            return (Size::default(), None);
+        }
+        let evicted = self.write_bounded(live, after, |generation, room| {
+            room.evict(generation, size, rows);
+            room.evicted()
+        });
+        (evicted, live.signal())
+    }
+
+    /// Looks at the live generation, or changes what does not count, in many short turns of one caller:
+    /// whoever waits for the lock has it next, instead of finding it taken again when it has woken up.
+    pub fn in_turn<R>(&self, turn: impl FnOnce(&mut G) -> R) -> Result<R, Closed> {
+        let mut live = self.live.lock();
+        if live.closed {
+            return Err(Closed);
+        }
+        let result = turn(&mut live.generation);
+        unlock_fairly(live);
+        Ok(result)
+    }
+}
