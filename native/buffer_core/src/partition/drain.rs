@@ -90,6 +90,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             let mut ledger = self.ledger.lock();
             ledger.oldest = drain.generation.oldest();
             if ledger.paused {
+                // Whoever goes on may be another one.
+                ledger.owner = None;
                 return Ok(Next::Paused);
             }
         }
@@ -200,7 +202,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         (ledger.owner, ledger.in_flight.clone())
     }
 
-    /// From now on no batch is started, or batches are again.
+    /// From now on no batch is started, or batches are again. Who asks for the next one while it is paused is
+    /// the owner no more.
     pub fn pause(&self, paused: bool) {
         self.ledger.lock().paused = paused;
     }
