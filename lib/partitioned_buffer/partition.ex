@@ -232,7 +232,10 @@ defmodule PartitionedBuffer.Partition do
     cond do
       closed? -> start_cycle(%{state | late: nil}, :stop)
       paused?(state) -> state
-      state.backoff != nil and trigger != :rest -> %{state | late: trigger}
+      state.backoff != nil -> if trigger == :rest, do: state, else: %{state | late: trigger}
+      trigger in [:rest, :more] -> start_cycle(state, trigger)
+      # What is left of a former generation comes first, and then what this is about.
+      draining(state) > 0 -> start_cycle(%{state | late: trigger}, :rest)
       true -> start_cycle(%{state | late: nil}, trigger)
     end
   end
@@ -240,7 +243,7 @@ defmodule PartitionedBuffer.Partition do
   defp start_cycle(state, trigger) do
     case to_drain(state, trigger) do
       0 ->
-        if trigger == :stop, do: ended(state), else: state
+        if trigger == :stop, do: ended(state), else: later(state)
 
       entries ->
         if trigger not in [:rest, :more], do: triggered(state, trigger, entries)
@@ -252,8 +255,14 @@ defmodule PartitionedBuffer.Partition do
     end
   end
 
-  defp to_drain(state, :rest), do: Native.partition_draining(state.ref, state.index)
+  # What was to start a cycle while that was not possible.
+  defp later(%{late: nil} = state), do: state
+  defp later(%{late: trigger} = state), do: cycle(%{state | late: nil}, trigger)
+
+  defp to_drain(state, :rest), do: draining(state)
   defp to_drain(state, _trigger), do: Native.partition_swap(state.ref, state.index)
+
+  defp draining(state), do: Native.partition_draining(state.ref, state.index)
 
   defp triggered(state, trigger, entries) do
     :ok = Native.partition_triggered(state.ref, state.index, trigger)
@@ -329,12 +338,12 @@ defmodule PartitionedBuffer.Partition do
 
   defp after_runner(state, :not_owner), do: resume(state)
   defp after_runner(%{late: nil} = state, :done), do: state |> discards() |> more()
-  defp after_runner(%{late: trigger} = state, :done), do: state |> discards() |> cycle(trigger)
+  defp after_runner(state, :done), do: state |> discards() |> later()
 
   # Where the oldest entries make room, a cycle takes them batch by batch; those that were there when it
   # began are not counted, but all that there are: they wait for nothing else.
   defp more(state) do
-    if state.settings.overflow == :drop_oldest and not state.settings.manual,
+    if state.settings.overflow == :drop_oldest,
       do: cycle(state, :more),
       else: cycle(state, :rest)
   end

@@ -1,7 +1,8 @@
 defmodule PartitionedBuffer.TelemetryCase do
   @moduledoc false
   # Events as messages. `listen/1` before a buffer of that name is started; then each event of it comes
-  # as `{:event, event, measurements, metadata}`, where `event` is without the common prefix. That a cycle
+  # as `{:event, event, measurements, metadata}`, where `event` is without the common prefix (that of a write
+  # begins with `:write`). That a cycle
   # has begun is told only to those who ask for it: it comes before whatever else a test is about.
 
   import ExUnit.Assertions
@@ -21,6 +22,15 @@ defmodule PartitionedBuffer.TelemetryCase do
 
   @doc false
   def forward(@prefix ++ event, measurements, %{buffer: buffer} = metadata, {test, buffer}) do
+    send(test, {:event, event, measurements, metadata})
+  end
+
+  def forward(
+        [_ | [:write | _] = event],
+        measurements,
+        %{buffer: buffer} = metadata,
+        {test, buffer}
+      ) do
     send(test, {:event, event, measurements, metadata})
   end
 
