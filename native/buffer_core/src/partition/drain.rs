@@ -90,6 +90,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             let mut ledger = self.ledger.lock();
             ledger.oldest = drain.generation.oldest();
             if ledger.paused {
+                // Whoever goes on may be another one.
+                ledger.owner = None;
                 return Ok(Next::Paused);
             }
         }
