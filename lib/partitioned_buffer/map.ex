@@ -87,6 +87,9 @@ defmodule PartitionedBuffer.Map do
 
   alias PartitionedBuffer.{Awaited, Handle, Native, Operation, Options, Refused, Room}
 
+  # Calls find the buffer natively by its name. One that is refused there is made again by the handle.
+  @by_handle [partition_key: nil]
+
   @type buffer :: PartitionedBuffer.buffer()
   @type key :: term()
   @type value :: term()
@@ -193,7 +196,16 @@ defmodule PartitionedBuffer.Map do
 
   """
   @spec put(buffer(), key(), value(), keyword()) :: written()
-  def put(buffer, key, value, opts \\ []) do
+  def put(buffer, key, value, opts \\ [])
+
+  def put(buffer, key, value, []) do
+    case Native.map_put(buffer, key, value, nil) do
+      :ok -> :ok
+      _refused -> put(buffer, key, value, @by_handle)
+    end
+  end
+
+  def put(buffer, key, value, opts) do
     {ref, index} = place(buffer, key, opts)
 
     with refused when refused != :ok <- Native.map_put(ref, key, value, index) do
@@ -309,6 +321,13 @@ defmodule PartitionedBuffer.Map do
   @spec put_newer(buffer(), key(), value(), version(), keyword()) :: written()
   def put_newer(buffer, key, value, version, opts \\ [])
 
+  def put_newer(buffer, key, value, version, []) when is_integer(version) do
+    case Native.map_put_newer(buffer, key, value, version, nil) do
+      :ok -> :ok
+      _refused -> put_newer(buffer, key, value, version, @by_handle)
+    end
+  end
+
   def put_newer(buffer, key, value, version, opts) when is_integer(version) do
     {ref, index} = place(buffer, key, opts)
 
@@ -375,7 +394,17 @@ defmodule PartitionedBuffer.Map do
 
   """
   @spec fetch(buffer(), key(), keyword()) :: {:ok, value()} | :error
-  def fetch(buffer, key, opts \\ []) do
+  def fetch(buffer, key, opts \\ [])
+
+  def fetch(buffer, key, []) do
+    case Native.map_fetch(buffer, key, nil) do
+      {:ok, _value} = found -> found
+      :error -> :error
+      _refused -> fetch(buffer, key, @by_handle)
+    end
+  end
+
+  def fetch(buffer, key, opts) do
     {ref, index} = place(buffer, key, opts)
 
     case Native.map_fetch(ref, key, index) do
@@ -405,7 +434,16 @@ defmodule PartitionedBuffer.Map do
 
   """
   @spec delete(buffer(), key(), keyword()) :: :ok
-  def delete(buffer, key, opts \\ []) do
+  def delete(buffer, key, opts \\ [])
+
+  def delete(buffer, key, []) do
+    case Native.map_delete(buffer, key, nil) do
+      :ok -> :ok
+      _refused -> delete(buffer, key, @by_handle)
+    end
+  end
+
+  def delete(buffer, key, opts) do
     {ref, index} = place(buffer, key, opts)
 
     with refused when refused != :ok <- Native.map_delete(ref, key, index) do
@@ -428,7 +466,17 @@ defmodule PartitionedBuffer.Map do
 
   """
   @spec take(buffer(), key(), keyword()) :: {:ok, value()} | :error
-  def take(buffer, key, opts \\ []) do
+  def take(buffer, key, opts \\ [])
+
+  def take(buffer, key, []) do
+    case Native.map_take(buffer, key, nil) do
+      {:ok, _value} = found -> found
+      :error -> :error
+      _refused -> take(buffer, key, @by_handle)
+    end
+  end
+
+  def take(buffer, key, opts) do
     {ref, index} = place(buffer, key, opts)
 
     case Native.map_take(ref, key, index) do
@@ -455,7 +503,17 @@ defmodule PartitionedBuffer.Map do
 
   """
   @spec has_key?(buffer(), key(), keyword()) :: boolean()
-  def has_key?(buffer, key, opts \\ []) do
+  def has_key?(buffer, key, opts \\ [])
+
+  def has_key?(buffer, key, []) do
+    case Native.map_has_key(buffer, key, nil) do
+      :ok -> true
+      :error -> false
+      _refused -> has_key?(buffer, key, @by_handle)
+    end
+  end
+
+  def has_key?(buffer, key, opts) do
     {ref, index} = place(buffer, key, opts)
 
     case Native.map_has_key(ref, key, index) do
@@ -506,7 +564,17 @@ defmodule PartitionedBuffer.Map do
   """
   @spec update(buffer(), key(), default :: value(), operation() | (value() -> value()), keyword()) ::
           written()
-  def update(buffer, key, default, operation, opts \\ []) do
+  def update(buffer, key, default, operation, opts \\ [])
+
+  def update(buffer, key, default, {name, operand} = operation, [])
+      when name in [:max, :min, :append] or (name == :add and is_number(operand)) do
+    case Native.map_update(buffer, key, name, operand, nil) do
+      :ok -> :ok
+      _more_to_do -> update(buffer, key, default, operation, @by_handle)
+    end
+  end
+
+  def update(buffer, key, default, operation, opts) do
     with :wait <- try_update(buffer, key, default, operation, opts) do
       again = fn -> try_update(buffer, key, default, operation, opts) end
       Room.retry(buffer, Options.timeout_of!(opts), again)
@@ -595,8 +663,6 @@ defmodule PartitionedBuffer.Map do
   def info(buffer), do: PartitionedBuffer.info(buffer)
 
   # The storage and, if it is not the key that says it, the partition.
-  defp place(buffer, _key, []), do: {Handle.fetch!(buffer).ref, nil}
-
   defp place(buffer, key, opts) do
     handle = Handle.fetch!(buffer)
 
@@ -704,6 +770,13 @@ defmodule PartitionedBuffer.Map do
   end
 
   # The native side finds out whether all entries are in order. Which one is not is only asked for the error.
+  defp write_all(buffer, entries, [], versioned?) when is_list(entries) do
+    case Native.map_put_all(buffer, entries, nil, versioned?) do
+      :ok -> :ok
+      _refused -> write_all(buffer, entries, @by_handle, versioned?)
+    end
+  end
+
   defp write_all(buffer, entries, opts, versioned?) when is_list(entries) do
     {partition_key, timeout} = Options.write!(opts)
     if partition_key != nil, do: validate!(entries, versioned?)

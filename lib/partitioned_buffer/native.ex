@@ -27,10 +27,13 @@ defmodule PartitionedBuffer.Native do
 
   @typedoc "A buffer's storage."
   @type handle :: reference()
+  @typedoc "A buffer: its handle, or the name that it is used by. Any other term is an unknown one."
+  @type target :: handle() | atom() | term()
   @type index :: non_neg_integer()
   @type kind :: :queue | :map
   @type refused ::
           :closed
+          | :unknown
           | :heavy
           | :improper
           | :no_partitions
@@ -110,8 +113,8 @@ defmodule PartitionedBuffer.Native do
 
   # queue
 
-  @spec queue_push(name :: term(), term()) :: written() | :unknown
-  def queue_push(_name, _item), do: not_loaded()
+  @spec queue_push(target(), term()) :: written()
+  def queue_push(_target, _item), do: not_loaded()
 
   @spec queue_push_dirty(handle(), term()) :: written()
   def queue_push_dirty(_handle, _item), do: not_loaded()
@@ -122,8 +125,8 @@ defmodule PartitionedBuffer.Native do
   @spec queue_push_to_dirty(handle(), term(), index()) :: written()
   def queue_push_to_dirty(_handle, _item, _index), do: not_loaded()
 
-  @spec queue_push_list(name :: term(), list()) :: written() | :unknown
-  def queue_push_list(_name, _items), do: not_loaded()
+  @spec queue_push_list(target(), list()) :: written()
+  def queue_push_list(_target, _items), do: not_loaded()
 
   @spec queue_push_list_dirty(handle(), list()) :: written()
   def queue_push_list_dirty(_handle, _items), do: not_loaded()
@@ -147,20 +150,20 @@ defmodule PartitionedBuffer.Native do
 
   # map
 
-  @spec map_put(handle(), term(), term(), index() | nil) :: written()
-  def map_put(_handle, _key, _value, _index), do: not_loaded()
+  @spec map_put(target(), term(), term(), index() | nil) :: written()
+  def map_put(_target, _key, _value, _index), do: not_loaded()
 
-  @spec map_put_dirty(handle(), term(), term(), index() | nil) :: written()
-  def map_put_dirty(_handle, _key, _value, _index), do: not_loaded()
+  @spec map_put_dirty(target(), term(), term(), index() | nil) :: written()
+  def map_put_dirty(_target, _key, _value, _index), do: not_loaded()
 
-  @spec map_put_newer(handle(), term(), term(), integer(), index() | nil) :: written()
-  def map_put_newer(_handle, _key, _value, _version, _index), do: not_loaded()
+  @spec map_put_newer(target(), term(), term(), integer(), index() | nil) :: written()
+  def map_put_newer(_target, _key, _value, _version, _index), do: not_loaded()
 
-  @spec map_put_newer_dirty(handle(), term(), term(), integer(), index() | nil) :: written()
-  def map_put_newer_dirty(_handle, _key, _value, _version, _index), do: not_loaded()
+  @spec map_put_newer_dirty(target(), term(), term(), integer(), index() | nil) :: written()
+  def map_put_newer_dirty(_target, _key, _value, _version, _index), do: not_loaded()
 
-  @spec map_put_all(handle(), list(), [index()] | nil, versioned :: boolean()) :: written()
-  def map_put_all(_handle, _entries, _indexes, _versioned), do: not_loaded()
+  @spec map_put_all(target(), list(), [index()] | nil, versioned :: boolean()) :: written()
+  def map_put_all(_target, _entries, _indexes, _versioned), do: not_loaded()
 
   @spec map_put_all_dirty(handle(), list(), [index()] | nil, versioned :: boolean()) :: written()
   def map_put_all_dirty(_handle, _entries, _indexes, _versioned), do: not_loaded()
@@ -176,43 +179,43 @@ defmodule PartitionedBuffer.Native do
           {:ok, [token()]} | refused()
   def map_put_awaited_dirty(_handle, _entries, _indexes, _token), do: not_loaded()
 
-  @spec map_fetch(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
-  def map_fetch(_handle, _key, _index), do: not_loaded()
+  @spec map_fetch(target(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_fetch(_target, _key, _index), do: not_loaded()
 
-  @spec map_fetch_dirty(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
-  def map_fetch_dirty(_handle, _key, _index), do: not_loaded()
+  @spec map_fetch_dirty(target(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_fetch_dirty(_target, _key, _index), do: not_loaded()
 
-  @spec map_delete(handle(), term(), index() | nil) :: written()
-  def map_delete(_handle, _key, _index), do: not_loaded()
+  @spec map_delete(target(), term(), index() | nil) :: written()
+  def map_delete(_target, _key, _index), do: not_loaded()
 
-  @spec map_delete_dirty(handle(), term(), index() | nil) :: written()
-  def map_delete_dirty(_handle, _key, _index), do: not_loaded()
+  @spec map_delete_dirty(target(), term(), index() | nil) :: written()
+  def map_delete_dirty(_target, _key, _index), do: not_loaded()
 
-  @spec map_take(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
-  def map_take(_handle, _key, _index), do: not_loaded()
+  @spec map_take(target(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_take(_target, _key, _index), do: not_loaded()
 
-  @spec map_take_dirty(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
-  def map_take_dirty(_handle, _key, _index), do: not_loaded()
+  @spec map_take_dirty(target(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_take_dirty(_target, _key, _index), do: not_loaded()
 
-  @spec map_has_key(handle(), term(), index() | nil) :: :ok | :error | refused()
-  def map_has_key(_handle, _key, _index), do: not_loaded()
+  @spec map_has_key(target(), term(), index() | nil) :: :ok | :error | refused()
+  def map_has_key(_target, _key, _index), do: not_loaded()
 
-  @spec map_has_key_dirty(handle(), term(), index() | nil) :: :ok | :error | refused()
-  def map_has_key_dirty(_handle, _key, _index), do: not_loaded()
+  @spec map_has_key_dirty(target(), term(), index() | nil) :: :ok | :error | refused()
+  def map_has_key_dirty(_target, _key, _index), do: not_loaded()
 
-  @spec map_update(handle(), term(), :add | :max | :min | :append, term(), index() | nil) ::
+  @spec map_update(target(), term(), :add | :max | :min | :append, term(), index() | nil) ::
           :ok | :error | :wrong_type | :unsuited | refused()
-  def map_update(_handle, _key, _operation, _operand, _index), do: not_loaded()
+  def map_update(_target, _key, _operation, _operand, _index), do: not_loaded()
 
-  @spec map_compare_put_dirty(handle(), term(), term(), term(), index() | nil) ::
+  @spec map_compare_put_dirty(target(), term(), term(), term(), index() | nil) ::
           :ok | :error | :changed | refused()
-  def map_compare_put_dirty(_handle, _key, _expected, _value, _index), do: not_loaded()
+  def map_compare_put_dirty(_target, _key, _expected, _value, _index), do: not_loaded()
 
-  @spec map_put_new(handle(), term(), term(), index() | nil) :: :ok | :changed | refused()
-  def map_put_new(_handle, _key, _value, _index), do: not_loaded()
+  @spec map_put_new(target(), term(), term(), index() | nil) :: :ok | :changed | refused()
+  def map_put_new(_target, _key, _value, _index), do: not_loaded()
 
-  @spec map_put_new_dirty(handle(), term(), term(), index() | nil) :: :ok | :changed | refused()
-  def map_put_new_dirty(_handle, _key, _value, _index), do: not_loaded()
+  @spec map_put_new_dirty(target(), term(), term(), index() | nil) :: :ok | :changed | refused()
+  def map_put_new_dirty(_target, _key, _value, _index), do: not_loaded()
 
   @spec map_remember_dirty(handle(), non_neg_integer()) :: :ok | refused()
   def map_remember_dirty(_handle, _count), do: not_loaded()

@@ -18,8 +18,9 @@ use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
 pub use self::list::write_granted;
 use self::versions::Record;
-use crate::arena::{immediate, immediate_word, Arena, Copies, Handle};
+use crate::arena::{immediate, immediate_word, Arena, Copies};
 use crate::cycle::Readable;
+use crate::names::Target;
 use crate::reclaimer::reclaim;
 use crate::resource::{MapBuffer, Shared, Storage};
 use crate::weigh::{account, Heavy, Limits, Scale};
@@ -30,100 +31,98 @@ type Index = Option<usize>;
 
 /// Puts a value, whatever was there. Bounded.
 #[rustler::nif]
-fn map_put<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
-    answer(put(handle, key, value, index, Scale::bounded()))
+fn map_put<'a>(buffer: Target<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
+    answer(buffer.with(|shared| put(shared, key, value, index, Scale::bounded())))
 }
 
 /// The same for a key and a value of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn map_put_dirty<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
-    answer(put(handle, key, value, index, Scale::generous()))
+fn map_put_dirty<'a>(buffer: Target<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
+    answer(buffer.with(|shared| put(shared, key, value, index, Scale::generous())))
 }
 
 /// Puts a value unless one of the same or a higher version is there. Bounded.
 #[rustler::nif]
 fn map_put_newer<'a>(
-    handle: Handle<'_>,
+    buffer: Target<'_>,
     key: Term<'a>,
     value: Term<'a>,
     version: Term<'a>,
     index: Index,
 ) -> Atom {
-    answer(put_newer(
-        handle,
-        key,
-        value,
-        version,
-        index,
-        Scale::bounded(),
-    ))
+    answer(buffer.with(|shared| put_newer(shared, key, value, version, index, Scale::bounded())))
 }
 
 /// The same for terms of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn map_put_newer_dirty<'a>(
-    handle: Handle<'_>,
+    buffer: Target<'_>,
     key: Term<'a>,
     value: Term<'a>,
     version: Term<'a>,
     index: Index,
 ) -> Atom {
-    answer(put_newer(
-        handle,
-        key,
-        value,
-        version,
-        index,
-        Scale::generous(),
-    ))
+    answer(buffer.with(|shared| put_newer(shared, key, value, version, index, Scale::generous())))
 }
 
 /// The value of a key. Bounded.
 #[rustler::nif]
-fn map_fetch<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
-    found(env, fetch(env, handle, key, index, Scale::bounded()))
+fn map_fetch<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+    found(
+        env,
+        buffer.with(|shared| fetch(env, shared, key, index, Scale::bounded())),
+    )
 }
 
 /// The same for a key and a value of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn map_fetch_dirty<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
-    found(env, fetch(env, handle, key, index, Scale::generous()))
+fn map_fetch_dirty<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+    found(
+        env,
+        buffer.with(|shared| fetch(env, shared, key, index, Scale::generous())),
+    )
 }
 
 /// Removes a key: `ok`, also if it was not there. Bounded.
 #[rustler::nif]
-fn map_delete<'a>(handle: Handle<'_>, key: Term<'a>, index: Index) -> Atom {
-    answer(delete(handle, key, index, Scale::bounded()))
+fn map_delete<'a>(buffer: Target<'_>, key: Term<'a>, index: Index) -> Atom {
+    answer(buffer.with(|shared| delete(shared, key, index, Scale::bounded())))
 }
 
 /// The same for a key of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn map_delete_dirty<'a>(handle: Handle<'_>, key: Term<'a>, index: Index) -> Atom {
-    answer(delete(handle, key, index, Scale::generous()))
+fn map_delete_dirty<'a>(buffer: Target<'_>, key: Term<'a>, index: Index) -> Atom {
+    answer(buffer.with(|shared| delete(shared, key, index, Scale::generous())))
 }
 
 /// Removes a key and answers the value that it had. Bounded.
 #[rustler::nif]
-fn map_take<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
-    found(env, take(env, handle, key, index, Scale::bounded()))
+fn map_take<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+    found(
+        env,
+        buffer.with(|shared| take(env, shared, key, index, Scale::bounded())),
+    )
 }
 
 /// The same for a key and a value of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn map_take_dirty<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
-    found(env, take(env, handle, key, index, Scale::generous()))
+fn map_take_dirty<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+    found(
+        env,
+        buffer.with(|shared| take(env, shared, key, index, Scale::generous())),
+    )
 }
 
 /// Whether a key is there: `ok` or `error`. Bounded.
 #[rustler::nif]
-fn map_has_key(handle: Handle<'_>, key: Term<'_>, index: Index) -> Atom {
-    has_key(handle, key, index, Scale::bounded())
+fn map_has_key(buffer: Target<'_>, key: Term<'_>, index: Index) -> Atom {
+    there(buffer.with(|shared| has_key(shared, key, index, Scale::bounded())))
 }
 
 /// The same for a key of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn map_has_key_dirty(handle: Handle<'_>, key: Term<'_>, index: Index) -> Atom {
-    has_key(handle, key, index, Scale::generous())
+fn map_has_key_dirty(buffer: Target<'_>, key: Term<'_>, index: Index) -> Atom {
+    there(buffer.with(|shared| has_key(shared, key, index, Scale::generous())))
 }
 
 fn found<'a>(env: Env<'a>, result: Result<Option<Term<'a>>, Refused>) -> Term<'a> {
@@ -269,7 +268,7 @@ pub fn zero_is_as_expected(env: Env<'_>) -> bool {
 }
 
 fn put(
-    handle: Handle<'_>,
+    shared: &Shared,
     key: Term<'_>,
     value: Term<'_>,
     index: Index,
@@ -277,7 +276,6 @@ fn put(
 ) -> Result<(), Refused> {
     let key = Key::new(key, &mut scale)?;
     let weight = scale.weigh(value)?;
-    let shared = handle.0;
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
     account(env, 0, scale.weighed());
@@ -301,7 +299,7 @@ fn put(
 }
 
 fn put_newer<'a>(
-    handle: Handle<'_>,
+    shared: &Shared,
     key: Term<'a>,
     value: Term<'a>,
     version: Term<'a>,
@@ -310,7 +308,6 @@ fn put_newer<'a>(
 ) -> Result<(), Refused> {
     let key = Key::new(key, &mut scale)?;
     let weights = (scale.weigh(value)?, scale.weigh(version)?);
-    let shared = handle.0;
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
     account(env, 0, scale.weighed());
@@ -376,13 +373,13 @@ fn is_newer(map: &Map<Arena>, version: Term<'_>, than: Cell) -> bool {
 
 fn fetch<'a>(
     env: Env<'a>,
-    handle: Handle<'_>,
+    shared: &Shared,
     key: Term<'a>,
     index: Index,
     mut scale: Scale,
 ) -> Result<Option<Term<'a>>, Refused> {
     let key = Key::new(key, &mut scale)?;
-    let partition = key.partition(buffer(handle.0)?, index)?;
+    let partition = key.partition(buffer(shared)?, index)?;
     partition.read_live(|map| {
         let Some(slot) = key.find(map) else {
             return Ok(None);
@@ -395,15 +392,10 @@ fn fetch<'a>(
     })?
 }
 
-fn delete(
-    handle: Handle<'_>,
-    key: Term<'_>,
-    index: Index,
-    mut scale: Scale,
-) -> Result<(), Refused> {
+fn delete(shared: &Shared, key: Term<'_>, index: Index, mut scale: Scale) -> Result<(), Refused> {
     let key = Key::new(key, &mut scale)?;
-    let partition = key.partition(buffer(handle.0)?, index)?;
-    write(key.term.get_env(), handle.0, partition, |map, _| {
+    let partition = key.partition(buffer(shared)?, index)?;
+    write(key.term.get_env(), shared, partition, |map, _| {
         if let Some(slot) = key.find(map) {
             remove(map, &key, slot);
         }
@@ -417,14 +409,14 @@ fn remove(map: &mut Map<Arena>, key: &Key<'_>, slot: usize) {
 
 fn take<'a>(
     env: Env<'a>,
-    handle: Handle<'_>,
+    shared: &Shared,
     key: Term<'a>,
     index: Index,
     mut scale: Scale,
 ) -> Result<Option<Term<'a>>, Refused> {
     let key = Key::new(key, &mut scale)?;
-    let partition = key.partition(buffer(handle.0)?, index)?;
-    write(env, handle.0, partition, |map, _| {
+    let partition = key.partition(buffer(shared)?, index)?;
+    write(env, shared, partition, |map, _| {
         let Some(slot) = key.find(map) else {
             return Ok(None);
         };
@@ -438,16 +430,22 @@ fn take<'a>(
     })?
 }
 
-fn has_key(handle: Handle<'_>, key: Term<'_>, index: Index, mut scale: Scale) -> Atom {
-    let mut find = || {
-        let key = Key::new(key, &mut scale)?;
-        let partition = key.partition(buffer(handle.0)?, index)?;
-        Ok(partition.read_live(|map| key.find(map).is_some())?)
-    };
-    match find() {
+fn has_key(
+    shared: &Shared,
+    key: Term<'_>,
+    index: Index,
+    mut scale: Scale,
+) -> Result<bool, Refused> {
+    let key = Key::new(key, &mut scale)?;
+    let partition = key.partition(buffer(shared)?, index)?;
+    Ok(partition.read_live(|map| key.find(map).is_some())?)
+}
+
+fn there(result: Result<bool, Refused>) -> Atom {
+    match result {
         Ok(true) => atoms::ok(),
         Ok(false) => atoms::error(),
-        Err(refused) => Refused::atom(refused),
+        Err(refused) => refused.atom(),
     }
 }
 

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use once_cell::sync::Lazy;
-use rustler::Term;
+use rustler::{Decoder, NifResult, Term};
 
-use crate::arena::immediate_word;
+use crate::arena::{immediate_word, Handle};
 use crate::resource::Shared;
 use crate::write::Refused;
 
@@ -41,15 +41,28 @@ impl Hasher for WordHasher {
     }
 }
 
-/// Runs `call` with the buffer of this name, if there is one.
-#[inline]
-pub fn with<R>(
-    name: Term<'_>,
-    call: impl FnOnce(&Shared) -> Result<R, Refused>,
-) -> Result<R, Refused> {
-    let table = TABLE.load();
-    let found = immediate_word(name).and_then(|word| table.get(&word));
-    call(found.ok_or(Refused::Unknown)?)
+/// A buffer as a NIF's argument: by its name, or by a handle.
+#[derive(Clone, Copy)]
+pub struct Target<'a>(Term<'a>);
+
+impl<'a> Decoder<'a> for Target<'a> {
+    #[inline]
+    fn decode(term: Term<'a>) -> NifResult<Self> {
+        Ok(Self(term))
+    }
+}
+
+impl Target<'_> {
+    /// Runs `call` with the buffer, if there is one.
+    #[inline]
+    pub fn with<R>(self, call: impl FnOnce(&Shared) -> Result<R, Refused>) -> Result<R, Refused> {
+        let Some(word) = immediate_word(self.0) else {
+            let handle = self.0.decode::<Handle>();
+            return call(handle.map_err(|_| Refused::Unknown)?.0);
+        };
+        let table = TABLE.load();
+        call(table.get(&word).ok_or(Refused::Unknown)?)
+    }
 }
 
 /// From now on this atom is the name of this buffer.

@@ -1,7 +1,7 @@
 //! NIFs that write to a queue.
 //!
 //! Each answers `ok`, or says why nothing was written: `closed`, `no_partitions`, `improper` (not a
-//! proper list), `heavy` (call the `_dirty` twin; from that one: an item of 4 GB or more), `full`,
+//! proper list), `unknown` (there is no such buffer), `heavy` (call the `_dirty` twin; from that one: an item of 4 GB or more), `full`,
 //! `too_large` (for the buffer's bounds) or `wait` (there is no room now: call `queue_wait_dirty`).
 
 use buffer_core::{Arena as _, Credit, Generation as _, NoRoom, Partition, Queue, Size, Wait};
@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use crate::arena::{Arena, Copies, Handle};
 use crate::cycle::Readable;
+use crate::names::Target;
 use crate::resource::{Overflow, QueueBuffer, Shared, Storage};
 use crate::server::Waiter;
 use crate::weigh::{account, Limits, Scale};
@@ -17,7 +18,7 @@ use crate::write::{
     answer, finish, make_room, no_room, own_route, signal, take_room, tokens, Awaited, Refused,
     Todo,
 };
-use crate::{atoms, clock, names};
+use crate::{atoms, clock};
 
 /// Entries up to this weight, and lists of which a partition gets no more than that many, are copied
 /// under the partition's lock.
@@ -25,12 +26,10 @@ use crate::{atoms, clock, names};
 const COPIED_UNDER_LOCK: u32 = 8 * 1024;
 const LISTED_UNDER_LOCK: usize = 64;
 
-/// One item to the buffer of this name, or `unknown`, routed by itself. Bounded.
+/// One item, routed by itself. Bounded.
 #[rustler::nif]
-fn queue_push(name: Term<'_>, item: Term<'_>) -> Atom {
-    answer(names::with(name, |shared| {
-        push(shared, item, None, Scale::bounded())
-    }))
+fn queue_push(buffer: Target<'_>, item: Term<'_>) -> Atom {
+    answer(buffer.with(|shared| push(shared, item, None, Scale::bounded())))
 }
 
 /// One item of any size, routed by itself.
@@ -51,13 +50,11 @@ fn queue_push_to_dirty(handle: Handle<'_>, item: Term<'_>, index: usize) -> Atom
     answer(push(handle.0, item, Some(index), Scale::generous()))
 }
 
-/// A list of items to the buffer of this name, or `unknown`, each routed by itself. Bounded.
+/// A list of items, each routed by itself. Bounded.
 #[rustler::nif]
-fn queue_push_list(name: Term<'_>, items: Term<'_>) -> Atom {
+fn queue_push_list(buffer: Target<'_>, items: Term<'_>) -> Atom {
     let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
-    answer_list(names::with(name, |shared| {
-        push_list(shared, items, Routes::Hash, scale, limit, None)
-    }))
+    answer_list(buffer.with(|shared| push_list(shared, items, Routes::Hash, scale, limit, None)))
 }
 
 /// A list of items of any length and size, each routed by itself.

@@ -11,6 +11,7 @@ use rustler::{Atom, Encoder, Env, Term, TermType};
 use super::versions::{self, Record};
 use super::{buffer, entry_size, write_newer, zero, Index, Key};
 use crate::arena::{immediate_word, tuple_elements, Arena, Handle};
+use crate::names::Target;
 use crate::reclaimer::reclaim;
 use crate::resource::{MapBuffer, Overflow, Shared};
 use crate::server::Waiter;
@@ -27,13 +28,14 @@ const AT_A_TIME: usize = 64;
 /// key or by a list of indexes (nil for none). Bounded.
 #[rustler::nif]
 fn map_put_all<'a>(
-    handle: Handle<'_>,
+    buffer: Target<'_>,
     entries: Term<'a>,
     indexes: Term<'a>,
     versioned: bool,
 ) -> Atom {
     let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
-    let put = put_all(handle.0, entries, indexes, versioned, scale, limit, None);
+    let put =
+        buffer.with(|shared| put_all(shared, entries, indexes, versioned, scale, limit, None));
     answer(put.map(|_| ()))
 }
 

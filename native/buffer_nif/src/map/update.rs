@@ -5,7 +5,9 @@ use buffer_core::{Map, Size};
 use rustler::{Atom, Term};
 
 use super::{buffer, given, slot_with_room, term, write, zero, Index, Key};
-use crate::arena::{immediate_word, Arena, Handle};
+use crate::arena::{immediate_word, Arena};
+use crate::names::Target;
+use crate::resource::Shared;
 use crate::weigh::Scale;
 use crate::write::{no_room, Refused};
 use crate::{atoms, clock, operation};
@@ -14,42 +16,50 @@ use crate::{atoms, clock, operation};
 /// `unsuited`, if it takes Elixir's arithmetic or more time than there is under a lock. Bounded.
 #[rustler::nif]
 fn map_update<'a>(
-    handle: Handle<'_>,
+    buffer: Target<'_>,
     key: Term<'a>,
     operation: Atom,
     operand: Term<'a>,
     index: Index,
 ) -> Atom {
-    update(handle, key, operation, operand, index, Scale::bounded()).unwrap_or_else(Refused::atom)
+    buffer
+        .with(|shared| update(shared, key, operation, operand, index, Scale::bounded()))
+        .unwrap_or_else(Refused::atom)
 }
 
 /// Puts a value if the value of the key is still `expected`, as an update: `ok`, `changed`, or `error`
 /// if the key is not there. Dirty, since terms may be of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn map_compare_put_dirty<'a>(
-    handle: Handle<'_>,
+    buffer: Target<'_>,
     key: Term<'a>,
     expected: Term<'a>,
     value: Term<'a>,
     index: Index,
 ) -> Atom {
-    compare_put(handle, key, expected, value, index).unwrap_or_else(Refused::atom)
+    buffer
+        .with(|shared| compare_put(shared, key, expected, value, index))
+        .unwrap_or_else(Refused::atom)
 }
 
 /// Puts a value if the key is not there: `ok` or `changed`. Bounded.
 #[rustler::nif]
-fn map_put_new<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
-    put_new(handle, key, value, index, Scale::bounded()).unwrap_or_else(Refused::atom)
+fn map_put_new<'a>(buffer: Target<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
+    buffer
+        .with(|shared| put_new(shared, key, value, index, Scale::bounded()))
+        .unwrap_or_else(Refused::atom)
 }
 
 /// The same for terms of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn map_put_new_dirty<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
-    put_new(handle, key, value, index, Scale::generous()).unwrap_or_else(Refused::atom)
+fn map_put_new_dirty<'a>(buffer: Target<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
+    buffer
+        .with(|shared| put_new(shared, key, value, index, Scale::generous()))
+        .unwrap_or_else(Refused::atom)
 }
 
 fn update(
-    handle: Handle<'_>,
+    shared: &Shared,
     key: Term<'_>,
     operation: Atom,
     operand: Term<'_>,
@@ -58,7 +68,6 @@ fn update(
 ) -> Result<Atom, Refused> {
     let key = Key::new(key, &mut scale)?;
     scale.weigh(operand)?;
-    let shared = handle.0;
     let partition = key.partition(buffer(shared)?, index)?;
     write(operand.get_env(), shared, partition, |map, room| {
         let Some(slot) = key.find(map) else {
@@ -93,7 +102,7 @@ fn growth(map: &Map<Arena>, old: Cell, weight: u32) -> Size {
 }
 
 fn compare_put(
-    handle: Handle<'_>,
+    shared: &Shared,
     key: Term<'_>,
     expected: Term<'_>,
     value: Term<'_>,
@@ -102,7 +111,6 @@ fn compare_put(
     let mut scale = Scale::generous();
     let key = Key::new(key, &mut scale)?;
     let weight = scale.weigh(value)?;
-    let shared = handle.0;
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
     let value = given(value, weight);
@@ -128,7 +136,7 @@ fn compare_put(
 }
 
 fn put_new(
-    handle: Handle<'_>,
+    shared: &Shared,
     key: Term<'_>,
     value: Term<'_>,
     index: Index,
@@ -136,7 +144,6 @@ fn put_new(
 ) -> Result<Atom, Refused> {
     let key = Key::new(key, &mut scale)?;
     let weight = scale.weigh(value)?;
-    let shared = handle.0;
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
     let total = u64::from(key.weight) + u64::from(weight);
