@@ -104,9 +104,8 @@ struct Live<G, O> {
 
 struct Drain<G: Generation> {
     generation: G,
-    // Places before its first one, and those up to its last one.
+    // Places of the generations before it.
     base: u64,
-    until: u64,
     swapped_at: i64,
     // How its first entries are to be tried again.
     pieces: VecDeque<Piece>,
@@ -171,7 +170,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             drain: Mutex::new(Drain {
                 generation: G::default(),
                 base: 0,
-                until: 0,
                 swapped_at: 0,
                 pieces: VecDeque::new(),
                 retired: Retired::default(),
