@@ -346,6 +346,18 @@ impl Run {
                 let failed = (0..values(model.batch()).len()).filter(|n| bits >> (n % 64) & 1 == 1);
                 self.fail_some(owner, failed.map(|n| n as u32).collect());
             }
+            Op::FailPartly(bits, reason) => {
+                let all = Limits(usize::MAX, u64::MAX, None);
+                for op in [
+                    Op::Swap(None),
+                    Op::Next(1, all),
+                    Op::FailSome(1, bits),
+                    Op::Settle(reason, 0, false),
+                ] {
+                    self.step(&op);
+                    self.check();
+                }
+            }
             Op::FailSomeOthers(owner, ref failed) => self.fail_some(owner, failed.clone()),
             Op::Settle(reason, max_retries, split) => {
                 let policy = Policy { max_retries, split };

@@ -39,6 +39,8 @@ pub enum Op {
     Fail(Owner, Reason),
     /// With those of it whose bits are set.
     FailSome(Owner, u64),
+    /// The same with the next batch, which is given up then, but for what of it has been processed.
+    FailPartly(u64, Reason),
     /// With entries that it may not have.
     FailSomeOthers(Owner, Vec<u32>),
     Settle(Reason, u32, bool),
@@ -64,7 +66,7 @@ fn weight() -> impl Strategy<Value = u32> {
 }
 
 fn count() -> impl Strategy<Value = usize> {
-    prop_oneof![5 => 0..20usize, 2 => 200..300usize, 1 => 0..900usize]
+    prop_oneof![3 => 0..4usize, 3 => 0..20usize, 2 => 200..300usize, 1 => 0..900usize]
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
@@ -124,6 +126,7 @@ pub fn op() -> impl Strategy<Value = Op> {
         4 => (owner(), limits()).prop_map(|(owner, limits)| Op::Finish(owner, limits)),
         2 => owner().prop_map(Op::Done),
         2 => (owner(), reason()).prop_map(|(owner, reason)| Op::Fail(owner, reason)),
+        4 => (any::<u64>(), reason()).prop_map(|(bits, reason)| Op::FailPartly(bits, reason)),
         4 => (owner(), any::<u64>()).prop_map(|(owner, bits)| Op::FailSome(owner, bits)),
         1 => (owner(), prop::collection::vec(0..30u32, 0..4))
             .prop_map(|(owner, failed)| Op::FailSomeOthers(owner, failed)),
