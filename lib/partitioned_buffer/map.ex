@@ -240,7 +240,8 @@ defmodule PartitionedBuffer.Map do
              Native.map_put_awaited(ref, entries, indexes, Awaited.token()) do
         dirty = fn -> Native.map_put_awaited_dirty(ref, entries, indexes, Awaited.token()) end
         again = fn -> {:again, put_await(buffer, key, value, opts)} end
-        Refused.go_on(refused, buffer, ref, dirty, again, {timeout, nil})
+        wait = &Native.map_wait_dirty(ref, entries, indexes, &1, Awaited.token())
+        Refused.go_on(refused, buffer, ref, dirty, again, {timeout, wait})
       end
 
     case written do
@@ -509,7 +510,7 @@ defmodule PartitionedBuffer.Map do
   def update(buffer, key, default, operation, opts \\ []) do
     with :wait <- try_update(buffer, key, default, operation, opts) do
       again = fn -> try_update(buffer, key, default, operation, opts) end
-      Room.retry(buffer, Options.timeout_of!(opts), again)
+      Room.retry(buffer, Handle.fetch!(buffer).ref, Options.timeout_of!(opts), again)
     end
   end
 
@@ -656,7 +657,7 @@ defmodule PartitionedBuffer.Map do
 
   # How a write waits for room.
   defp wait(ref, entries, index, opts) do
-    queue = &Native.map_wait_dirty(ref, entries, List.wrap(index), &1)
+    queue = &Native.map_wait_dirty(ref, entries, List.wrap(index), &1, nil)
     {Options.timeout_of!(opts), queue}
   end
 
@@ -718,7 +719,7 @@ defmodule PartitionedBuffer.Map do
     with refused when refused != :ok <- Native.map_put_all(handle.ref, entries, indexes) do
       dirty = fn -> Native.map_put_all_dirty(handle.ref, entries, indexes) end
       again = fn -> write_all(buffer, entries, opts, valid?) end
-      queue = &Native.map_wait_dirty(handle.ref, entries, indexes || [], &1)
+      queue = &Native.map_wait_dirty(handle.ref, entries, indexes || [], &1, nil)
       Refused.go_on(refused, buffer, handle.ref, dirty, again, {timeout, queue})
     end
   end

@@ -51,6 +51,7 @@ rustler::atoms! {
     failed,
     expired,
     overflow,
+    processing_timeout,
     // what starts a cycle
     interval,
     max_size,

@@ -23,8 +23,8 @@ use crate::resource::{MapBuffer, Overflow, Shared, Storage};
 use crate::server::Waiter;
 use crate::weigh::{account, Heavy, Limits, Scale};
 use crate::write::{
-    answer, finish, make_room, no_room, own_route, signal, take_room, tokens, Awaited, Refused,
-    Todo,
+    answer, finish, granted, make_room, no_room, own_route, signal, take_room, tokens, Awaited,
+    Refused, Todo,
 };
 use crate::{atoms, clock};
 
@@ -105,8 +105,9 @@ fn map_wait_dirty<'a>(
     entries: Term<'a>,
     indexes: Term<'a>,
     reference: Term<'a>,
+    token: Option<u64>,
 ) -> Term<'a> {
-    wait(env, handle.0, entries, indexes, reference)
+    wait(env, handle.0, entries, indexes, reference, token)
         .unwrap_or_else(|refused| refused.atom().encode(env))
 }
 
@@ -591,11 +592,12 @@ fn wait<'a>(
     entries: Term<'a>,
     indexes: Term<'a>,
     reference: Term<'a>,
+    token: Option<u64>,
 ) -> Result<Term<'a>, Refused> {
     let buffer = buffer(shared)?;
     let list = gather(shared, entries, indexes, &mut Scale::generous(), usize::MAX)?;
     let mut request = Arena::new();
-    request.store((reference, entries, indexes).encode(env));
+    request.store((reference, entries, indexes, token).encode(env));
     let waiter = Waiter {
         pid: env.pid(),
         request,
@@ -605,8 +607,9 @@ fn wait<'a>(
         .wait(buffer.capacity(), size_of(&list), waiter)
     {
         Wait::Taken(_, credit) => {
-            write_list(env, shared, buffer, list, credit, None)?;
-            Ok(atoms::ok().encode(env))
+            let awaited = token.map(|token| (env.pid(), token));
+            let written = write_list(env, shared, buffer, list, credit, awaited);
+            Ok(granted(env, token, written))
         }
         Wait::Waits(ticket) => Ok((atoms::wait(), ticket).encode(env)),
         Wait::TooLarge => Err(Refused::TooLarge),
@@ -620,15 +623,15 @@ pub fn write_granted<'a>(
     entries: Term<'a>,
     indexes: Term<'a>,
     credit: Credit,
-) -> Result<(), Refused> {
+    awaited: Awaited,
+) -> Result<Vec<u64>, Refused> {
     let buffer = buffer(shared)?;
     let list = gather(shared, entries, indexes, &mut Scale::generous(), usize::MAX);
     let Ok(list) = list else {
         let _ = buffer.capacity().cancel(credit);
         return Err(Refused::Improper);
     };
-    write_list(entries.get_env(), shared, buffer, list, credit, None)?;
-    Ok(())
+    write_list(entries.get_env(), shared, buffer, list, credit, awaited)
 }
 
 /// An entry of a list; what is large has been copied already. `S` copies what is not.

@@ -89,7 +89,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     pub fn amend<R>(&self, change: impl FnOnce(&mut G) -> R) -> R {
         let mut live = self.live.lock();
         let result = change(&mut live.generation);
-        self.written(&mut live, &mut After::default(), result).result
+        self.written(&mut live, &mut After::default(), result)
+            .result
     }
 
     fn write_on_credit<R>(
