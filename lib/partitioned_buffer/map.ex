@@ -252,7 +252,8 @@ defmodule PartitionedBuffer.Map do
              Native.map_put_awaited(ref, entries, indexes, Awaited.token()) do
         dirty = fn -> Native.map_put_awaited_dirty(ref, entries, indexes, Awaited.token()) end
         again = fn -> {:again, put_await(buffer, key, value, opts)} end
-        Refused.go_on(refused, buffer, ref, dirty, again, {timeout, nil})
+        wait = &Native.map_wait_dirty(ref, entries, indexes, false, &1, Awaited.token())
+        Refused.go_on(refused, buffer, ref, dirty, again, {timeout, wait})
       end
 
     case written do
@@ -577,7 +578,7 @@ defmodule PartitionedBuffer.Map do
   def update(buffer, key, default, operation, opts) do
     with :wait <- try_update(buffer, key, default, operation, opts) do
       again = fn -> try_update(buffer, key, default, operation, opts) end
-      Room.retry(buffer, Options.timeout_of!(opts), again)
+      Room.retry(buffer, Handle.fetch!(buffer).ref, Options.timeout_of!(opts), again)
     end
   end
 
@@ -722,7 +723,7 @@ defmodule PartitionedBuffer.Map do
 
   # How a write waits for room.
   defp wait(ref, entries, index, versioned?, opts) do
-    queue = &Native.map_wait_dirty(ref, entries, List.wrap(index), versioned?, &1)
+    queue = &Native.map_wait_dirty(ref, entries, List.wrap(index), versioned?, &1, nil)
     {Options.timeout_of!(opts), queue}
   end
 
@@ -792,7 +793,7 @@ defmodule PartitionedBuffer.Map do
       validate!(entries, versioned?)
       dirty = fn -> Native.map_put_all_dirty(handle.ref, entries, indexes, versioned?) end
       again = fn -> write_all(buffer, entries, opts, versioned?) end
-      queue = &Native.map_wait_dirty(handle.ref, entries, indexes || [], versioned?, &1)
+      queue = &Native.map_wait_dirty(handle.ref, entries, indexes || [], versioned?, &1, nil)
       Refused.go_on(refused, buffer, handle.ref, dirty, again, {timeout, queue})
     end
   end

@@ -105,6 +105,15 @@ defmodule PartitionedBuffer.Native do
   @spec buffer_erase_name(handle(), atom()) :: :ok
   def buffer_erase_name(_handle, _name), do: not_loaded()
 
+  @spec buffer_waiting(handle()) :: non_neg_integer()
+  def buffer_waiting(_handle), do: not_loaded()
+
+  @spec buffer_forget_dead(handle()) :: :ok
+  def buffer_forget_dead(_handle), do: not_loaded()
+
+  @spec buffer_rejected(handle()) :: :ok
+  def buffer_rejected(_handle), do: not_loaded()
+
   @spec buffer_since(handle()) :: non_neg_integer()
   def buffer_since(_handle), do: not_loaded()
 
@@ -137,9 +146,9 @@ defmodule PartitionedBuffer.Native do
   @spec queue_push_routed_dirty(handle(), list(), [index()]) :: written()
   def queue_push_routed_dirty(_handle, _items, _indexes), do: not_loaded()
 
-  @spec queue_wait_dirty(handle(), list(), [index()], reference()) ::
-          :ok | {:wait, ticket()} | refused()
-  def queue_wait_dirty(_handle, _items, _indexes, _reference), do: not_loaded()
+  @spec queue_wait_dirty(handle(), list(), [index()], reference(), token() | nil) ::
+          :ok | {:ok, [token()]} | {:wait, ticket()} | refused()
+  def queue_wait_dirty(_handle, _items, _indexes, _reference, _token), do: not_loaded()
 
   @spec queue_push_awaited(handle(), list(), [index()], token()) :: {:ok, [token()]} | refused()
   def queue_push_awaited(_handle, _items, _indexes, _token), do: not_loaded()
@@ -168,9 +177,16 @@ defmodule PartitionedBuffer.Native do
   @spec map_put_all_dirty(handle(), list(), [index()] | nil, versioned :: boolean()) :: written()
   def map_put_all_dirty(_handle, _entries, _indexes, _versioned), do: not_loaded()
 
-  @spec map_wait_dirty(handle(), list(), [index()], versioned? :: boolean(), reference()) ::
-          :ok | {:wait, ticket()} | refused()
-  def map_wait_dirty(_handle, _entries, _indexes, _versioned?, _reference), do: not_loaded()
+  @spec map_wait_dirty(
+          handle(),
+          list(),
+          [index()],
+          versioned? :: boolean(),
+          reference(),
+          token() | nil
+        ) :: :ok | {:ok, [token()]} | {:wait, ticket()} | refused()
+  def map_wait_dirty(_handle, _entries, _indexes, _versioned?, _reference, _token),
+    do: not_loaded()
 
   @spec map_put_awaited(handle(), list(), [index()], token()) :: {:ok, [token()]} | refused()
   def map_put_awaited(_handle, _entries, _indexes, _token), do: not_loaded()
@@ -283,9 +299,16 @@ defmodule PartitionedBuffer.Native do
           {list(), non_neg_integer()}
   def partition_peek_dirty(_handle, _index, _cursor, _count), do: not_loaded()
 
-  @spec partition_peek_live_dirty(handle(), index(), non_neg_integer(), pos_integer()) ::
+  @spec partition_dump_dirty(handle(), index(), place :: non_neg_integer(), pos_integer()) ::
           {list(), non_neg_integer()}
-  def partition_peek_live_dirty(_handle, _index, _cursor, _count), do: not_loaded()
+  def partition_dump_dirty(_handle, _index, _place, _count), do: not_loaded()
+
+  @spec partition_again(handle(), index()) ::
+          {len :: pos_integer(), [non_neg_integer()] | nil} | nil
+  def partition_again(_handle, _index), do: not_loaded()
+
+  @spec partition_expire(handle(), index()) :: boolean()
+  def partition_expire(_handle, _index), do: not_loaded()
 
   @spec partition_status(handle(), index()) :: {pid() | nil, non_neg_integer() | nil}
   def partition_status(_handle, _index), do: not_loaded()

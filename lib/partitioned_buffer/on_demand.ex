@@ -6,7 +6,7 @@ defmodule PartitionedBuffer.OnDemand do
 
   alias PartitionedBuffer.{Awaited, Handle, Names, Native, Partition}
 
-  # Entries of the live generation that are copied under its lock at once.
+  # Entries that are copied at once, under the lock of the generation that they are in.
   @rows 64
 
   @doc "The indexes that a `:partition` option means: all, that of a partition's name, or an index."
@@ -83,22 +83,13 @@ defmodule PartitionedBuffer.OnDemand do
 
   @doc "Copies of the entries of a partition that no processor has been given yet."
   @spec dump(Native.handle(), Native.index()) :: [term()]
-  def dump(ref, index) do
-    draining =
-      case Native.partition_batch(ref, index) do
-        nil -> dump(&Native.partition_peek_dirty(ref, index, &1, @rows), 0, [])
-        {_first, _last, _attempt, size} -> ref |> draining(index) |> Enum.drop(size)
-      end
+  def dump(ref, index), do: dump(ref, index, 0, [])
 
-    draining ++ dump(&Native.partition_peek_live_dirty(ref, index, &1, @rows), 0, [])
-  end
-
-  defp draining(ref, index), do: dump(&Native.partition_peek_dirty(ref, index, &1, @rows), 0, [])
-
-  defp dump(peek, cursor, dumped) do
-    case peek.(cursor) do
-      {[], _cursor} -> dumped |> Enum.reverse() |> Enum.concat()
-      {entries, cursor} -> dump(peek, cursor, [entries | dumped])
+  # An entry keeps its place, wherever it is meanwhile.
+  defp dump(ref, index, place, dumped) do
+    case Native.partition_dump_dirty(ref, index, place, @rows) do
+      {[], ^place} -> dumped |> Enum.reverse() |> Enum.concat()
+      {entries, place} -> dump(ref, index, place, [entries | dumped])
     end
   end
 end

@@ -13,7 +13,8 @@ defmodule PartitionedBuffer.Owner do
 
   alias PartitionedBuffer.{Handle, Names, Native, Partition, PartitionSupervisor}
 
-  # For the partitions to give up what is left when the time is up. They only count and report.
+  # For the partitions to give up what is left when the time is up. They count and report, and have
+  # `on_discard` called.
   @grace_ms 5_000
   # How often, and for how long, a caller looks for an owner that is being started again.
   @look_ms 10
@@ -47,6 +48,10 @@ defmodule PartitionedBuffer.Owner do
         @look_ms -> update_options(buffer, changes, looks - 1)
       end
   end
+
+  @doc "How long a partition may take when the time for the end is up."
+  @spec grace_ms() :: pos_integer()
+  def grace_ms, do: @grace_ms
 
   @doc "A partition of the closed buffer has nothing left: tells the owner that ends it."
   @spec drained(pid() | nil, atom(), Native.handle(), Native.index()) :: :ok

@@ -135,6 +135,8 @@ defmodule PartitionedBuffer.Partition do
 
   @impl true
   def handle_info({:tick, tick}, %{tick: {_timer, tick}} = state) do
+    # Nobody is told when one of those dies who wait for room, and it may be the next one's turn then.
+    _ = if Native.buffer_waiting(state.ref) > 0, do: Native.buffer_forget_dead(state.ref)
     {:noreply, state |> schedule_tick() |> cycle(:interval)}
   end
 
@@ -173,11 +175,6 @@ defmodule PartitionedBuffer.Partition do
       ) do
     state = discards(%{state | discard: Discards.over(call, reason, state.metadata)})
     {:noreply, if(closing?(state), do: cycle(state, :rest), else: state)}
-  end
-
-  def handle_info({:discard_timeout, pid}, %{discard: %{pid: pid}} = state) do
-    Process.exit(pid, :kill)
-    {:noreply, state}
   end
 
   # The task supervisor was not there.
@@ -421,7 +418,8 @@ defmodule PartitionedBuffer.Partition do
 
   defp discards(state) do
     Discards.report(state.ref, state.index, state.metadata)
-    %{state | discard: Discards.start(state.discard, state.ref, state.index, state.settings)}
+    call = Discards.start(state.discard, state.ref, state.index, state.settings, state.buffer)
+    %{state | discard: call}
   end
 
   ## The end
@@ -485,7 +483,12 @@ defmodule PartitionedBuffer.Partition do
   defp finish_alone(state) do
     :ok = Native.buffer_close(state.ref)
     deadline = Owner.deadline(state.settings)
-    state = state |> finish_now(nil) |> await_end(deadline)
+    # The owner has waited already.
+    state =
+      if state.expired?,
+        do: await_end(state, now()),
+        else: state |> finish_now(nil) |> await_end(deadline)
+
     Handle.erase(state.buffer, state.ref)
     state
   end
@@ -498,7 +501,13 @@ defmodule PartitionedBuffer.Partition do
         {:noreply, state} = handle_info(message, state)
         await_end(state, deadline)
     after
-      Owner.left(deadline) -> state |> expire_now() |> await_end(:infinity)
+      Owner.left(deadline) ->
+        if state.expired?,
+          do: %{
+            state
+            | discard: Discards.abandon(state.discard, state.ref, state.index, state.metadata)
+          },
+          else: state |> expire_now() |> await_end(now() + Owner.grace_ms())
     end
   end
 

@@ -99,19 +99,25 @@ defmodule PartitionedBuffer.ProcessorRunner do
         :not_owner
 
       _entries ->
-        table = fill_table(job)
+        if Native.partition_expire(job.ref, job.index),
+          do: table(job, nil),
+          else: next_table(job)
+    end
+  end
 
-        case Native.partition_start_all(job.ref, job.index, nil) do
-          size when is_integer(size) ->
-            result = call(job, table, size, Telemetry.listening?(), now())
-            delete_table(table)
-            # Those behind a batch that was tried again come next.
-            table(job, result)
+  defp next_table(job) do
+    table = fill_table(job)
 
-          _paused ->
-            delete_table(table)
-            :done
-        end
+    case Native.partition_start_all(job.ref, job.index, nil) do
+      size when is_integer(size) ->
+        result = call(job, table, size, Telemetry.listening?(), now())
+        delete_table(table)
+        # Those behind a batch that was tried again come next.
+        table(job, result)
+
+      _paused ->
+        delete_table(table)
+        :done
     end
   end
 
@@ -167,10 +173,10 @@ defmodule PartitionedBuffer.ProcessorRunner do
     do: apply(module, function, [batch | args])
 
   # A list comes from a batch; a table has no entries to be named.
-  defp check(job, batch, {:failed, [_ | _] = failed}) when is_list(batch) do
-    case places(batch, failed) do
+  defp check(job, batch, {:failed, [_ | _] = failed} = bad) do
+    case is_list(batch) and not List.improper?(failed) and places(batch, failed) do
       {:ok, places} -> fail_some(job, places)
-      :error -> fail(job, {:bad_return, {:failed, failed}})
+      _not_of_the_batch -> fail(job, {:bad_return, bad})
     end
   end
 
@@ -223,23 +229,44 @@ defmodule PartitionedBuffer.ProcessorRunner do
     end
   end
 
+  # A batch that is to be tried again is as large as it was; otherwise it is all there is.
   defp fill_table(job) do
     name = Names.table(job.metadata.partition)
     delete_table(name)
     ^name = :ets.new(name, [job.module.ets_type(), :public, :named_table, keypos: 2])
-    fill_table(job, name, 0, 1)
+
+    case Native.partition_again(job.ref, job.index) do
+      nil -> fill_table(job, name, 0, 1)
+      {len, pending} -> insert(job, name, tried_before(job, len, pending), 1)
+    end
+
+    name
   end
 
   defp fill_table(job, name, cursor, position) do
     case Native.partition_peek_dirty(job.ref, job.index, cursor, @rows) do
       {[], _cursor} ->
-        name
+        :ok
 
       {entries, cursor} ->
-        rows = entries |> Enum.with_index(position) |> Enum.map(&row(job.module, &1))
-        :ets.insert(name, rows)
+        insert(job, name, entries, position)
         fill_table(job, name, cursor, position + length(entries))
     end
+  end
+
+  defp tried_before(job, len, pending) do
+    {entries, _cursor} = Native.partition_peek_dirty(job.ref, job.index, 0, len)
+    if pending, do: some(Enum.with_index(entries), pending), else: entries
+  end
+
+  # Both are in order.
+  defp some([{entry, place} | entries], [place | pending]), do: [entry | some(entries, pending)]
+  defp some([_processed | entries], pending), do: some(entries, pending)
+  defp some([], _pending), do: []
+
+  defp insert(job, name, entries, position) do
+    rows = entries |> Enum.with_index(position) |> Enum.map(&row(job.module, &1))
+    :ets.insert(name, rows)
   end
 
   defp row(module, {entry, position}), do: module.row(entry, position)

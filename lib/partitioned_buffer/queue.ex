@@ -191,7 +191,8 @@ defmodule PartitionedBuffer.Queue do
              Native.queue_push_awaited(ref, items, indexes, Awaited.token()) do
         dirty = fn -> Native.queue_push_awaited_dirty(ref, items, indexes, Awaited.token()) end
         again = fn -> {:again, push_await(buffer, item_or_items, [{:flush, flush?} | opts])} end
-        Refused.go_on(refused, buffer, ref, dirty, again, {timeout, nil})
+        wait = &Native.queue_wait_dirty(ref, items, indexes, &1, Awaited.token())
+        Refused.go_on(refused, buffer, ref, dirty, again, {timeout, wait})
       end
 
     case written do
@@ -313,7 +314,7 @@ defmodule PartitionedBuffer.Queue do
   defp go_on(refused, buffer, ref, item_or_items, {key, timeout} = opts) do
     {_ref, items, indexes} = queued(buffer, item_or_items, key)
     dirty = fn -> native_dirty(ref, item_or_items, items, indexes) end
-    wait = fn reference -> Native.queue_wait_dirty(ref, items, indexes, reference) end
+    wait = fn reference -> Native.queue_wait_dirty(ref, items, indexes, reference, nil) end
     again = fn -> push_with(buffer, item_or_items, opts) end
     Refused.go_on(refused, buffer, ref, dirty, again, {timeout, wait})
   end

@@ -31,20 +31,16 @@ defmodule PartitionedBuffer.Refused do
     end
   end
 
-  def go_on(:wait, buffer, _ref, dirty, _again, {timeout, nil}) do
-    Room.retry(buffer, timeout, dirty)
+  def go_on(:wait, buffer, ref, dirty, again, {timeout, nil}) do
+    buffer |> Room.retry(ref, timeout, dirty) |> waited(buffer, ref, dirty, again)
   end
 
   def go_on(:wait, buffer, ref, dirty, again, {timeout, queue}) do
-    case Room.wait(buffer, ref, timeout, queue) do
-      :ok -> :ok
-      {:error, :timeout} = error -> error
-      refused -> go_on(refused, buffer, ref, dirty, again, {timeout, queue})
-    end
+    buffer |> Room.wait(ref, timeout, queue) |> waited(buffer, ref, dirty, again)
   end
 
-  def go_on(refused, buffer, _ref, _dirty, _again, _wait) when refused in [:full, :too_large] do
-    Room.rejected(buffer, refused)
+  def go_on(refused, buffer, ref, _dirty, _again, _wait) when refused in [:full, :too_large] do
+    Room.rejected(buffer, ref, refused)
   end
 
   def go_on(:closed, buffer, ref, _dirty, again, _wait) do
@@ -63,4 +59,11 @@ defmodule PartitionedBuffer.Refused do
   def go_on(:improper, _buffer, _ref, _dirty, _again, _wait) do
     raise ArgumentError, "expected a proper list"
   end
+
+  # Refused after all: not because there was no room.
+  defp waited(refused, buffer, ref, dirty, again)
+       when refused in [:heavy, :closed, :no_partitions, :improper, :full, :too_large],
+       do: go_on(refused, buffer, ref, dirty, again)
+
+  defp waited(result, _buffer, _ref, _dirty, _again), do: result
 end

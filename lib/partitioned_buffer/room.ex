@@ -11,7 +11,7 @@ defmodule PartitionedBuffer.Room do
   # Until a call is made again that can't wait natively.
   @again_ms 1
 
-  @type result :: :ok | {:error, :timeout} | Native.refused()
+  @type result :: :ok | {:ok, [Native.token()]} | {:error, :timeout} | Native.refused()
 
   @doc "Waits for room. `wait` queues the write, under a reference that the answer comes with."
   @spec wait(atom(), Native.handle(), timeout(), (reference() -> term())) :: result()
@@ -25,33 +25,34 @@ defmodule PartitionedBuffer.Room do
         at_once -> at_once
       end
 
-    blocked(buffer, started, result)
+    blocked(buffer, ref, started, result)
   end
 
   @doc "The same for a call that is made again and again, in no order, until it is not told to wait."
-  @spec retry(atom(), timeout(), (() -> term())) :: term()
-  def retry(buffer, timeout, call) do
+  @spec retry(atom(), Native.handle(), timeout(), (() -> term())) :: term()
+  def retry(buffer, ref, timeout, call) do
     started = System.monotonic_time()
-    result = retry(started, timeout, call, call.())
-    blocked(buffer, started, result)
+    result = try_again(started, timeout, call, call.())
+    blocked(buffer, ref, started, result)
   end
 
-  defp retry(started, timeout, call, :wait) do
+  defp try_again(started, timeout, call, :wait) do
     if timeout != :infinity and elapsed_ms(started) >= timeout do
       {:error, :timeout}
     else
       receive do
       after
-        @again_ms -> retry(started, timeout, call, call.())
+        @again_ms -> try_again(started, timeout, call, call.())
       end
     end
   end
 
-  defp retry(_started, _timeout, _call, result), do: result
+  defp try_again(_started, _timeout, _call, result), do: result
 
   @doc "Reports a write for which there was no room."
-  @spec rejected(atom(), :full | :too_large | :timeout) :: {:error, atom()}
-  def rejected(buffer, reason) do
+  @spec rejected(atom(), Native.handle(), :full | :too_large | :timeout) :: {:error, atom()}
+  def rejected(buffer, ref, reason) do
+    :ok = Native.buffer_rejected(ref)
     Telemetry.write([:rejected], %{count: 1}, %{buffer: buffer, reason: reason})
     {:error, reason}
   end
@@ -72,14 +73,14 @@ defmodule PartitionedBuffer.Room do
     end
   end
 
-  defp blocked(buffer, started, result) do
+  defp blocked(buffer, ref, started, result) do
     Telemetry.write(
       [:blocked],
       %{duration: System.monotonic_time() - started},
       %{buffer: buffer, result: result(result)}
     )
 
-    if result == {:error, :timeout}, do: rejected(buffer, :timeout), else: result
+    if result == {:error, :timeout}, do: rejected(buffer, ref, :timeout), else: result
   end
 
   defp result({:error, reason}), do: reason

@@ -20,19 +20,21 @@ defmodule PartitionedBuffer.Testing do
   """
 
   alias PartitionedBuffer.{Handle, Names, Native, OnDemand, ProcessorRunner}
+  alias PartitionedBuffer.Partition.Discards
 
   @doc """
   Processes all that the buffer holds now, in the calling process, and returns how many entries that were.
 
   The processor is called as the buffer would call it: partition by partition, in batches of
-  `:processing_batch_size`. If it raises, throws or exits, so does this call; the batch is then tried again
-  or discarded, as the options say, by the next call.
+  `:processing_batch_size`. If it raises, throws or exits, so does this call; if it returns `{:error, reason}`
+  or `{:failed, entries}`, this call exits with `{:shutdown, {:failed, reason}}`. The batch is discarded then
+  (`:on_discard` is called, in the calling process too), or, as `:max_retries` says, tried again by the next call.
 
   ## Options
 
     * `:partition` - only this one: its name or its index.
 
-  Raises `ArgumentError` if no such buffer is running or it was not started with `manual: true`.
+  Raises `ArgumentError` if no such buffer is running, it was not started with `manual: true`, or it is paused.
   """
   @spec drain(PartitionedBuffer.buffer(), keyword()) :: non_neg_integer()
   def drain(buffer, opts \\ []) do
@@ -43,28 +45,37 @@ defmodule PartitionedBuffer.Testing do
       raise ArgumentError, "#{inspect(buffer)} was not started with manual: true"
     end
 
+    if settings.paused, do: raise(ArgumentError, "#{inspect(buffer)} is paused")
+
     indexes = OnDemand.indexes!(buffer, handle, opts[:partition])
     Enum.sum(for index <- indexes, do: drain(buffer, ref, module, settings, index, 0))
   end
 
   # What is draining still, and what is live: each may be there.
   defp drain(buffer, ref, module, settings, index, count) do
-    _settled = Native.partition_settle(ref, index, :exception, true)
-
     case Native.partition_swap(ref, index) do
       0 ->
         count
 
       entries ->
-        :done =
-          ProcessorRunner.drain(%ProcessorRunner{
-            ref: ref,
-            index: index,
-            metadata: %{buffer: buffer, partition: Names.partition(buffer, index)},
-            module: module,
-            processor: settings.processor,
-            info?: settings.processor_info or is_function(settings.processor, 2)
-          })
+        metadata = %{buffer: buffer, partition: Names.partition(buffer, index)}
+
+        job = %ProcessorRunner{
+          ref: ref,
+          index: index,
+          metadata: metadata,
+          module: module,
+          processor: settings.processor,
+          info?: settings.processor_info or is_function(settings.processor, 2)
+        }
+
+        try do
+          ProcessorRunner.drain(job)
+        after
+          _settled = Native.partition_settle(ref, index, :exception, true)
+          Discards.report(ref, index, metadata)
+          Discards.tell_all(ref, index, settings.on_discard)
+        end
 
         drain(buffer, ref, module, settings, index, count + entries)
     end

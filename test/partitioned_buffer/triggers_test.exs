@@ -102,7 +102,7 @@ defmodule PartitionedBuffer.TriggersTest do
         Queue.push(name, i)
         # What the write has sent is handled by then.
         _state = :sys.get_state(Names.partition(name, 0))
-        wait_until(fn -> PartitionedBuffer.info(name).in_flight == 0 end)
+        wait_until(fn -> :sys.get_state(Names.partition(name, 0)).runner == nil end)
       end
 
       :ok = PartitionedBuffer.flush(name)

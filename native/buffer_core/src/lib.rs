@@ -50,7 +50,7 @@ pub use gate::Gate;
 pub use kept::KeptBatch;
 pub use map::Map;
 pub use partition::{
-    Closed, First, Generation, Legacy, NotOwner, Partition, Room, Rows, Tally, Written,
+    Again, Closed, First, Generation, Legacy, NotOwner, Partition, Room, Rows, Tally, View, Written,
 };
 pub use queue::Queue;
 pub use segment::{Retired, Segment};

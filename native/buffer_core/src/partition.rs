@@ -28,6 +28,7 @@ mod drain;
 mod end;
 mod figures;
 mod generation;
+mod queued;
 mod room;
 mod write;
 
@@ -48,6 +49,7 @@ use generation::size_of;
 
 pub use end::Legacy;
 pub use generation::{First, Generation, Tally};
+pub use queued::{Again, View};
 pub use room::{set_limit, Room, Rows};
 
 /// The buffer has been closed; nothing was written.

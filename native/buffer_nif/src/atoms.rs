@@ -52,6 +52,7 @@ rustler::atoms! {
     failed,
     expired,
     overflow,
+    processing_timeout,
     // what starts a cycle
     interval,
     max_size,

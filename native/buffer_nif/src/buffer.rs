@@ -1,5 +1,7 @@
 //! NIFs on a whole buffer.
 
+use std::sync::atomic::Ordering;
+
 use buffer_core::Arena as _;
 use rustler::{Atom, Encoder, Env, Error, NifResult, Term};
 
@@ -111,6 +113,26 @@ fn buffer_put_name(handle: Handle<'_>, name: Term<'_>) -> NifResult<Atom> {
 fn buffer_erase_name(handle: Handle<'_>, name: Term<'_>) -> NifResult<Atom> {
     names::erase(immediate_word(name).ok_or(Error::BadArg)?, handle.0);
     Ok(atoms::ok())
+}
+
+/// How many writers wait for room, the dead among them. O(1).
+#[rustler::nif]
+fn buffer_waiting(handle: Handle<'_>) -> usize {
+    handle.0.storage.capacity().waiting()
+}
+
+/// Forgets writers that wait for room and are dead, and serves those behind them. O(those who wait).
+#[rustler::nif(schedule = "DirtyCpu")]
+fn buffer_forget_dead(env: Env<'_>, handle: Handle<'_>) -> Atom {
+    server::forget_dead(env, handle.0);
+    atoms::ok()
+}
+
+/// A write was refused because there was no room. O(1).
+#[rustler::nif]
+fn buffer_rejected(handle: Handle<'_>) -> Atom {
+    handle.0.rejected.fetch_add(1, Ordering::Relaxed);
+    atoms::ok()
 }
 
 /// When its storage was made, in nanoseconds of the system's time. O(1).

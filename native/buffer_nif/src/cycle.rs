@@ -4,8 +4,8 @@
 //! must be able to do besides: put its entries into a list.
 
 use buffer_core::{
-    After, Arena as _, Batch, Discarded, Generation, KeptBatch, Next, NotOwner, Partition, Policy,
-    Reason, Settled, Size, Stats, Wanted,
+    After, Again, Arena as _, Batch, Discarded, Generation, KeptBatch, Next, NotOwner, Partition,
+    Policy, Reason, Settled, Size, Stats, View, Wanted,
 };
 use rustler::{Encoder, Env, LocalPid, Term};
 
@@ -20,6 +20,16 @@ pub trait Readable: Generation<Arena = Arena> {
     /// Up to `count` entries from a cursor on, as a list, and the cursor after them. The first cursor
     /// is 0.
     fn read<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize);
+
+    /// The cursor before the entries that come after a place of this generation.
+    fn cursor(&self, place: u64) -> usize {
+        place as usize
+    }
+
+    /// The place that a cursor is behind.
+    fn place(&self, cursor: usize) -> u64 {
+        cursor as u64
+    }
 
     /// Copies the first entries into an arena, as a processor gets them.
     fn copy_rows(&self, env: Env<'_>, count: usize, to: &mut Arena) {
@@ -61,8 +71,12 @@ pub trait Cycle: Sync {
     fn copy<'a>(&self, env: Env<'a>) -> Term<'a>;
     /// See [`Readable::read`]; of the draining generation.
     fn peek<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize);
-    /// The same of the live one.
-    fn peek_live<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize);
+    /// Entries that are queued and come after a place, and the place behind them.
+    fn dump<'a>(&self, env: Env<'a>, place: u64, count: usize) -> (Term<'a>, u64);
+    /// See [`Partition::again`].
+    fn again(&self) -> Option<Again>;
+    /// See [`Partition::expire_some`].
+    fn expire_some(&self, env: Env<'_>, shared: &Shared, moment: i64) -> Result<bool, NotOwner>;
     /// See [`Partition::drain_status`].
     fn status(&self) -> (Option<LocalPid>, Option<Batch>);
     /// See [`Partition::fail`].
@@ -168,9 +182,28 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
         self.read(|drain, _| drain.read(env, cursor, count))
     }
 
-    fn peek_live<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize) {
-        let read = self.read_live(|live| live.read(env, cursor, count));
-        read.unwrap_or_else(|_| (Term::list_new_empty(env), cursor))
+    fn dump<'a>(&self, env: Env<'a>, place: u64, count: usize) -> (Term<'a>, u64) {
+        let drain = |view: View<'_, G>, from: u64, again: Vec<Again>| {
+            read_again(env, &view, place, from, &again)
+                .or_else(|| read_from(env, &view, place.max(from), count))
+        };
+        let live = |view: View<'_, G>| {
+            let read = read_from(env, &view, place, count);
+            read.unwrap_or_else(|| (Term::list_new_empty(env), place))
+        };
+        self.look(place, drain, live)
+    }
+
+    fn again(&self) -> Option<Again> {
+        Partition::again(self)
+    }
+
+    fn expire_some(&self, env: Env<'_>, shared: &Shared, moment: i64) -> Result<bool, NotOwner> {
+        let mut todo = Todo::default();
+        let keep = |drain: &G, batch: &Batch| keep(env, shared, drain, batch);
+        let some = Partition::expire_some(self, env.pid(), moment, &keep, &mut todo);
+        finish(env, shared, todo, None);
+        some
     }
 
     fn status(&self) -> (Option<LocalPid>, Option<Batch>) {
@@ -246,6 +279,55 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
     fn stats(&self) -> Stats {
         Partition::stats(self)
     }
+}
+
+/// Entries of a generation that come after a place of the partition, and the place behind them; `None` if
+/// there are none.
+fn read_from<'a, G: Readable>(
+    env: Env<'a>,
+    view: &View<'_, G>,
+    place: u64,
+    count: usize,
+) -> Option<(Term<'a>, u64)> {
+    let cursor = view.generation.cursor(place.saturating_sub(view.base));
+    let (entries, next) = view.generation.read(env, cursor, count);
+    (!entries.is_empty_list()).then(|| (entries, view.base + view.generation.place(next)))
+}
+
+/// All that is to be tried again, unless `place` is behind it.
+fn read_again<'a, G: Readable>(
+    env: Env<'a>,
+    view: &View<'_, G>,
+    place: u64,
+    from: u64,
+    again: &[Again],
+) -> Option<(Term<'a>, u64)> {
+    let count = again.iter().map(|(len, _)| len).sum();
+    if count == 0 {
+        return None;
+    }
+    let (entries, behind) = read_from(env, view, from, count)?;
+    if place >= behind {
+        return None;
+    }
+    let mut some = Copies::with_capacity(env, count);
+    let mut rest = entries;
+    for (len, pending) in again {
+        let mut pending = pending.as_ref().map(|some| some.iter().peekable());
+        for index in 0..*len {
+            let Ok((entry, tail)) = rest.list_get_cell() else {
+                break;
+            };
+            let wanted = pending
+                .as_mut()
+                .is_none_or(|pending| pending.next_if(|next| **next as usize == index).is_some());
+            if wanted {
+                some.push(entry);
+            }
+            rest = tail;
+        }
+    }
+    Some((some.into_list(), behind))
 }
 
 fn start<'a, G: Readable>(

@@ -104,12 +104,7 @@ fn info_mark(handle: Handle<'_>, index: usize) -> NifResult<(Option<i64>, Option
 fn info_room(env: Env<'_>, handle: Handle<'_>) -> (Option<(usize, u64)>, usize, u64) {
     let shared = handle.0;
     let capacity = shared.storage.capacity();
-    let gone = shared
-        .waiters
-        .give_up_all(capacity, |waiter| !waiter.pid.is_alive(env));
-    if !gone.is_empty() {
-        server::serve(shared);
-    }
+    server::forget_dead(env, shared);
     let used = capacity.is_limited().then(|| capacity.used());
     let used = used.map(|used| (used.entries, used.bytes));
     let rejected = shared.rejected.load(Ordering::Relaxed);

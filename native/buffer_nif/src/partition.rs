@@ -172,16 +172,42 @@ fn partition_peek_dirty<'a>(
     Ok(partition(handle, index)?.peek(env, cursor, count))
 }
 
-/// The same of the live generation. The partition's lock is held meanwhile, so `count` is to be small.
+/// Entries that are queued and come after a place, about `count` of them or none: `{entries, next_place}`. The
+/// first place is 0. Locks of the partition are held meanwhile, so `count` is to be small. Dirty, since entries
+/// may be of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn partition_peek_live_dirty<'a>(
+fn partition_dump_dirty<'a>(
     env: Env<'a>,
     handle: Handle<'_>,
     index: usize,
-    cursor: usize,
+    place: u64,
     count: usize,
-) -> NifResult<(Term<'a>, usize)> {
-    Ok(partition(handle, index)?.peek_live(env, cursor, count))
+) -> NifResult<(Term<'a>, u64)> {
+    Ok(partition(handle, index)?.dump(env, place, count))
+}
+
+/// What is to be tried again first: nil, or `{len, pending}` with how many entries of the draining generation
+/// that are, and which of them (places from 0 on, or nil for all). O(entries of a batch).
+#[rustler::nif(schedule = "DirtyCpu")]
+fn partition_again(
+    handle: Handle<'_>,
+    index: usize,
+) -> NifResult<Option<(usize, Option<Vec<u32>>)>> {
+    let again = partition(handle, index)?.again();
+    Ok(again.map(|(len, pending)| (len, pending.map(|pending| pending.to_vec()))))
+}
+
+/// Gives up entries of the caller's drain that are too old, when it has no batch: whether there were any. There
+/// may be more then.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn partition_expire(env: Env<'_>, handle: Handle<'_>, index: usize) -> NifResult<bool> {
+    let partition = partition(handle, index)?;
+    Ok(match handle.0.not_before() {
+        Some(moment) => partition
+            .expire_some(env, handle.0, moment)
+            .unwrap_or(false),
+        None => false,
+    })
 }
 
 /// Settles the caller's batch as processed: how many entries are left to drain, or `:not_owner`.

@@ -15,8 +15,8 @@ use crate::resource::{Overflow, QueueBuffer, Shared, Storage};
 use crate::server::Waiter;
 use crate::weigh::{account, Limits, Scale};
 use crate::write::{
-    answer, finish, make_room, no_room, own_route, signal, take_room, tokens, Awaited, Refused,
-    Todo,
+    answer, finish, granted, make_room, no_room, own_route, signal, take_room, tokens, Awaited,
+    Refused, Todo,
 };
 use crate::{atoms, clock};
 
@@ -102,8 +102,8 @@ fn answer_list(result: Result<Vec<u64>, Refused>) -> Atom {
 
 /// Writes items as soon as there is room: `ok`, why nothing was written, or `{wait, Ticket}`. Then the
 /// caller gets `{Reference, ok}`, or with why nothing was written, unless it gives up first
-/// (`buffer_give_up`). `indexes` are those of `queue_push_routed`, or an empty list. Dirty, since items may
-/// be of any size.
+/// (`buffer_give_up`). `indexes` are those of `queue_push_routed`, or an empty list. With a token, it is
+/// `{ok, [Token]}` as from `queue_push_awaited` instead of `ok`. Dirty, since items may be of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn queue_wait_dirty<'a>(
     env: Env<'a>,
@@ -111,8 +111,9 @@ fn queue_wait_dirty<'a>(
     items: Term<'a>,
     indexes: Term<'a>,
     reference: Term<'a>,
+    token: Option<u64>,
 ) -> Term<'a> {
-    wait(env, handle.0, items, indexes, reference)
+    wait(env, handle.0, items, indexes, reference, token)
         .unwrap_or_else(|refused| refused.atom().encode(env))
 }
 
@@ -386,6 +387,7 @@ fn wait<'a>(
     items: Term<'a>,
     indexes: Term<'a>,
     reference: Term<'a>,
+    token: Option<u64>,
 ) -> Result<Term<'a>, Refused> {
     let buffer = queue(shared)?;
     let mut scale = Scale::generous();
@@ -397,7 +399,7 @@ fn wait<'a>(
         usize::MAX,
     )?;
     let mut request = Arena::new();
-    request.store((reference, items, indexes).encode(env));
+    request.store((reference, items, indexes, token).encode(env));
     let waiter = Waiter {
         pid: env.pid(),
         request,
@@ -407,8 +409,9 @@ fn wait<'a>(
         .wait(buffer.capacity(), size_of(&routed), waiter)
     {
         Wait::Taken(_, credit) => {
-            write_items(env, shared, buffer, &routed, credit, None)?;
-            Ok(atoms::ok().encode(env))
+            let awaited = token.map(|token| (env.pid(), token));
+            let written = write_items(env, shared, buffer, &routed, credit, awaited);
+            Ok(granted(env, token, written))
         }
         Wait::Waits(ticket) => Ok((atoms::wait(), ticket).encode(env)),
         Wait::TooLarge => Err(Refused::TooLarge),
@@ -422,7 +425,8 @@ pub fn write_granted<'a>(
     items: Term<'a>,
     indexes: Term<'a>,
     credit: Credit,
-) -> Result<(), Refused> {
+    awaited: Awaited,
+) -> Result<Vec<u64>, Refused> {
     let buffer = queue(shared)?;
     let mut scale = Scale::generous();
     let routed = gather(
@@ -436,8 +440,7 @@ pub fn write_granted<'a>(
         let _ = buffer.capacity().cancel(credit);
         return Err(Refused::Improper);
     };
-    write_items(items.get_env(), shared, buffer, &routed, credit, None)?;
-    Ok(())
+    write_items(items.get_env(), shared, buffer, &routed, credit, awaited)
 }
 
 /// What of a list goes to one partition.
@@ -529,6 +532,14 @@ fn weigh_and_route(
 }
 
 impl Readable for Queue<Arena> {
+    fn cursor(&self, place: u64) -> usize {
+        place.saturating_sub(self.places().0) as usize
+    }
+
+    fn place(&self, cursor: usize) -> u64 {
+        self.places().0 + cursor as u64
+    }
+
     fn copy_rows(&self, _env: Env<'_>, count: usize, to: &mut Arena) {
         for (arena, range) in self.pieces(0, count) {
             range.for_each(|index| to.copy_from(arena, index));

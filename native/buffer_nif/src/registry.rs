@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dashmap::mapref::entry::Entry;
 use dashmap::DashMap;
 use once_cell::sync::Lazy;
-use rustler::{Env, Term};
+use rustler::Env;
 
 use crate::atoms;
 use crate::map::scatter;
@@ -78,8 +78,7 @@ pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
 pub fn close(env: Env<'_>, shared: &Shared) {
     shared.storage.close();
     for waiter in shared.waiters.close(shared.storage.capacity()) {
-        let Ok((reference, _, _)) = waiter.request.load(0, env).decode::<(Term, Term, Term)>()
-        else {
+        let Some(reference) = waiter.reference(env) else {
             continue;
         };
         // Dead: nobody waits.

@@ -4,24 +4,37 @@
 //! in the order in which they came until the next one does not fit. One such run at a time for each
 //! buffer (see [`buffer_core::Waiters`]).
 
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 
 use buffer_core::{Credit, Turn};
 use crossbeam_channel::{unbounded, Sender};
 use once_cell::sync::Lazy;
-use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term};
+use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
 
 use crate::arena::Arena;
 use crate::resource::{Shared, Storage};
-use crate::write::Refused;
+use crate::write::{granted, Refused};
 use crate::{atoms, map, queue};
 
 /// A writer that waits.
 pub struct Waiter {
     /// Its process.
     pub pid: LocalPid,
-    /// `{Ref, Entries, Indexes}`: what it wants to write, and what it recognises the answer by.
+    /// A [`Request`].
     pub request: Arena,
+}
+
+/// `{Reference, Entries, Indexes, Token}`: what a writer recognises the answer by, what it wants to write, and
+/// by what it wants to be told when that has been through.
+type Request<'a> = (Term<'a>, Term<'a>, Term<'a>, Option<u64>);
+
+impl Waiter {
+    /// The reference of its request.
+    pub fn reference<'a>(&self, env: Env<'a>) -> Option<Term<'a>> {
+        let request = self.request.load(0, env).decode::<Request<'_>>();
+        request.ok().map(|request| request.0)
+    }
 }
 
 // Serves no buffer for longer, if others wait too.
@@ -34,7 +47,9 @@ static THREAD: Lazy<Option<Sender<Arc<Shared>>>> = Lazy::new(|| {
         .name("pb_server".into())
         .spawn(move || {
             for shared in receiver {
-                if turn(&shared) {
+                // One write that panics is not to be the end of all.
+                let more = catch_unwind(AssertUnwindSafe(|| turn(&shared)));
+                if more.unwrap_or(true) {
                     // To the end of the line; it can't fail, since this is the receiver.
                     let _ = again.send(shared);
                 }
@@ -77,7 +92,7 @@ fn make(shared: &Shared, waiter: Waiter, credit: Credit) {
             let _ = shared.storage.capacity().cancel(credit);
             return atoms::nil().encode(env);
         }
-        let (reference, result) = write(env, shared, request.load(0, env), credit);
+        let (reference, result) = write(env, shared, pid, request.load(0, env), credit);
         (reference, result).encode(env)
     });
 }
@@ -87,24 +102,41 @@ fn refuse(waiter: Waiter) {
     let mut env = OwnedEnv::new();
     // Dead: nobody waits.
     let _ = env.send_and_clear(&waiter.pid, |env| {
-        let request = waiter.request.load(0, env).decode::<(Term, Term, Term)>();
-        let reference = request.map_or_else(|_| atoms::nil().encode(env), |request| request.0);
-        (reference, atoms::too_large()).encode(env)
+        (waiter.reference(env), atoms::too_large()).encode(env)
     });
 }
 
-/// Makes the write of a request. Answers the reference of the request, and `ok` or why nothing was written.
-fn write<'a>(env: Env<'a>, shared: &Shared, request: Term<'a>, credit: Credit) -> (Term<'a>, Atom) {
-    let Ok((reference, entries, indexes)) = request.decode::<(Term, Term, Term)>() else {
+/// Forgets writers that are dead. Those behind them may fit now.
+pub fn forget_dead(env: Env<'_>, shared: &Shared) {
+    let capacity = shared.storage.capacity();
+    let gone = shared
+        .waiters
+        .give_up_all(capacity, |waiter| !waiter.pid.is_alive(env));
+    if !gone.is_empty() {
+        serve(shared);
+    }
+}
+
+/// Makes the write of a request. Answers the reference of the request, and what a write answers that has
+/// waited.
+fn write<'a>(
+    env: Env<'a>,
+    shared: &Shared,
+    pid: LocalPid,
+    request: Term<'a>,
+    credit: Credit,
+) -> (Term<'a>, Term<'a>) {
+    let Ok((reference, entries, indexes, token)) = request.decode::<Request<'_>>() else {
         let _ = shared.storage.capacity().cancel(credit);
-        return (atoms::nil().encode(env), atoms::improper());
+        return (
+            atoms::nil().encode(env),
+            Refused::Improper.atom().encode(env),
+        );
     };
+    let awaited = token.map(|token| (pid, token));
     let written = match &shared.storage {
-        Storage::Queue(_) => queue::write_granted(shared, entries, indexes, credit),
-        Storage::Map(_) => map::write_granted(shared, entries, indexes, credit),
+        Storage::Queue(_) => queue::write_granted(shared, entries, indexes, credit, awaited),
+        Storage::Map(_) => map::write_granted(shared, entries, indexes, credit, awaited),
     };
-    (
-        reference,
-        written.map_or_else(Refused::atom, |()| atoms::ok()),
-    )
+    (reference, granted(env, token, written))
 }

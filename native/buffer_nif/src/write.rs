@@ -1,10 +1,8 @@
 //! What all writes have in common: why one is refused, where an entry goes by itself, what is done when
 //! there is no room, and what is to be done when no lock is held any more.
 
-use std::sync::atomic::Ordering;
-
 use buffer_core::route::route;
-use buffer_core::{After, Buffer, Closed, Credit, NoRoom, Room, Rows, Size, Written};
+use buffer_core::{After, Buffer, Closed, Credit, NoRoom, Reason, Room, Rows, Size, Written};
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
 use crate::arena::Arena;
@@ -82,6 +80,18 @@ pub fn tokens<'a>(env: Env<'a>, result: Result<Vec<u64>, Refused>) -> Term<'a> {
     }
 }
 
+/// What a write answers that waited for room: as one that is awaited, if it has a token.
+pub fn granted<'a>(
+    env: Env<'a>,
+    token: Option<u64>,
+    result: Result<Vec<u64>, Refused>,
+) -> Term<'a> {
+    match token {
+        Some(_) => tokens(env, result),
+        None => answer(result.map(|_| ())).encode(env),
+    }
+}
+
 /// The partition of a term that is its own routing key, out of `partitions`.
 #[inline]
 pub fn own_route(term: Term<'_>, partitions: usize) -> Result<usize, Refused> {
@@ -114,6 +124,8 @@ fn finish_some(env: Env<'_>, shared: &Shared, todo: Todo, result: Option<Term<'_
     reclaim(todo.retired);
     for passed in todo.passed {
         let outcome = match (passed.lost, result) {
+            // To whoever waits, a timeout would be that of its own call.
+            (Some(Reason::Timeout), _) => (atoms::error(), atoms::processing_timeout()).encode(env),
             (Some(reason), _) => (atoms::error(), atoms::of_reason(reason)).encode(env),
             (None, Some(result)) => (atoms::ok(), result).encode(env),
             (None, None) => (atoms::ok(), atoms::nil()).encode(env),
@@ -203,9 +215,6 @@ pub fn no_room(shared: &Shared, reason: NoRoom) -> Refused {
     match (reason, shared.overflow()) {
         (NoRoom::TooLarge, _) => Refused::TooLarge,
         (NoRoom::Full, Overflow::Block) => Refused::Wait,
-        (NoRoom::Full, _) => {
-            shared.rejected.fetch_add(1, Ordering::Relaxed);
-            Refused::Full
-        }
+        (NoRoom::Full, _) => Refused::Full,
     }
 }

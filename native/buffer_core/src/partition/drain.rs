@@ -245,7 +245,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     }
 
     /// Gives entries up that came before `moment`. Whether there were any.
-    fn expire(
+    pub(super) fn expire(
         &self,
         drain: &mut Drain<G>,
         moment: i64,

@@ -17,7 +17,7 @@ use crate::resource::{MapBuffer, Overflow, Shared};
 use crate::server::Waiter;
 use crate::weigh::{account, Limits, Scale};
 use crate::write::{
-    answer, finish, make_room, no_room, own_route, signal, tokens, Awaited, Refused, Todo,
+    answer, finish, granted, make_room, no_room, own_route, signal, tokens, Awaited, Refused, Todo,
 };
 use crate::{atoms, clock};
 
@@ -61,9 +61,10 @@ fn map_wait_dirty<'a>(
     indexes: Term<'a>,
     versioned: bool,
     reference: Term<'a>,
+    token: Option<u64>,
 ) -> Term<'a> {
-    wait(env, handle.0, entries, indexes, versioned, reference)
-        .unwrap_or_else(|refused| refused.atom().encode(env))
+    let list = (entries, indexes, versioned);
+    wait(env, handle.0, list, reference, token).unwrap_or_else(|refused| refused.atom().encode(env))
 }
 
 /// Puts `{Key, Value}` and answers `{ok, [Token]}` or why nothing was written, as `queue_push_awaited` does.
@@ -223,16 +224,15 @@ fn write_all(
 fn wait<'a>(
     env: Env<'a>,
     shared: &Shared,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    versioned: bool,
+    (entries, indexes, versioned): (Term<'a>, Term<'a>, bool),
     reference: Term<'a>,
+    token: Option<u64>,
 ) -> Result<Term<'a>, Refused> {
     let buffer = buffer(shared)?;
     let mut scale = Scale::generous();
     let list = gather(shared, entries, indexes, versioned, &mut scale, usize::MAX)?;
     let mut request = Arena::new();
-    request.store((reference, (entries, versioned), indexes).encode(env));
+    request.store((reference, (entries, versioned), indexes, token).encode(env));
     let waiter = Waiter {
         pid: env.pid(),
         request,
@@ -242,8 +242,9 @@ fn wait<'a>(
         .wait(buffer.capacity(), size_of(&list), waiter)
     {
         Wait::Taken(_, credit) => {
-            write_all(env, shared, buffer, list, credit, None)?;
-            Ok(atoms::ok().encode(env))
+            let awaited = token.map(|token| (env.pid(), token));
+            let written = write_all(env, shared, buffer, list, credit, awaited);
+            Ok(granted(env, token, written))
         }
         Wait::Waits(ticket) => Ok((atoms::wait(), ticket).encode(env)),
         Wait::TooLarge => Err(Refused::TooLarge),
@@ -257,7 +258,8 @@ pub fn write_granted<'a>(
     entries: Term<'a>,
     indexes: Term<'a>,
     credit: Credit,
-) -> Result<(), Refused> {
+    awaited: Awaited,
+) -> Result<Vec<u64>, Refused> {
     let buffer = buffer(shared)?;
     let gathered = entries
         .decode::<(Term, bool)>()
@@ -270,8 +272,7 @@ pub fn write_granted<'a>(
         let _ = buffer.capacity().cancel(credit);
         return Err(Refused::Improper);
     };
-    write_all(entries.get_env(), shared, buffer, list, credit, None)?;
-    Ok(())
+    write_all(entries.get_env(), shared, buffer, list, credit, awaited)
 }
 
 /// An entry of a list.
