@@ -262,6 +262,11 @@ impl<'a> Key<'a> {
         })
     }
 
+    /// What it takes where it is held.
+    fn held(&self) -> u64 {
+        held(self.term, self.weight)
+    }
+
     /// The slot of this key.
     fn find(&self, map: &Map<Arena>) -> Option<usize> {
         let word = immediate_word(self.term);
@@ -293,6 +298,15 @@ fn hash(key: Term<'_>) -> u32 {
     match immediate_word(key) {
         Some(word) => (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32,
         None => key.hash_internal(0),
+    }
+}
+
+/// What a term of this weight takes in a segment: nothing, if all of it is in its word.
+#[inline]
+fn held(term: Term<'_>, weight: u32) -> u64 {
+    match immediate_word(term) {
+        Some(_) => 0,
+        None => u64::from(weight),
     }
 }
 
@@ -386,7 +400,7 @@ fn put(
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
     account(env, 0, scale.weighed());
-    let total = u64::from(key.weight) + u64::from(weight);
+    let total = key.held() + held(value, weight);
     let (key_given, given) = (given(key.term, key.weight), given(value, weight));
     let put = write(env, shared, partition, |map, room| {
         match slot_with_room(env, shared, map, room, &key, total)? {
@@ -427,7 +441,7 @@ fn put_newer<'a>(
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
     account(env, 0, scale.weighed());
-    let total = u64::from(key.weight) + u64::from(weights.0) + u64::from(weights.1);
+    let total = key.held() + held(value, weights.0) + held(version, weights.1);
     let new = (given(value, weights.0), given(version, weights.1));
     let key_given = given(key.term, key.weight);
     let record = versions::are_remembered(shared)
@@ -719,6 +733,7 @@ fn gather<'a>(
         let key = Key::new(key, scale)?;
         let weight = scale.weigh(value)?;
         let version_weight = version.map_or(Ok(0), |version| scale.weigh(version))?;
+        let version_held = version.map_or(0, |version| held(version, version_weight));
         let remembered = version.filter(|_| remembers);
         let record = remembered.map(|version| {
             Record::new(given(key.term, key.weight), given(version, version_weight))
@@ -727,7 +742,7 @@ fn gather<'a>(
             index,
             value,
             version,
-            weight: u64::from(key.weight) + u64::from(weight) + u64::from(version_weight),
+            weight: key.held() + held(value, weight) + version_held,
             record,
             given: Some([
                 given(key.term, key.weight),
@@ -852,7 +867,7 @@ fn update(
         let Ok(weight @ ..=LARGE) = scale.weigh(new) else {
             return atoms::unsuited();
         };
-        if let Err(reason) = room.take(growth(map, value, weight)) {
+        if let Err(reason) = room.take(growth(map, value, held(new, weight))) {
             return no_room(shared, reason).atom();
         }
         map.update(slot, given(new, weight), clock::now);
@@ -861,10 +876,10 @@ fn update(
 }
 
 /// How much larger an entry becomes by another value.
-fn growth(map: &Map<Arena>, old: Cell, weight: u32) -> Size {
+fn growth(map: &Map<Arena>, old: Cell, weight: u64) -> Size {
     Size {
         entries: 0,
-        bytes: u64::from(weight.saturating_sub(map.weight(old))),
+        bytes: weight.saturating_sub(u64::from(map.weight(old))),
     }
 }
 
@@ -881,6 +896,7 @@ fn compare_put(
     let shared = handle.0;
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
+    let held = held(value, weight);
     let value = given(value, weight);
     write(env, shared, partition, |map, room| {
         let Some(slot) = key.find(map) else {
@@ -895,7 +911,7 @@ fn compare_put(
         if !same {
             return atoms::changed();
         }
-        if let Err(reason) = room.take(growth(map, cell, weight)) {
+        if let Err(reason) = room.take(growth(map, cell, held)) {
             return no_room(shared, reason).atom();
         }
         map.update(slot, value, clock::now);
@@ -915,7 +931,7 @@ fn put_new(
     let shared = handle.0;
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
-    let total = u64::from(key.weight) + u64::from(weight);
+    let total = key.held() + held(value, weight);
     let (key_given, value) = (given(key.term, key.weight), given(value, weight));
     write(env, shared, partition, |map, room| {
         if key.find(map).is_some() {
