@@ -20,7 +20,7 @@ defmodule PartitionedBuffer.BoundsCase do
         only: [wait_until: 1, kill: 1, await_successor: 2, await_down: 1, pause: 1]
 
       import PartitionedBuffer.TelemetryCase
-      alias PartitionedBuffer.{GatedProcessor, Names, Queue}
+      alias PartitionedBuffer.{BoundsCase, GatedProcessor, Names, Queue}
       alias PartitionedBuffer.Map, as: Buffer
     end
   end

@@ -43,7 +43,7 @@ impl Size {
     }
 
     /// The smaller one of each part.
-    fn at_most(self, limit: Size) -> Self {
+    pub fn at_most(self, limit: Size) -> Self {
         Self {
             entries: self.entries.min(limit.entries),
             bytes: self.bytes.min(limit.bytes),

@@ -156,6 +156,11 @@ impl<'a> Key<'a> {
         })
     }
 
+    /// What it takes where it is held.
+    fn held(&self) -> u64 {
+        held(self.term, self.weight)
+    }
+
     /// The slot of this key.
     fn find(&self, map: &Map<Arena>) -> Option<usize> {
         let word = immediate_word(self.term);
@@ -187,6 +192,15 @@ fn hash(key: Term<'_>) -> u32 {
     match immediate_word(key) {
         Some(word) => (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32,
         None => key.hash_internal(0),
+    }
+}
+
+/// What a term of this weight takes in a segment: nothing, if all of it is in its word.
+#[inline]
+fn held(term: Term<'_>, weight: u32) -> u64 {
+    match immediate_word(term) {
+        Some(_) => 0,
+        None => u64::from(weight),
     }
 }
 
@@ -279,7 +293,7 @@ fn put(
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
     account(env, 0, scale.weighed());
-    let total = u64::from(key.weight) + u64::from(weight);
+    let total = key.held() + held(value, weight);
     let (key_given, given) = (given(key.term, key.weight), given(value, weight));
     let put = write(env, shared, partition, |map, room| {
         match slot_with_room(env, shared, map, room, &key, total)? {
@@ -311,7 +325,7 @@ fn put_newer<'a>(
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
     account(env, 0, scale.weighed());
-    let total = u64::from(key.weight) + u64::from(weights.0) + u64::from(weights.1);
+    let total = key.held() + held(value, weights.0) + held(version, weights.1);
     let new = (
         given(key.term, key.weight),
         given(value, weights.0),

@@ -2,7 +2,9 @@
 //! there is no room, and what is to be done when no lock is held any more.
 
 use buffer_core::route::route;
-use buffer_core::{After, Buffer, Closed, Credit, NoRoom, Reason, Room, Rows, Size, Written};
+use buffer_core::{
+    After, Buffer, Closed, Credit, NoRoom, Partition, Reason, Room, Rows, Size, Written,
+};
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
 use crate::arena::Arena;
@@ -171,7 +173,14 @@ pub fn take_room<G: Readable>(
     room.take_in_place(live, size, &rows)
 }
 
-/// Takes room by dropping the oldest entries of partitions: of this one first.
+// What is dropped under one lock of a partition, beyond an entry.
+const DROPPED_AT_ONCE: Size = Size {
+    entries: 256,
+    bytes: 256 * 1024,
+};
+
+/// Takes room by dropping the oldest entries of partitions: of this one first; no more than it takes, and none
+/// if all of them were too few.
 pub fn make_room<G: Readable>(
     env: Env<'_>,
     shared: &Shared,
@@ -180,6 +189,7 @@ pub fn make_room<G: Readable>(
     first: usize,
 ) -> Result<Credit, Refused> {
     let partitions = buffer.partitions();
+    let capacity = buffer.capacity();
     let copy = |live: &G, count: usize, arena: &mut Arena| live.copy_rows(env, count, arena);
     let rows = Rows {
         copy: shared.keeps_discarded().then_some(&copy as _),
@@ -187,27 +197,46 @@ pub fn make_room<G: Readable>(
     };
     // Others may be faster to take what was dropped here.
     for _ in 0..100 {
-        let mut dropped = Size::default();
-        for index in (first..partitions.len()).chain(0..first) {
-            match buffer.capacity().take(size) {
-                Ok(credit) => return Ok(credit),
-                Err(NoRoom::TooLarge) => return Err(Refused::TooLarge),
-                Err(NoRoom::Full) => {}
-            }
-            let mut todo = Todo::default();
-            let (evicted, process) = partitions[index].evict(size, &rows, &mut todo);
-            dropped += evicted;
-            finish(env, shared, todo, None);
-            if let Some(process) = process {
-                let _ = env.send(&process, atoms::due());
-            }
+        match capacity.take(size) {
+            Ok(credit) => return Ok(credit),
+            Err(NoRoom::TooLarge) => return Err(Refused::TooLarge),
+            Err(NoRoom::Full) => {}
         }
-        if dropped == Size::default() {
+        let limit = capacity.limit().unwrap_or(Size::UNLIMITED);
+        let mut missing = (capacity.used() + size) - limit;
+        if missing == Size::default() || !missing.fits(droppable(partitions)) {
             break;
         }
+        for index in (first..partitions.len()).chain(0..first) {
+            while missing != Size::default() {
+                let mut todo = Todo::default();
+                let some = missing.at_most(DROPPED_AT_ONCE);
+                let (evicted, process) = partitions[index].evict(some, &rows, &mut todo);
+                finish(env, shared, todo, None);
+                if let Some(process) = process {
+                    let _ = env.send(&process, atoms::due());
+                }
+                if evicted == Size::default() {
+                    break;
+                }
+                missing = missing - evicted;
+            }
+        }
     }
-    let taken = buffer.capacity().take(size);
+    let taken = capacity.take(size);
     taken.map_err(|reason| no_room(shared, reason))
+}
+
+/// What waits in all partitions. That of a moment ago: they go on meanwhile.
+fn droppable<G: Readable>(partitions: &[Partition<G, LocalPid>]) -> Size {
+    let held = |live: &G| Size {
+        entries: live.len(),
+        bytes: live.bytes(),
+    };
+    partitions
+        .iter()
+        .filter_map(|partition| partition.read_live(held).ok())
+        .fold(Size::default(), |sum, held| sum + held)
 }
 
 /// What becomes of a write for which there is no room.

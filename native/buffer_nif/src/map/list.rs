@@ -9,7 +9,7 @@ use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Encoder, Env, Term, TermType};
 
 use super::versions::{self, Record};
-use super::{buffer, entry_size, write_newer, zero, Index, Key};
+use super::{buffer, entry_size, held, write_newer, zero, Index, Key};
 use crate::arena::{immediate_word, tuple_elements, Arena, Handle};
 use crate::names::Target;
 use crate::reclaimer::reclaim;
@@ -291,8 +291,10 @@ struct Listed<'a> {
 impl<'a> Listed<'a> {
     /// The room that it takes if its key is new.
     fn size(&self) -> Size {
-        let value = u64::from(self.weight) + u64::from(self.version_weight);
-        entry_size(u64::from(self.key.weight) + value)
+        let version = self
+            .version
+            .map_or(0, |version| held(version, self.version_weight));
+        entry_size(self.key.held() + held(self.value, self.weight) + version)
     }
 
     /// As a processor gets it.

@@ -4,7 +4,7 @@ use buffer_core::map::{Cell, LARGE};
 use buffer_core::{Map, Size};
 use rustler::{Atom, Term};
 
-use super::{buffer, given, slot_with_room, term, write, zero, Index, Key};
+use super::{buffer, given, held, slot_with_room, term, write, zero, Index, Key};
 use crate::arena::{immediate_word, Arena};
 use crate::names::Target;
 use crate::resource::Shared;
@@ -85,7 +85,7 @@ fn update(
         let Ok(weight @ ..=LARGE) = scale.weigh(new) else {
             return atoms::unsuited();
         };
-        if let Err(reason) = room.take(growth(map, value, weight)) {
+        if let Err(reason) = room.take(growth(map, value, held(new, weight))) {
             return no_room(shared, reason).atom();
         }
         map.update(slot, given(new, weight), clock::now);
@@ -94,10 +94,10 @@ fn update(
 }
 
 /// How much larger an entry becomes by another value.
-fn growth(map: &Map<Arena>, old: Cell, weight: u32) -> Size {
+fn growth(map: &Map<Arena>, old: Cell, held: u64) -> Size {
     Size {
         entries: 0,
-        bytes: u64::from(weight.saturating_sub(map.weight(old))),
+        bytes: held.saturating_sub(map.weight(old).into()),
     }
 }
 
@@ -113,6 +113,7 @@ fn compare_put(
     let weight = scale.weigh(value)?;
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
+    let held = held(value, weight);
     let value = given(value, weight);
     write(env, shared, partition, |map, room| {
         let Some(slot) = key.find(map) else {
@@ -127,7 +128,7 @@ fn compare_put(
         if !same {
             return atoms::changed();
         }
-        if let Err(reason) = room.take(growth(map, cell, weight)) {
+        if let Err(reason) = room.take(growth(map, cell, held)) {
             return no_room(shared, reason).atom();
         }
         map.update(slot, value, clock::now);
@@ -146,7 +147,7 @@ fn put_new(
     let weight = scale.weigh(value)?;
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
-    let total = u64::from(key.weight) + u64::from(weight);
+    let total = key.held() + held(value, weight);
     let (key_given, value) = (given(key.term, key.weight), given(value, weight));
     write(env, shared, partition, |map, room| {
         if key.find(map).is_some() {
