@@ -141,14 +141,13 @@ defmodule PartitionedBuffer.Broker do
 
   @doc """
   Is through with the message that was taken before, and takes the next one, with the nanoseconds that it
-  has waited. `:idle`: there is none, and `wake/0` will come.
+  has waited. `:idle`: there is none, and `wake/0` will come. `:gone`: it has been dismissed, or has left.
   """
-  @spec take(worker()) :: {message :: term(), reply :: term(), non_neg_integer()} | :idle
+  @spec take(worker()) :: {message :: term(), reply :: term(), non_neg_integer()} | :idle | :gone
   def take(worker) do
     case Native.broker_take(worker) do
       :again -> take(worker)
       :heavy -> take_dirty(worker)
-      :gone -> exit(:not_a_worker)
       taken -> taken
     end
   end
@@ -157,7 +156,6 @@ defmodule PartitionedBuffer.Broker do
     case Native.broker_take_dirty(worker) do
       :again -> take(worker)
       :heavy -> take(worker)
-      :gone -> exit(:not_a_worker)
       taken -> taken
     end
   end
@@ -176,17 +174,27 @@ defmodule PartitionedBuffer.Broker do
   """
   @spec reply(worker(), pid() | Process.dest() | reference(), term()) :: :ok
   def reply(worker, to, answer) when is_pid(to) and node(to) == node(),
-    do: Native.broker_reply(worker, to, answer)
+    do: Native.broker_reply(worker, to, answer, false)
 
   def reply(worker, to, answer) do
-    _ = send_answer(to, answer)
+    :ok = send_answer(to, answer)
     Native.broker_done(worker, false)
+  end
+
+  @doc "As `reply/3`, for a message that the worker has failed with."
+  @spec fail(worker(), pid() | Process.dest() | reference(), term()) :: :ok
+  def fail(worker, to, answer) when is_pid(to) and node(to) == node(),
+    do: Native.broker_reply(worker, to, answer, true)
+
+  def fail(worker, to, answer) do
+    :ok = send_answer(to, answer)
+    Native.broker_done(worker, true)
   end
 
   @doc "Sends to a process, an alias or a name; nobody there is nobody to be told."
   @spec send_answer(pid() | atom() | {atom(), node()} | reference(), term()) :: :ok
   def send_answer(to, answer) do
-    _ = :erlang.send(to, answer, [:noconnect])
+    _ = :erlang.send(to, answer)
     :ok
   rescue
     # No process has this name.
@@ -196,6 +204,10 @@ defmodule PartitionedBuffer.Broker do
   @doc "Is a worker no more."
   @spec leave(worker()) :: :ok
   def leave(worker), do: Native.broker_leave(worker)
+
+  @doc "This worker takes no more messages from now on; it goes on with what it has, and is told to leave then."
+  @spec dismiss(t(), pid()) :: :ok
+  def dismiss(broker, pid), do: Native.broker_dismiss(broker, pid)
 
   # --- figures ---
 

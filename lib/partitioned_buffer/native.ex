@@ -382,6 +382,9 @@ defmodule PartitionedBuffer.Native do
   @spec broker_release(broker()) :: :ok
   def broker_release(_broker), do: not_loaded()
 
+  @spec broker_names() :: [String.t()]
+  def broker_names, do: not_loaded()
+
   @spec broker_take_rest(broker(), pos_integer()) :: [{term(), term()}]
   def broker_take_rest(_broker, _count), do: not_loaded()
 
@@ -419,8 +422,8 @@ defmodule PartitionedBuffer.Native do
   @spec broker_done(worker(), failed :: boolean()) :: :ok
   def broker_done(_worker, _failed), do: not_loaded()
 
-  @spec broker_reply(worker(), pid(), term()) :: :ok
-  def broker_reply(_worker, _pid, _answer), do: not_loaded()
+  @spec broker_reply(worker(), pid(), term(), failed :: boolean()) :: :ok
+  def broker_reply(_worker, _pid, _answer, _failed), do: not_loaded()
 
   @spec broker_leave(worker()) :: :ok
   def broker_leave(_worker), do: not_loaded()
@@ -431,7 +434,10 @@ defmodule PartitionedBuffer.Native do
   @spec broker_in_flight(broker(), pid()) :: [term()]
   def broker_in_flight(_broker, _pid), do: not_loaded()
 
-  @spec broker_down(broker(), pid()) :: :ok
+  @spec broker_dismiss(broker(), pid()) :: :ok
+  def broker_dismiss(_broker, _pid), do: not_loaded()
+
+  @spec broker_down(broker(), pid()) :: non_neg_integer()
   def broker_down(_broker, _pid), do: not_loaded()
 
   @spec broker_expire(broker()) :: :ok

@@ -26,8 +26,14 @@ defmodule PartitionedBuffer.Broker.Keeper do
   @doc "Tells who waits for an answer that its message was dropped, or that its worker has died."
   @callback dropped(reply :: term(), reason(), arg :: term()) :: any()
 
-  @doc "So many messages were dropped since the last time, also those that nobody waits for."
-  @callback counted(%{reason() => pos_integer()}, arg :: term()) :: any()
+  @doc """
+  So many messages were dropped, or had been started by workers that have died, since the last time; also
+  those that nobody waits for.
+  """
+  @callback counted(
+              %{(Native.drop_reason() | :worker_down) => pos_integer()},
+              arg :: term()
+            ) :: any()
 
   @reasons [:queue_full, :queue_timeout, :queue_delay, :caller_down, :shutdown]
   @reported 256
@@ -75,6 +81,8 @@ defmodule PartitionedBuffer.Broker.Keeper do
 
   @impl true
   def init({broker, listener}) do
+    Process.flag(:trap_exit, true)
+
     state = %{
       broker: broker,
       listener: listener,
@@ -109,11 +117,7 @@ defmodule PartitionedBuffer.Broker.Keeper do
   def handle_info({:DOWN, monitor, :process, pid, reason}, %{workers: workers} = state)
       when is_map_key(workers, pid) do
     %{^pid => ^monitor} = workers
-
-    for reply <- Native.broker_in_flight(state.broker, pid),
-        do: tell(state, reply, {:worker_down, reason})
-
-    :ok = Native.broker_down(state.broker, pid)
+    :ok = down(pid, reason, state)
     {:noreply, %{state | workers: Map.delete(workers, pid)}}
   end
 
@@ -124,6 +128,33 @@ defmodule PartitionedBuffer.Broker.Keeper do
 
   def handle_info(:room, state), do: {:noreply, let_in(%{state | room_timer: false})}
   def handle_info(_stray, state), do: {:noreply, state}
+
+  # Told to end, which it is after the workers: what they have left behind is still told.
+  @impl true
+  def terminate(_reason, state) do
+    for pid <- Native.broker_workers(state.broker), not Process.alive?(pid) do
+      reason =
+        receive do
+          {:DOWN, _monitor, :process, ^pid, reason} -> reason
+        after
+          0 -> :shutdown
+        end
+
+      down(pid, reason, state)
+    end
+
+    report(state)
+  end
+
+  defp down(pid, reason, state) do
+    for reply <- Native.broker_in_flight(state.broker, pid),
+        do: tell(state, reply, {:worker_down, reason})
+
+    case Native.broker_down(state.broker, pid) do
+      0 -> :ok
+      lost -> count(%{worker_down: lost}, state)
+    end
+  end
 
   defp monitor(pid, state) do
     workers = Map.put_new_lazy(state.workers, pid, fn -> Process.monitor(pid) end)
@@ -189,7 +220,7 @@ defmodule PartitionedBuffer.Broker.Keeper do
 
       {replies, counts} ->
         for {reply, reason} <- replies, do: tell(state, reply, reason)
-        count(state, counts)
+        counts |> counts() |> count(state)
         :ok = Native.broker_reported(broker, length(replies), counts)
         report(state)
     end
@@ -203,9 +234,13 @@ defmodule PartitionedBuffer.Broker.Keeper do
     _kind, _error -> :ok
   end
 
-  defp count(%{listener: {module, arg}}, counts) do
-    counts = for {reason, n} <- Enum.zip(@reasons, counts), n > 0, into: %{}, do: {reason, n}
-    _ = if counts != %{}, do: module.counted(counts, arg)
+  defp counts(counts),
+    do: for({reason, n} <- Enum.zip(@reasons, counts), n > 0, into: %{}, do: {reason, n})
+
+  defp count(counts, _state) when counts == %{}, do: :ok
+
+  defp count(counts, %{listener: {module, arg}}) do
+    _ = module.counted(counts, arg)
     :ok
   catch
     _kind, _error -> :ok

@@ -113,7 +113,7 @@ pub enum Taken<R, A, P> {
     Again,
     /// Nothing waits. The worker is idle and will be woken.
     Idle,
-    /// The worker has left.
+    /// The worker has left, or is to leave.
     Gone,
 }
 
@@ -202,6 +202,13 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     pub fn close(&self) {
         for partition in &self.partitions {
             partition.lock().closed = true;
+        }
+    }
+
+    /// Takes messages again.
+    pub fn open(&self) {
+        for partition in &self.partitions {
+            partition.lock().closed = false;
         }
     }
 
@@ -326,7 +333,10 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         let mut effects = Effects::default();
         let mut woken = match worker.state() {
             worker::State::Running => false,
-            worker::State::Gone => return (Taken::Gone, effects.into()),
+            worker::State::Leaving | worker::State::Gone => {
+                worker.settle(End::Done, now());
+                return (Taken::Gone, effects.into());
+            }
             _ => self.rise(worker),
         };
         let mut task = worker.task.lock();
@@ -384,7 +394,8 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 break;
             }
             if !self.rest(worker) {
-                return (Taken::Gone, effects.into());
+                drop(task);
+                return (Taken::Gone, self.after_take(woken, effects));
             }
             if !self.any_waiting() {
                 self.tell_of_room(true, &mut effects);
@@ -409,6 +420,16 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     /// if it had been.
     pub fn withdraw(&self, worker: &Worker<A, P>) -> Option<Arc<Worker<A, P>>> {
         self.rise(worker).then(|| self.pass_on()).flatten()
+    }
+
+    /// The worker takes no more messages; it goes on with what it has. Somebody else is to be woken if it
+    /// had been.
+    pub fn dismiss(&self, worker: &Worker<A, P>) -> Option<Arc<Worker<A, P>>> {
+        let mut crew = self.crew.lock();
+        let woken = crew.dismiss(worker);
+        self.publish(&crew);
+        drop(crew);
+        woken.then(|| self.pass_on()).flatten()
     }
 
     /// A worker that was to be woken can't be reached: it is dead. Somebody else is to be woken.

@@ -44,6 +44,7 @@ enum Op {
     Done(usize, bool),
     Withdraw(usize),
     Die(usize),
+    Dismiss(usize),
     Cancel(usize),
     Kill(u8),
     Wait(i64),
@@ -99,6 +100,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..WORKERS, any::<bool>()).prop_map(|(worker, failed)| Op::Done(worker, failed)),
         1 => (0..WORKERS).prop_map(Op::Withdraw),
         1 => (0..WORKERS).prop_map(Op::Die),
+        1 => (0..WORKERS).prop_map(Op::Dismiss),
         2 => (0..40usize).prop_map(Op::Cancel),
         1 => (0..CALLERS).prop_map(Op::Kill),
         3 => (0..8i64).prop_map(Op::Wait),
@@ -289,6 +291,7 @@ impl Run {
                 assert_eq!(woken, expected);
             }
             Op::Die(index) => self.die(index),
+            Op::Dismiss(index) => self.dismiss(index),
             Op::Cancel(which) => self.cancel(which),
             Op::Kill(caller) => self.dead.push(caller),
             Op::Wait(time) => self.now += time,
@@ -401,7 +404,7 @@ impl Run {
             Taken::Message(message) => Some(message),
             Taken::Alone(entry, chunk, _now) => Some(read(chunk.arena(), &entry)),
             Taken::Idle => None,
-            _ => panic!("no other answer is possible here"),
+            _ => unreachable!("no other answer is possible here"),
         };
         let woken = self.rise(index);
         self.done += u64::from(self.hands[index].in_flight.take().is_some());
@@ -451,7 +454,7 @@ impl Run {
     fn die(&mut self, index: usize) {
         let worker = Arc::clone(&self.hands[index].worker);
         let in_flight = self.hands[index].in_flight.take();
-        let reply = worker.in_flight(|arena, reply| value(arena, reply));
+        let reply = worker.in_flight(value);
         assert_eq!(reply, in_flight.flatten());
         assert_eq!(self.desk.workers_of(index as u8).len(), 1);
         let woken = self.desk.leave(&worker, self.now).map(|woken| woken.pid);
@@ -465,6 +468,25 @@ impl Run {
                 .0,
             Taken::Gone
         ));
+        self.hands[index] = self.join(index);
+    }
+
+    /// It settles what it has, takes nothing, and leaves.
+    fn dismiss(&mut self, index: usize) {
+        let worker = Arc::clone(&self.hands[index].worker);
+        let woken = self.desk.dismiss(&worker).map(|woken| woken.pid);
+        let passes = self.rise(index);
+        self.hands[index].state = State::Leaving;
+        assert_eq!(woken, passes.then(|| self.pass_on()).flatten());
+        assert_eq!(worker.state(), State::Leaving);
+        assert!(self.desk.withdraw(&worker).is_none());
+        let (taken, _) = self
+            .desk
+            .take(&worker, || self.now, 1, |_| true, |_: &Ints, _, _| ());
+        assert!(matches!(taken, Taken::Gone));
+        self.done += u64::from(self.hands[index].in_flight.take().is_some());
+        let woken = self.desk.leave(&worker, self.now).map(|woken| woken.pid);
+        assert_eq!(woken, self.pass_on());
         self.hands[index] = self.join(index);
     }
 

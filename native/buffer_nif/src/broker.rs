@@ -161,6 +161,7 @@ fn broker_open(
         })
     }));
     shared.core.configure(&config, clock::now());
+    shared.core.open();
     Ok((how, Handle::make(env, shared)))
 }
 
@@ -192,6 +193,12 @@ fn broker_release(broker: Handle<'_, SharedBroker>) -> Atom {
         std::ptr::eq(&raw const **open, broker.0)
     });
     atoms::ok()
+}
+
+/// The names of all open brokers. O(brokers).
+#[rustler::nif]
+fn broker_names() -> Vec<String> {
+    all().iter().map(|shared| shared.name.clone()).collect()
 }
 
 /// Hands back the oldest messages, up to `count` of them, of all sizes: `[{message, reply}]`.
@@ -392,8 +399,10 @@ fn broker_reply<'a>(
     worker: Handle<'a, Member>,
     to: LocalPid,
     answer: Term<'a>,
+    failed: bool,
 ) -> Atom {
-    worker.0.worker.settle(End::Done, clock::now());
+    let end = if failed { End::Failed } else { End::Done };
+    worker.0.worker.settle(end, clock::now());
     // Nobody there is nobody to be answered.
     _ = env.send(&to, answer);
     atoms::ok()
@@ -435,17 +444,27 @@ fn broker_in_flight<'a>(
         .collect()
 }
 
-/// This worker has died. O(workers).
+/// This worker takes no more messages. O(workers).
 #[rustler::nif]
-fn broker_down(env: Env<'_>, broker: Handle<'_, SharedBroker>, pid: LocalPid) -> Atom {
+fn broker_dismiss(env: Env<'_>, broker: Handle<'_, SharedBroker>, pid: LocalPid) -> Atom {
     for worker in broker.0.core.workers_of(pid) {
-        broker
-            .0
-            .wake(env, broker.0.core.leave(&worker, clock::now()));
+        broker.0.wake(env, broker.0.core.dismiss(&worker));
+    }
+    atoms::ok()
+}
+
+/// This worker has died; answers how many messages it had in flight. O(workers).
+#[rustler::nif]
+fn broker_down(env: Env<'_>, broker: Handle<'_, SharedBroker>, pid: LocalPid) -> usize {
+    let core = &broker.0.core;
+    let mut lost = 0;
+    for worker in core.workers_of(pid) {
+        lost += usize::from(worker.tally().1.is_some());
+        broker.0.wake(env, core.leave(&worker, clock::now()));
     }
     // It may have been woken without being a worker any more.
-    broker.0.wake(env, broker.0.core.pass_on());
-    atoms::ok()
+    broker.0.wake(env, core.pass_on());
+    lost
 }
 
 /// Drops what has waited for too long. Bounded.
@@ -620,7 +639,7 @@ fn broker_crew(
             State::Running => atoms::running(),
             State::Idle => atoms::idle(),
             State::Woken => atoms::woken(),
-            State::Gone => atoms::gone(),
+            State::Leaving | State::Gone => atoms::gone(),
         };
         let since = since.map(clock::since);
         (

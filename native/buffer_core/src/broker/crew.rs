@@ -65,14 +65,23 @@ impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
     pub(super) fn rise(&mut self, worker: &Worker<A, P>) -> bool {
         let state = worker.state();
         match state {
-            State::Running | State::Gone => {}
+            State::Running | State::Leaving | State::Gone => {}
             State::Idle => self.forget_idle(worker),
             State::Woken => self.woken -= 1,
         }
-        if state != State::Gone {
+        if matches!(state, State::Idle | State::Woken) {
             worker.set(State::Running);
         }
         state == State::Woken
+    }
+
+    /// The worker takes no more messages. Answers whether it had been woken.
+    pub(super) fn dismiss(&mut self, worker: &Worker<A, P>) -> bool {
+        let woken = self.rise(worker);
+        if worker.state() == State::Running {
+            worker.set(State::Leaving);
+        }
+        woken
     }
 
     /// Who is to be woken. `urgent`: even if another one is on its way.

@@ -13,6 +13,8 @@ pub enum State {
     Idle,
     /// Has been woken and has not taken yet.
     Woken,
+    /// Takes no more messages, and may be working on its last one.
+    Leaving,
     /// Has left or died.
     Gone,
 }
@@ -23,6 +25,7 @@ impl State {
             0 => State::Running,
             1 => State::Idle,
             2 => State::Woken,
+            3 => State::Leaving,
             _ => State::Gone,
         }
     }
