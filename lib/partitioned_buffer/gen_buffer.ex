@@ -328,7 +328,7 @@ defmodule PartitionedBuffer.GenBuffer do
   end
 
   defp queued(:ok, ref, buffer, handle) do
-    if Handle.listening?(handle) do
+    if handle.observed? do
       Telemetry.execute([:queued], %{system_time: System.system_time()}, %{buffer: buffer})
     end
 

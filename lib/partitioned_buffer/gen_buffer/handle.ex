@@ -9,7 +9,7 @@ defmodule PartitionedBuffer.GenBuffer.Handle do
   alias PartitionedBuffer.Broker
 
   @enforce_keys [:broker, :keeper, :manager, :replies?, :overflow, :figures, :opts]
-  defstruct [:broker, :keeper, :manager, :replies?, :overflow, :figures, :opts]
+  defstruct [:broker, :keeper, :manager, :replies?, :overflow, :figures, :opts, observed?: false]
 
   @type t :: %__MODULE__{
           broker: Broker.t(),
@@ -18,7 +18,8 @@ defmodule PartitionedBuffer.GenBuffer.Handle do
           replies?: boolean(),
           overflow: :error | :block | :drop_oldest | :drop_newest,
           figures: :atomics.atomics_ref(),
-          opts: map()
+          opts: map(),
+          observed?: boolean()
         }
 
   # What changes in a running buffer and is read by everybody.
@@ -78,13 +79,25 @@ defmodule PartitionedBuffer.GenBuffer.Handle do
   @spec native_name(atom()) :: String.t()
   def native_name(buffer), do: "gen_buffer:#{buffer}"
 
-  @doc "Whether a telemetry handler was attached when somebody last looked."
+  @doc """
+  Whether a telemetry handler was attached when the manager last looked; for workers, which keep their handle.
+  """
   @spec listening?(t()) :: boolean()
   def listening?(%{figures: figures}), do: :atomics.get(figures, @listening) == 1
 
-  @spec put_listening(t(), boolean()) :: :ok
-  def put_listening(%{figures: figures}, listening?),
-    do: :atomics.put(figures, @listening, if(listening?, do: 1, else: 0))
+  @doc """
+  The same for senders, who read the handle each time: a field of it costs nothing, and writing it anew is
+  rare.
+  """
+  @spec put_listening(atom(), t(), boolean()) :: t()
+  def put_listening(_buffer, %{observed?: same} = handle, same), do: handle
+
+  def put_listening(buffer, %{figures: figures} = handle, observed?) do
+    :ok = :atomics.put(figures, @listening, if(observed?, do: 1, else: 0))
+    handle = %{handle | observed?: observed?}
+    :ok = put(buffer, handle)
+    handle
+  end
 
   @doc "How many workers there are to be."
   @spec target(t()) :: non_neg_integer()

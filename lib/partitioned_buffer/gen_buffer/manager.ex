@@ -106,9 +106,9 @@ defmodule PartitionedBuffer.GenBuffer.Manager do
 
   def handle_info(:retry, state), do: {:noreply, refill(%{state | retry: false})}
 
-  def handle_info(:tick, %{handle: handle} = state) do
-    :ok = Handle.put_listening(handle, Telemetry.listening?())
-    {:noreply, state |> measure() |> tick()}
+  def handle_info(:tick, %{buffer: buffer, handle: handle} = state) do
+    handle = Handle.put_listening(buffer, handle, Telemetry.listening?())
+    {:noreply, %{state | handle: handle} |> measure() |> tick()}
   end
 
   def handle_info(_stray, state), do: {:noreply, state}

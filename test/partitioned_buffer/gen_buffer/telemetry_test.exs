@@ -48,7 +48,7 @@ defmodule PartitionedBuffer.GenBuffer.TelemetryTest do
     gate = close_gate(buffer)
     GenBuffer.send(buffer, :waits)
     ms = System.monotonic_time(:millisecond)
-    await(fn -> System.monotonic_time(:millisecond) >= ms + 5 end)
+    await(fn -> System.monotonic_time(:millisecond) >= ms + 10 end)
     open(gate)
     assert_receive {:event, :start, %{queue_time: waited}, _} when waited > 0
     assert_receive {:event, :start, %{queue_time: waited}, _}
