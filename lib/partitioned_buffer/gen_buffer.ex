@@ -285,7 +285,7 @@ defmodule PartitionedBuffer.GenBuffer do
   `{name, node}`) is sent `{:reply, reference, buffer, reply}` or `{:error, reference, buffer, reason}`, which
   `recv/2,3` waits for.
 
-  Returns `{:error, :full}` if the buffer has a `:max` that is reached and `overflow: :error`. With
+  Returns `{:error, :full}` if the buffer has a `:max` that is reached and `overflow: :reject`. With
   `overflow: :block` it waits until there is room. Raises `ArgumentError` if no buffer of this name is running,
   `reply_to` is none, or the message takes 4 GB or more.
 
@@ -352,7 +352,7 @@ defmodule PartitionedBuffer.GenBuffer do
 
   defp full(%{overflow: :drop_newest}, buffer, _message, reply), do: drop_newest(buffer, reply)
   defp full(%{overflow: :drop_oldest}, buffer, _message, reply), do: drop_newest(buffer, reply)
-  defp full(%{overflow: :error}, _buffer, _message, _reply), do: {:error, :full}
+  defp full(%{overflow: :reject}, _buffer, _message, _reply), do: {:error, :full}
 
   # It is counted as refused, and reported like any other that is dropped.
   defp drop_newest(buffer, reply) do

@@ -16,7 +16,7 @@ defmodule PartitionedBuffer.GenBuffer.Handle do
           keeper: atom(),
           manager: atom(),
           replies?: boolean(),
-          overflow: :error | :block | :drop_oldest | :drop_newest,
+          overflow: :reject | :block | :drop_oldest | :drop_newest,
           figures: :atomics.atomics_ref(),
           opts: map(),
           observed?: boolean()

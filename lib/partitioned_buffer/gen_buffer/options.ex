@@ -77,12 +77,12 @@ defmodule PartitionedBuffer.GenBuffer.Options do
           doc: "How many messages may wait, in all partitions together. Not for a ring."
         ],
         overflow: [
-          type: {:in, [:error, :block, :drop_oldest, :drop_newest]},
-          default: :error,
+          type: {:in, [:reject, :block, :drop_oldest, :drop_newest]},
+          default: :reject,
           doc: """
           What happens to one more than `:max`.
 
-            * `:error`: `{:error, :full}` is returned, and the message is not taken.
+            * `:reject`: `{:error, :full}` is returned, and the message is not taken.
             * `:block`: the sender waits until there is room.
             * `:drop_oldest`: it takes the place of the one that has waited longest.
             * `:drop_newest`: it is dropped.

@@ -33,7 +33,7 @@ defmodule PartitionedBuffer.GenBuffer.PropertiesTest do
       [buffer_type: :fifo],
       [buffer_type: :lifo],
       [buffer_type: :ring, buffer_size: 3],
-      [max: 3, overflow: :error],
+      [max: 3, overflow: :reject],
       [max: 3, overflow: :drop_oldest],
       [max: 3, overflow: :drop_newest],
       [n_partitions: 3]
@@ -177,7 +177,7 @@ defmodule PartitionedBuffer.GenBuffer.PropertiesTest do
   defp sent(state, message, send) do
     case {send.(message), room?(state) or state.workers > 0} do
       {{:error, :full}, false} ->
-        assert state.opts[:overflow] == :error
+        assert state.opts[:overflow] == :reject
         state
 
       {ref, true} when is_reference(ref) ->
