@@ -75,6 +75,29 @@ defmodule PartitionedBuffer.Native do
     defstruct [:arenas, :entries, :bytes]
   end
 
+  defmodule BrokerFigures do
+    @moduledoc false
+    defstruct [
+      :accepted,
+      :started,
+      :done,
+      :failed,
+      :cancelled,
+      :dropped,
+      :refused,
+      :waiting,
+      :bytes,
+      :oldest_age_ns,
+      :idle,
+      :busy_ns
+    ]
+  end
+
+  defmodule BrokerDrops do
+    @moduledoc false
+    defstruct [:queue_full, :queue_timeout, :queue_delay, :caller_down, :shutdown]
+  end
+
   # buffer
 
   @spec buffer_open(String.t(), kind(), non_neg_integer()) ::
@@ -346,6 +369,142 @@ defmodule PartitionedBuffer.Native do
 
   @spec partition_closed(handle(), index()) :: boolean()
   def partition_closed(_handle, _index), do: not_loaded()
+
+  # broker
+
+  @typedoc "Messages that wait, and workers."
+  @type broker :: reference()
+  @type worker :: reference()
+  @type broker_settings ::
+          {:fifo | :lifo, non_neg_integer() | nil, :newest | :oldest, non_neg_integer(),
+           non_neg_integer() | nil, {pos_integer(), pos_integer()} | nil, :fifo | :lifo}
+  @type message_id :: pos_integer()
+  @type asked ::
+          message_id()
+          | {:wait, message_id()}
+          | :queue_full
+          | :no_worker
+          | :closed
+          | :heavy
+  @type taken ::
+          {message :: term(), reply :: term(), non_neg_integer()}
+          | :idle
+          | :again
+          | :heavy
+          | :gone
+  @type drop_reason ::
+          :queue_full | :queue_timeout | :queue_delay | :caller_down | :shutdown
+
+  @spec broker_open(String.t(), pos_integer(), broker_settings()) ::
+          {:created | :adopted, broker()}
+  def broker_open(_name, _partitions, _settings), do: not_loaded()
+
+  @spec broker_configure(broker(), broker_settings()) :: :ok
+  def broker_configure(_broker, _settings), do: not_loaded()
+
+  @spec broker_close(broker()) :: :ok
+  def broker_close(_broker), do: not_loaded()
+
+  @spec broker_release(broker()) :: :ok
+  def broker_release(_broker), do: not_loaded()
+
+  @spec broker_names() :: [String.t()]
+  def broker_names, do: not_loaded()
+
+  @spec broker_take_rest(broker(), pos_integer()) :: [{term(), term()}]
+  def broker_take_rest(_broker, _count), do: not_loaded()
+
+  @spec broker_ask(broker(), term(), term(), pid() | nil, non_neg_integer() | nil, boolean()) ::
+          asked()
+  def broker_ask(_broker, _message, _reply, _caller, _timeout, _idle_only), do: not_loaded()
+
+  @spec broker_ask_dirty(
+          broker(),
+          term(),
+          term(),
+          pid() | nil,
+          non_neg_integer() | nil,
+          boolean()
+        ) ::
+          asked()
+  def broker_ask_dirty(_broker, _message, _reply, _caller, _timeout, _idle_only),
+    do: not_loaded()
+
+  @spec broker_cancel(broker(), message_id()) :: boolean()
+  def broker_cancel(_broker, _id), do: not_loaded()
+
+  @spec broker_join(broker()) :: worker()
+  def broker_join(_broker), do: not_loaded()
+
+  @spec broker_take(worker()) :: taken()
+  def broker_take(_worker), do: not_loaded()
+
+  @spec broker_take_dirty(worker()) :: taken()
+  def broker_take_dirty(_worker), do: not_loaded()
+
+  @spec broker_withdraw(worker()) :: :ok
+  def broker_withdraw(_worker), do: not_loaded()
+
+  @spec broker_done(worker(), failed :: boolean()) :: :ok
+  def broker_done(_worker, _failed), do: not_loaded()
+
+  @spec broker_reply(worker(), pid(), term(), failed :: boolean()) :: :ok
+  def broker_reply(_worker, _pid, _answer, _failed), do: not_loaded()
+
+  @spec broker_leave(worker()) :: :ok
+  def broker_leave(_worker), do: not_loaded()
+
+  @spec broker_keep(broker()) :: [pid()]
+  def broker_keep(_broker), do: not_loaded()
+
+  @spec broker_in_flight(broker(), pid()) :: [term()]
+  def broker_in_flight(_broker, _pid), do: not_loaded()
+
+  @spec broker_dismiss(broker(), pid()) :: :ok
+  def broker_dismiss(_broker, _pid), do: not_loaded()
+
+  @spec broker_down(broker(), pid()) :: non_neg_integer()
+  def broker_down(_broker, _pid), do: not_loaded()
+
+  @spec broker_expire(broker()) :: :ok
+  def broker_expire(_broker), do: not_loaded()
+
+  @spec broker_armed(broker()) :: non_neg_integer() | nil
+  def broker_armed(_broker), do: not_loaded()
+
+  @spec broker_sweep(broker(), index(), message_id() | 0) :: message_id() | nil
+  def broker_sweep(_broker, _partition, _after), do: not_loaded()
+
+  @spec broker_dropped(broker(), pos_integer()) ::
+          {[{term(), drop_reason()}], [non_neg_integer()]}
+  def broker_dropped(_broker, _count), do: not_loaded()
+
+  @spec broker_reported(broker(), non_neg_integer(), [non_neg_integer()]) :: :ok
+  def broker_reported(_broker, _count, _counts), do: not_loaded()
+
+  @spec broker_want_room(broker()) :: non_neg_integer()
+  def broker_want_room(_broker), do: not_loaded()
+
+  @spec broker_size(broker()) :: non_neg_integer()
+  def broker_size(_broker), do: not_loaded()
+
+  @spec broker_idle(broker()) :: non_neg_integer()
+  def broker_idle(_broker), do: not_loaded()
+
+  @spec broker_workers(broker()) :: [pid()]
+  def broker_workers(_broker), do: not_loaded()
+
+  @spec broker_partitions(broker()) :: pos_integer()
+  def broker_partitions(_broker), do: not_loaded()
+
+  @spec broker_info(broker()) :: %BrokerFigures{}
+  def broker_info(_broker), do: not_loaded()
+
+  @spec broker_crew(broker()) :: [
+          {pid(), :running | :woken | :idle | :gone, non_neg_integer(), non_neg_integer(),
+           non_neg_integer(), non_neg_integer() | nil}
+        ]
+  def broker_crew(_broker), do: not_loaded()
 
   # info
 

@@ -12,6 +12,7 @@
 //! | [`write`] | what all writes have in common |
 //! | [`server`] | makes the writes of those who waited for room |
 //! | [`reclaimer`] | frees drained memory away from the schedulers |
+//! | [`broker`] | messages and workers, and the NIFs on them |
 //! | [`buffer`], [`queue`], [`map`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
 //!
 //! No NIF that runs on a normal scheduler does more than [`weigh::Limits`] allows; what may take
@@ -19,6 +20,7 @@
 
 mod arena;
 mod atoms;
+mod broker;
 mod buffer;
 mod clock;
 mod cycle;
