@@ -50,7 +50,7 @@ defmodule PartitionedBuffer.MapSnapshotTest do
       sizes = [1, 100, 8_000, 9_000, 130_000, 1_000_000]
 
       pairs =
-        for size <- sizes, do: {{size, :binary.copy("k", size)}, Enum.to_list(1..div(size, 9))}
+        for size <- sizes, do: {{size, :binary.copy("k", size)}, Enum.to_list(1..div(size, 9)//1)}
 
       pairs = Enum.sort([{:integer, Integer.pow(7, 100_000)} | pairs])
       Buffer.put_all(buffer, pairs)

@@ -29,7 +29,7 @@ defmodule PartitionedBuffer.GenBuffer.BoundsTest do
     test "fifo, lifo and ring" do
       for {opts, expected} <- [
             {[buffer_type: :fifo], Enum.to_list(1..10)},
-            {[buffer_type: :lifo], Enum.to_list(10..1)},
+            {[buffer_type: :lifo], Enum.to_list(10..1//-1)},
             {[buffer_type: :ring, buffer_size: 5], Enum.to_list(6..10)}
           ] do
         buffer = start_buffer([workers: 0] ++ opts)
