@@ -95,7 +95,7 @@ defmodule PartitionedBuffer.GenBuffer do
 
   alias PartitionedBuffer.{Broker, Native}
   alias PartitionedBuffer.Broker.Keeper
-  alias PartitionedBuffer.GenBuffer.{Handle, Manager, Options, Supervisor, Telemetry}
+  alias PartitionedBuffer.GenBuffer.{Handle, Listener, Manager, Options, Supervisor, Telemetry}
 
   @typedoc "The name of a buffer."
   @type buffer :: atom()
@@ -356,10 +356,8 @@ defmodule PartitionedBuffer.GenBuffer do
 
   # It is counted as refused, and reported like any other that is dropped.
   defp drop_newest(buffer, reply) do
-    alias PartitionedBuffer.GenBuffer.Listener
-    if reply, do: Listener.dropped(reply, :queue_full, buffer)
+    _ = if reply, do: Listener.dropped(reply, :queue_full, buffer)
     Listener.counted(%{queue_full: 1}, buffer)
-    :ok
   end
 
   # Another one that has been started under the name since.

@@ -261,7 +261,10 @@ defmodule PartitionedBuffer.GenBuffer.Manager do
         acc
 
       rest ->
-        for {_message, reply} <- rest, reply, do: Listener.dropped(reply, :shutdown, buffer)
+        Enum.each(rest, fn {_message, reply} ->
+          if reply, do: Listener.dropped(reply, :shutdown, buffer)
+        end)
+
         Listener.counted(%{shutdown: length(rest)}, buffer)
         hand_back(buffer, handle, keep, keep.(for({message, _} <- rest, do: message), acc))
     end

@@ -269,8 +269,10 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   # --- :sys ---
 
   @doc false
+  @spec system_continue(pid(), list(), %__MODULE__{}) :: no_return()
   def system_continue(_parent, _debug, s), do: next(s)
   @doc false
+  @spec system_terminate(term(), pid(), list(), %__MODULE__{}) :: no_return()
   def system_terminate(reason, _parent, _debug, s), do: stop(reason, s)
   @doc false
   def system_get_state(s), do: {:ok, s.state}
