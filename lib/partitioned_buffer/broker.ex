@@ -99,10 +99,14 @@ defmodule PartitionedBuffer.Broker do
           id() | :no_worker | :queue_full | :closed
   def ask_idle(broker, keeper, message, reply, caller) do
     case Native.broker_ask(broker, message, reply, caller, nil, true) do
+      :no_worker ->
+        :no_worker
+
       :heavy ->
-        broker
-        |> Native.broker_ask_dirty(message, reply, caller, nil, true)
-        |> asked(keeper)
+        case Native.broker_ask_dirty(broker, message, reply, caller, nil, true) do
+          :no_worker -> :no_worker
+          other -> asked(other, keeper)
+        end
 
       other ->
         asked(other, keeper)
@@ -121,7 +125,7 @@ defmodule PartitionedBuffer.Broker do
     raise ArgumentError, "a message of 4 GB or more can't be sent"
   end
 
-  defp asked(refused, _keeper), do: refused
+  defp asked(refused, _keeper) when refused in [:queue_full, :closed], do: refused
 
   @doc """
   Takes a message back. `true`: it was waiting, is never started, and nobody is told. `false`: it has been

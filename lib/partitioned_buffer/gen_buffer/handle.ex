@@ -23,13 +23,12 @@ defmodule PartitionedBuffer.GenBuffer.Handle do
         }
 
   # What changes in a running buffer and is read by everybody.
-  @listening 1
-  @target 2
-  @busy 3
+  @target 1
+  @busy 2
 
   @spec new(atom(), Broker.t(), map()) :: t()
   def new(buffer, broker, opts) do
-    figures = :atomics.new(3, [])
+    figures = :atomics.new(2, [])
     :ok = :atomics.put(figures, @target, opts.workers)
 
     %__MODULE__{
@@ -80,20 +79,11 @@ defmodule PartitionedBuffer.GenBuffer.Handle do
   def native_name(buffer), do: "gen_buffer:#{buffer}"
 
   @doc """
-  Whether a telemetry handler was attached when the manager last looked; for workers, which keep their handle.
+  Notes whether a telemetry handler is attached. Senders read the handle each time: a field of it costs nothing,
+  and writing it anew is rare. Workers are told.
   """
-  @spec listening?(t()) :: boolean()
-  def listening?(%{figures: figures}), do: :atomics.get(figures, @listening) == 1
-
-  @doc """
-  The same for senders, who read the handle each time: a field of it costs nothing, and writing it anew is
-  rare.
-  """
-  @spec put_listening(atom(), t(), boolean()) :: t()
-  def put_listening(_buffer, %{observed?: same} = handle, same), do: handle
-
-  def put_listening(buffer, %{figures: figures} = handle, observed?) do
-    :ok = :atomics.put(figures, @listening, if(observed?, do: 1, else: 0))
+  @spec put_observed(atom(), t(), boolean()) :: t()
+  def put_observed(buffer, handle, observed?) do
     handle = %{handle | observed?: observed?}
     :ok = put(buffer, handle)
     handle

@@ -18,9 +18,9 @@ defmodule PartitionedBuffer.GenBuffer.Listener do
 
   @impl true
   def counted(counts, buffer) do
-    for {reason, count} <- counts do
+    Enum.each(counts, fn {reason, count} ->
       Telemetry.execute([:dropped], %{count: count}, %{buffer: buffer, reason: reason(reason)})
-    end
+    end)
   end
 
   defp reason(:queue_full), do: :full

@@ -106,9 +106,8 @@ defmodule PartitionedBuffer.GenBuffer.Manager do
 
   def handle_info(:retry, state), do: {:noreply, refill(%{state | retry: false})}
 
-  def handle_info(:tick, %{buffer: buffer, handle: handle} = state) do
-    handle = Handle.put_listening(buffer, handle, Telemetry.listening?())
-    {:noreply, %{state | handle: handle} |> measure() |> tick()}
+  def handle_info(:tick, state) do
+    {:noreply, state |> observe(Telemetry.listening?()) |> measure() |> tick()}
   end
 
   def handle_info(_stray, state), do: {:noreply, state}
@@ -207,6 +206,14 @@ defmodule PartitionedBuffer.GenBuffer.Manager do
 
   # --- figures ---
 
+  defp observe(%{handle: %{observed?: same}} = state, same), do: state
+
+  defp observe(%{buffer: buffer, handle: handle} = state, observed?) do
+    handle = Handle.put_observed(buffer, handle, observed?)
+    for {pid, _work} <- state.workers, do: Worker.observe(pid, observed?)
+    %{state | handle: handle}
+  end
+
   defp tick(state) do
     _timer = Process.send_after(self(), :tick, @tick_ms)
     state
@@ -261,7 +268,10 @@ defmodule PartitionedBuffer.GenBuffer.Manager do
         acc
 
       rest ->
-        for {_message, reply} <- rest, reply, do: Listener.dropped(reply, :shutdown, buffer)
+        Enum.each(rest, fn {_message, reply} ->
+          if reply, do: Listener.dropped(reply, :shutdown, buffer)
+        end)
+
         Listener.counted(%{shutdown: length(rest)}, buffer)
         hand_back(buffer, handle, keep, keep.(for({message, _} <- rest, do: message), acc))
     end

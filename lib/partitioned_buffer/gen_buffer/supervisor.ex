@@ -52,8 +52,7 @@ defmodule PartitionedBuffer.GenBuffer.Supervisor do
     handle = Handle.new(buffer, broker, opts)
     names = [handle.keeper, workers(buffer), handle.manager]
     Enum.each(names, fn name -> :ok = Names.await_free(name) end)
-    :ok = Handle.put(buffer, handle)
-    handle = Handle.put_listening(buffer, handle, Telemetry.listening?())
+    handle = Handle.put_observed(buffer, handle, Telemetry.listening?())
 
     children = [
       Broker.Keeper.child_spec({broker, handle.keeper, {Listener, buffer}}),

@@ -17,8 +17,8 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
 
   @shutdown_ms 5_000
 
-  @enforce_keys [:buffer, :handle, :worker, :module, :state, :parent, :info?]
-  defstruct [:buffer, :handle, :worker, :module, :state, :parent, :info?, timeout: :infinity]
+  @enforce_keys [:buffer, :observed?, :worker, :module, :state, :parent, :info?]
+  defstruct [:buffer, :observed?, :worker, :module, :state, :parent, :info?, timeout: :infinity]
 
   @spec child_spec({atom(), Handle.t(), map()}) :: Supervisor.child_spec()
   def child_spec(arg) do
@@ -43,6 +43,13 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
     :ok
   end
 
+  @doc "Tells a worker whether a telemetry handler is attached."
+  @spec observe(pid(), boolean()) :: :ok
+  def observe(pid, observed?) do
+    Kernel.send(pid, {:"$gen_buffer", {:observed, observed?}})
+    :ok
+  end
+
   @doc false
   @spec init(pid(), atom(), Handle.t(), map()) :: no_return() | :ok
   def init(parent, buffer, handle, %{message_handler: module, init_args: args}) do
@@ -53,7 +60,7 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
       {:ok, state, timeout} ->
         s = %__MODULE__{
           buffer: buffer,
-          handle: handle,
+          observed?: handle.observed?,
           worker: Broker.join(handle.broker),
           module: module,
           state: state,
@@ -145,13 +152,10 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
 
   # --- a message ---
 
-  defp handle(message, reply, waited, s) do
-    if Handle.listening?(s.handle) do
-      observed(message, reply, waited, s)
-    else
-      result(call(message, s), reply, s)
-    end
-  end
+  defp handle(message, reply, _waited, %{observed?: false} = s),
+    do: result(call(message, s), reply, s)
+
+  defp handle(message, reply, waited, s), do: observed(message, reply, waited, s)
 
   defp observed(message, reply, waited, s) do
     waited = System.convert_time_unit(waited, :nanosecond, :native)
@@ -212,6 +216,7 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
 
   defp other({:EXIT, parent, reason}, %{parent: parent} = s), do: stop(reason, s)
   defp other({:"$gen_buffer", :leave}, s), do: stop(:normal, s)
+  defp other({:"$gen_buffer", {:observed, observed?}}, s), do: next(%{s | observed?: observed?})
   defp other({:EXIT, _pid, :normal}, %{info?: false} = s), do: next(s)
   # Without a callback for it, it ends a worker as it ends any process that is linked.
   defp other({:EXIT, _pid, reason}, %{info?: false} = s), do: stop(reason, s)
@@ -269,8 +274,10 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   # --- :sys ---
 
   @doc false
+  @spec system_continue(pid(), list(), %__MODULE__{}) :: no_return()
   def system_continue(_parent, _debug, s), do: next(s)
   @doc false
+  @spec system_terminate(term(), pid(), list(), %__MODULE__{}) :: no_return()
   def system_terminate(reason, _parent, _debug, s), do: stop(reason, s)
   @doc false
   def system_get_state(s), do: {:ok, s.state}

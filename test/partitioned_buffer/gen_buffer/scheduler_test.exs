@@ -61,7 +61,9 @@ defmodule PartitionedBuffer.GenBuffer.SchedulerTest do
   test "a million messages that are looked at, taken, and handed back" do
     assert_short(fn -> fill(start([]), 1_000_000) end, fn buffer ->
       assert %{size: 1_000_000} = figures(buffer)
-      {:ok, _pids} = GenBuffer.set_workers(buffer, 4)
+
+      # One: several that take turns at a lock are slowed down by other programs more than by messages.
+      {:ok, _pids} = GenBuffer.set_workers(buffer, 1)
       await(fn -> GenBuffer.size(buffer) < 200_000 end, 60_000)
       {:ok, []} = GenBuffer.set_workers(buffer, 0)
       assert {:left, [_ | _]} = GenBuffer.stop(buffer, 0)
