@@ -304,7 +304,7 @@ defmodule PartitionedBuffer do
   @spec flush(buffer(), keyword()) :: :ok
   def flush(buffer, opts \\ []) do
     handle = Handle.fetch!(buffer)
-    OnDemand.flush(buffer, OnDemand.indexes!(buffer, handle, opts[:partition]))
+    OnDemand.flush(handle, OnDemand.indexes!(buffer, handle, opts[:partition]))
   end
 
   @doc """
@@ -342,7 +342,7 @@ defmodule PartitionedBuffer do
     handle = Handle.fetch!(buffer)
     timeout = Options.timeout!(Keyword.get(opts, :timeout, 60_000))
     indexes = OnDemand.indexes!(buffer, handle, opts[:partition])
-    outcomes = OnDemand.sync_flush(buffer, handle, indexes, timeout)
+    outcomes = OnDemand.sync_flush(handle, indexes, timeout)
     Enum.zip(Enum.map(indexes, &elem(handle.partitions, &1)), outcomes)
   end
 
