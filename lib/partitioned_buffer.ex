@@ -56,7 +56,8 @@ defmodule PartitionedBuffer do
   ## What is guaranteed
 
     * What a write has returned `:ok` for is handed to the processor, across crashes of any process of the
-      buffer and across an orderly stop: once, or with `:max_retries` at least once. If the buffer's own
+      buffer and across an orderly stop: once, or with `:max_retries` or `:split_on_failure` at least once. (With
+      `overflow: :drop_newest` or `:drop_oldest` it may be dropped, and is reported, instead.) If the buffer's own
       supervisor is killed and started again under its name, it goes on with what it held.
     * Where a capacity is set, no more than that is ever held, those entries included that a processor
       has.
@@ -84,8 +85,8 @@ defmodule PartitionedBuffer do
 
   @typedoc """
   Names a batch, the same each time that it is tried: the buffer, the partition, when the buffer was opened,
-  and the places of its first and last entry in the partition. No other batch of this VM has it; use it as an
-  idempotency token.
+  and the places of its first and last entry in the partition. No other batch has it; use it as an
+  idempotency token. The halves of a batch (`:split_on_failure`) have ids of their own.
   """
   @type batch_id ::
           {buffer(), partition :: atom(), since :: non_neg_integer(), first :: pos_integer(),
@@ -304,7 +305,7 @@ defmodule PartitionedBuffer do
   @spec flush(buffer(), keyword()) :: :ok
   def flush(buffer, opts \\ []) do
     handle = Handle.fetch!(buffer)
-    OnDemand.flush(buffer, OnDemand.indexes!(buffer, handle, opts[:partition]))
+    OnDemand.flush(handle, OnDemand.indexes!(buffer, handle, opts[:partition]))
   end
 
   @doc """
@@ -312,8 +313,9 @@ defmodule PartitionedBuffer do
 
   Returns a list of `{partition, outcome}`. An outcome is `{:ok, result}` with what the processor returned
   for the last batch (`nil` if the partition held nothing), or `{:error, reason}`: `:timeout` if it took
-  longer than the `:timeout`, otherwise why entries of this partition were discarded meanwhile. What has not
-  been processed in time stays in the buffer.
+  longer than the `:timeout`, otherwise why entries of this partition were discarded meanwhile (a `t:reason/0`, or
+  `:processing_timeout` if the processor took too long). What has not been processed in time stays in the buffer. That
+  of a paused partition is not processed before it is resumed.
 
   ## Options
 
@@ -336,13 +338,14 @@ defmodule PartitionedBuffer do
 
   """
   @spec sync_flush(buffer(), keyword()) :: [
-          {partition :: atom(), {:ok, result :: term()} | {:error, :timeout | reason()}}
+          {partition :: atom(),
+           {:ok, result :: term()} | {:error, :timeout | :processing_timeout | reason()}}
         ]
   def sync_flush(buffer, opts \\ []) do
     handle = Handle.fetch!(buffer)
     timeout = Options.timeout!(Keyword.get(opts, :timeout, 60_000))
     indexes = OnDemand.indexes!(buffer, handle, opts[:partition])
-    outcomes = OnDemand.sync_flush(buffer, handle, indexes, timeout)
+    outcomes = OnDemand.sync_flush(handle, indexes, timeout)
     Enum.zip(Enum.map(indexes, &elem(handle.partitions, &1)), outcomes)
   end
 
@@ -359,10 +362,11 @@ defmodule PartitionedBuffer do
   end
 
   @doc """
-  Copies of all entries that no processor has been given yet, as it would get them. They stay in the buffer.
+  Copies of all entries that are queued, as a processor would get them: those that are to be tried again, and
+  those that no processor has been given yet. They stay in the buffer.
 
   The entries of a queue's partition come in their order, those of the first partition first. The list is
-  read in pieces while writes and processing go on, so it is not of one moment: an entry that is there
+  read in pieces while writes and processing go on, so it is not of one moment: an entry that is queued
   before and after the call is in it.
 
   ## Options
@@ -414,8 +418,8 @@ defmodule PartitionedBuffer do
 
   Besides, for each partition: `next_flush_ms`, in how many milliseconds it processes by itself the next time
   (`nil`: never), and `trigger`, what started its last cycle (`nil`: nothing yet; see the events). And for the
-  whole buffer: `blocked`, how many callers wait for room, `rejected`, how many writes were refused because
-  there was none, and `room`, `nil` or the `entries` and `bytes` that are taken of the capacity.
+  whole buffer: `blocked`, how many callers wait for room, `rejected`, how many writes have returned
+  `{:error, reason}` because there was none, and `room`, `nil` or the `entries` and `bytes` that are taken of the capacity.
 
   Each partition's figures are of one moment: `accepted` is `processed`, `superseded`, `deleted`,
   `discarded` (all reasons), `queued` and `in_flight` together, always.

@@ -169,7 +169,8 @@ defmodule PartitionedBuffer.Map do
 
   A value in place of one that is there takes only the room by which it is larger. A list
   (`put_all/3`, `put_all_newer/3`) takes room as if all its keys were new, and gives back what it did not
-  need. `update/5` waits in no order: it tries again until there is room.
+  need. `update/5` waits in no order: it tries again until there is room; and where the newest entries are dropped it
+  returns `{:error, :full}` instead, since what it would have written depends on what is there.
 
   ## Options
 
@@ -220,7 +221,8 @@ defmodule PartitionedBuffer.Map do
   Puts a value, and waits until the cycle of its entry has processed it.
 
   Returns `{:ok, result}` with what the processor has returned for the batch of the entry, whatever value it
-  had by then, or `{:error, reason}`: why the entry was discarded, `:timeout` if it has not been processed
+  had by then, or `{:error, reason}`: why the entry was discarded (`:processing_timeout` if the processor took too
+  long), `:timeout` if it has not been processed
   within the `:timeout` of the call or there was no room (what is in the buffer stays there), `:full` or
   `:too_large` as for `put/4`.
 

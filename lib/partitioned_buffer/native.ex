@@ -279,6 +279,12 @@ defmodule PartitionedBuffer.Native do
   @spec partition_arm(handle(), index(), pos_integer() | nil, pos_integer() | nil) :: boolean()
   def partition_arm(_handle, _index, _entries, _bytes), do: not_loaded()
 
+  @spec partition_want(handle(), index()) :: :ok
+  def partition_want(_handle, _index), do: not_loaded()
+
+  @spec partition_wanted(handle(), index()) :: boolean()
+  def partition_wanted(_handle, _index), do: not_loaded()
+
   @spec partition_triggered(handle(), index(), atom()) :: :ok
   def partition_triggered(_handle, _index, _trigger), do: not_loaded()
 

@@ -4,7 +4,7 @@ defmodule PartitionedBuffer.OnDemand do
   #
   # Invariant: none of it holds writers up, and none of it waits for a partition's process to answer.
 
-  alias PartitionedBuffer.{Awaited, Handle, Names, Native, Partition}
+  alias PartitionedBuffer.{Awaited, Handle, Native, Partition}
 
   # Entries that are copied at once, under the lock of the generation that they are in.
   @rows 64
@@ -25,16 +25,23 @@ defmodule PartitionedBuffer.OnDemand do
     end
   end
 
-  @spec flush(atom(), [Native.index()]) :: :ok
-  def flush(buffer, indexes),
-    do: Enum.each(indexes, &Partition.flush(Names.partition(buffer, &1)))
+  @doc "Starts cycles. A process that takes the place of a killed one starts the one that it was asked for."
+  @spec flush(Handle.t(), [Native.index()]) :: :ok
+  def flush(%{ref: ref, partitions: names}, indexes) do
+    for index <- indexes do
+      :ok = Native.partition_want(ref, index)
+      Partition.flush(elem(names, index))
+    end
+
+    :ok
+  end
 
   @doc "Processes what the partitions hold now; the outcome of each."
-  @spec sync_flush(atom(), Handle.t(), [Native.index()], timeout()) :: [Awaited.outcome()]
-  def sync_flush(buffer, %{ref: ref}, indexes, timeout) do
+  @spec sync_flush(Handle.t(), [Native.index()], timeout()) :: [Awaited.outcome()]
+  def sync_flush(%{ref: ref} = handle, indexes, timeout) do
     deadline = Awaited.deadline(timeout)
     awaited = await(ref, indexes)
-    flush(buffer, for({index, token} <- awaited, token != nil, do: index))
+    flush(handle, for({index, token} <- awaited, token != nil, do: index))
 
     outcomes =
       Awaited.collect(

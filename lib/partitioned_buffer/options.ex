@@ -162,7 +162,7 @@ defmodule PartitionedBuffer.Options do
       default: :infinity,
       doc: """
       Entries that are older than this (in milliseconds) when their batch is due, for the first time or
-      again, are discarded. Ages are known to the precision of 256 entries of a queue, and to that of a
+      again, are discarded (a batch that was tried before, as a whole). Ages are known to the precision of 256 entries of a queue, and to that of a
       cycle of a map: an entry is never discarded too early, but may be late by that.
       """
     ],
@@ -173,8 +173,10 @@ defmodule PartitionedBuffer.Options do
       doc: """
       What is called with entries that are given up, and the reason: a function of arity 2, or
       `{module, function, args}` with both put before `args`. It runs in a process of its own and may take
-      `:processing_timeout_ms` for each call. It is called once for each entry at the most: when it fails,
-      that is reported by an event.
+      `:processing_timeout_ms` for each call. While 100,000 entries of a partition wait for it, others are not
+      kept for it, but only counted and reported by events. It is called once for each entry at the most: when it fails,
+      that is reported by an event. When the buffer is stopped and the time for processing is up, it has five more
+      seconds for all that is left.
       """
     ],
     processor_info: [

@@ -111,6 +111,10 @@ defmodule PartitionedBuffer.Partition do
     due? = arm(state)
     _ = Native.partition_pause(state.ref, state.index, paused?(state))
     state = state |> discards() |> resume()
+    # What its predecessor was asked for, too.
+    state =
+      if Native.partition_wanted(state.ref, state.index), do: cycle(state, :flush), else: state
+
     {:noreply, if(due?, do: cycle(state, :max_size), else: state)}
   end
 

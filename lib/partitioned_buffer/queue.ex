@@ -158,7 +158,8 @@ defmodule PartitionedBuffer.Queue do
   Returns `{:ok, result}` with what the processor has returned for the batch of the item; for a list, the
   results of the batches that had the last item in each partition, in a list. Or `{:error, reason}`:
 
-    * `:exception`, `:killed`, `:failed`, `:expired`, `:overflow`, `:shutdown`: why an item was discarded,
+    * `:exception`, `:killed`, `:failed`, `:expired`, `:overflow`, `:shutdown`: why an item was discarded, or
+      `:processing_timeout`: the processor took too long,
     * `:timeout`: there was no room, or it has not been processed within the `:timeout`: what is in the
       buffer stays there and is processed,
     * `:full`, `:too_large`: as for `push/3`; nothing was pushed.

@@ -12,6 +12,9 @@ defmodule PartitionedBuffer.Partition.Discards do
 
   alias PartitionedBuffer.{Names, Native, Options, Telemetry}
 
+  # How long one process makes calls at the most.
+  @more_ms 1_000
+
   @typedoc "The call that is running: its process, its monitor, and until when it may run."
   @type call :: %{pid: pid(), monitor: reference(), timeout: timeout(), started: integer()}
 
@@ -97,9 +100,20 @@ defmodule PartitionedBuffer.Partition.Discards do
           :ok
   def run(ref, index, on_discard, timeout) do
     _ = if Options.finite(timeout) != nil, do: :timer.kill_after(timeout)
-    _any? = next(ref, index, on_discard)
-    :ok
+    more(ref, index, on_discard, now() + more_ms(timeout))
   end
+
+  # As long as calls take no time to speak of, one process makes many of them: a process for each could not
+  # keep up with writers that are dropped one by one.
+  defp more(ref, index, on_discard, until) do
+    if next(ref, index, on_discard) and now() < until,
+      do: more(ref, index, on_discard, until),
+      else: :ok
+  end
+
+  # A hundredth: so each call has 99 percent of the time that it may take.
+  defp more_ms(:infinity), do: @more_ms
+  defp more_ms(timeout), do: min(div(timeout, 100), @more_ms)
 
   # Asking for the next batch is what settles the one before it, so a call that has failed is not made
   # again. Without `on_discard`, which may have been taken away, a batch is just forgotten.

@@ -44,13 +44,29 @@ fn partition_arm(
     Ok(partition(handle, index)?.arm(env.pid(), trigger))
 }
 
-/// Notes what has started a cycle. O(1).
+/// Notes that somebody wants a cycle, for whichever process is the partition's then. O(1).
+#[rustler::nif]
+fn partition_want(handle: Handle<'_>, index: usize) -> NifResult<Atom> {
+    let mark = handle.0.marks.get(index).ok_or(Error::BadArg)?;
+    mark.wanted.store(true, Ordering::Relaxed);
+    Ok(atoms::ok())
+}
+
+/// Whether somebody wants a cycle that has not started yet. O(1).
+#[rustler::nif]
+fn partition_wanted(handle: Handle<'_>, index: usize) -> NifResult<bool> {
+    let mark = handle.0.marks.get(index).ok_or(Error::BadArg)?;
+    Ok(mark.wanted.load(Ordering::Relaxed))
+}
+
+/// Notes what has started a cycle, which is what was wanted. O(1).
 #[rustler::nif]
 fn partition_triggered(handle: Handle<'_>, index: usize, trigger: Atom) -> NifResult<Atom> {
     let mark = handle.0.marks.get(index).ok_or(Error::BadArg)?;
     let known = atoms::triggers().iter().position(|&one| one == trigger);
     let place = known.ok_or(Error::BadArg)? + 1;
     mark.trigger.store(place as u8, Ordering::Relaxed);
+    mark.wanted.store(false, Ordering::Relaxed);
     Ok(atoms::ok())
 }
 
