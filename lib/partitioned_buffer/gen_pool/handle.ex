@@ -12,10 +12,10 @@ defmodule PartitionedBuffer.GenPool.Handle do
   @enforce_keys [:broker, :keeper, :watch]
   defstruct @enforce_keys
 
-  @type t :: %__MODULE__{broker: Broker.t(), keeper: atom(), watch: atom()}
+  @type t :: %__MODULE__{broker: Broker.t(), keeper: atom(), watch: pid()}
 
   @doc "`watch` is the process whose end is the end of requests that wait."
-  @spec put(atom(), BrokerServer.handle(), atom()) :: :ok
+  @spec put(atom(), BrokerServer.handle(), pid()) :: :ok
   def put(pool, %{broker: broker, keeper: keeper}, watch) do
     :persistent_term.put(key(pool), %__MODULE__{broker: broker, keeper: keeper, watch: watch})
   end

@@ -112,7 +112,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
     with {:ok, shared} <- share(opts, user_state),
          {:ok, broker} <- start_broker(opts, signals) do
       supervisor = start_supervisor(opts.name)
-      watch = if opts.external_broker?, do: opts.broker, else: opts.name
+      watch = if opts.external_broker?, do: broker.pid, else: self()
       :ok = Handle.put(opts.name, broker, watch)
 
       state = %{

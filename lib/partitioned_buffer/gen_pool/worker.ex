@@ -16,7 +16,9 @@ defmodule PartitionedBuffer.GenPool.Worker do
   alias PartitionedBuffer.Broker.Keeper
   alias PartitionedBuffer.GenPool.{Answer, Callback, Owner, Shared, Signals, Telemetry}
 
-  @listen_ns 10_000_000
+  @look_ms 10
+  # With 233, which is what the VM begins with, garbage is collected with every few requests.
+  @heap_words 2_000
   # For `terminate/2`, when it has its own state and traps exits. Shorter than what a pool that is started
   # again waits for the former one.
   @shutdown_ms 4_000
@@ -29,15 +31,16 @@ defmodule PartitionedBuffer.GenPool.Worker do
                 # The shared state, or the worker's own.
                 :shared,
                 :state,
-                # Of its own state only: after how long it is to be told so.
-                timeout: :infinity,
+                # Of its own state only: when it is to be told that nothing came.
+                timeout_at: :infinity,
+                attention: 0,
                 reads?: false,
                 external?: false,
                 hibernate?: false,
                 leaving?: false,
                 drained_to: nil,
                 listening?: false,
-                look_at: nil,
+                looked?: false,
                 debug: []
               ]
 
@@ -67,7 +70,10 @@ defmodule PartitionedBuffer.GenPool.Worker do
   end
 
   @spec start_link(setup()) :: {:ok, pid()} | :ignore | {:error, term()}
-  def start_link(setup), do: :proc_lib.start_link(__MODULE__, :init, [self(), setup])
+  def start_link(setup) do
+    opts = [min_heap_size: @heap_words]
+    :proc_lib.start_link(__MODULE__, :init, [self(), setup], :infinity, opts)
+  end
 
   @doc "The calling process is one of a pool with a shared state."
   @spec enter(atom()) :: :ok
@@ -129,7 +135,6 @@ defmodule PartitionedBuffer.GenPool.Worker do
       shared: setup.shared,
       state: state,
       reads?: function_exported?(setup.module, :read_only?, 2),
-      look_at: System.monotonic_time(:nanosecond),
       external?: setup.external?
     }
 
@@ -157,14 +162,28 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp take(%{leaving?: true} = w), do: finish(w, :normal)
 
   defp take(w) do
-    if Signals.fetch?(w.signals) do
+    w = attend(w)
+
+    if Signals.fetch?(w.attention) do
       fetch(w)
     else
       case Broker.take(w.worker) do
         {message, caller, queue_ns} -> w |> request(message, caller, queue_ns) |> loop()
-        # Looks again: what came in between was not signalled to an idle worker.
-        :idle -> if Signals.fetch?(w.signals), do: withdraw(w) |> fetch(), else: idle(w)
+        :idle -> rest(w)
       end
+    end
+  end
+
+  # Looks again: what came in between was not signalled to an idle worker.
+  defp rest(w) do
+    w = attend(w)
+    if Signals.fetch?(w.attention), do: w |> withdraw() |> fetch(), else: idle(w)
+  end
+
+  defp attend(w) do
+    case Signals.attention(w.signals) do
+      attention when attention == w.attention -> w
+      attention -> %{w | attention: attention}
     end
   end
 
@@ -188,6 +207,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp idle(w) do
     receive do
       :"$broker_wake" -> take(w)
+      :"$gen_pool_look" -> idle(%{w | looked?: false})
       message -> w |> withdraw() |> mailbox(message)
     after
       wait_ms(w) -> waited(w)
@@ -195,19 +215,20 @@ defmodule PartitionedBuffer.GenPool.Worker do
   end
 
   # One that is to be told of a timeout does not hibernate before.
-  defp wait_ms(%{timeout: :infinity, idle_ms: idle_ms}), do: idle_ms
-  defp wait_ms(%{timeout: timeout}), do: timeout
+  defp wait_ms(%{timeout_at: :infinity, idle_ms: idle_ms}), do: idle_ms
+  defp wait_ms(%{timeout_at: at}), do: max(at - System.monotonic_time(:millisecond), 0)
 
   # It is idle, and there is a message.
   @doc false
   def awake(w) do
     receive do
       :"$broker_wake" -> take(w)
+      :"$gen_pool_look" -> idle(%{w | looked?: false, hibernate?: true})
       message -> w |> withdraw() |> mailbox(message)
     end
   end
 
-  defp waited(%{timeout: :infinity} = w), do: idle(%{w | hibernate?: true})
+  defp waited(%{timeout_at: :infinity} = w), do: idle(%{w | hibernate?: true})
   defp waited(w), do: w |> withdraw() |> handle(:info, :timeout, nil, nil, 0) |> loop()
 
   defp withdraw(w) do
@@ -222,6 +243,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   # A turn that came when nobody waited for it any more: never, but it would be a message of nobody's.
   defp mailbox(w, :partitioned_buffer_turn), do: loop(w)
+  defp mailbox(w, :"$gen_pool_look"), do: take(%{w | looked?: false})
   defp mailbox(w, :"$gen_pool_leave"), do: take(%{w | leaving?: true})
   defp mailbox(w, {:"$gen_pool_drain", to}), do: take(%{w | drained_to: to})
 
@@ -248,7 +270,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   defp handle(w, kind, message, from, answer, queue_ns) do
     w = listen(w)
-    _ = if w.shared, do: Signals.disarm(w.signals)
+    _ = if w.shared && Signals.timeouts?(w.attention), do: Signals.disarm(w.signals)
     started = started(w, kind, queue_ns)
     {outcome, attempts, w} = run(w, kind, message, from, answer)
 
@@ -273,7 +295,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   end
 
   defp run(%{shared: nil} = w, kind, message, from, answer) do
-    w = %{w | timeout: :infinity}
+    w = if w.timeout_at == :infinity, do: w, else: %{w | timeout_at: :infinity}
 
     case Callback.run(w.module, kind, message, from, w.state) do
       {:crash, _reason, _stack} = crash ->
@@ -317,7 +339,10 @@ defmodule PartitionedBuffer.GenPool.Worker do
   # Before anything else; with the turn, if there is one.
   defp follow(w, {:continue, arg}), do: handle(w, :continue, arg, nil, nil, 0)
   defp follow(w, :hibernate), do: leave_turn(%{w | hibernate?: true})
-  defp follow(%{shared: nil} = w, {:timeout, ms}), do: %{w | timeout: ms}
+
+  defp follow(%{shared: nil} = w, {:timeout, ms}),
+    do: %{w | timeout_at: System.monotonic_time(:millisecond) + ms}
+
   defp follow(w, :none), do: leave_turn(w)
 
   # Of all workers together: the pool's own process has the timer.
@@ -381,12 +406,12 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   # --- telemetry ----------------------------------------------------------------------------------
 
-  defp listen(%{look_at: look_at} = w) do
-    now = System.monotonic_time(:nanosecond)
+  # Once in a while. To read the clock for each message would cost as much as the message.
+  defp listen(%{looked?: true} = w), do: w
 
-    if now >= look_at,
-      do: %{w | listening?: Telemetry.listening?(), look_at: now + @listen_ns},
-      else: w
+  defp listen(w) do
+    _timer = Process.send_after(self(), :"$gen_pool_look", @look_ms)
+    %{w | looked?: true, listening?: Telemetry.listening?()}
   end
 
   defp started(%{listening?: false}, _kind, _queue_ns), do: nil
