@@ -329,6 +329,9 @@ defmodule PartitionedBuffer.GenPool do
     GenServer.call(pool, message, timeout)
   end
 
+  # Such is the tag of a `GenServer` with an alias.
+  @dialyzer {:no_improper_lists, ask: 6}
+
   # The tag is an alias that takes one answer: what comes later, or twice, goes nowhere.
   defp ask(handle, pool, message, timeout, errors, opts) do
     %{broker: broker, keeper: keeper, watch: watch} = handle
@@ -362,7 +365,7 @@ defmodule PartitionedBuffer.GenPool do
         refused(reason, errors)
 
       {:DOWN, ^ref, :process, _pool, reason} ->
-        taken_back(handle, tag, id)
+        _ = taken_back(handle, tag, id)
         leave(reason, pool, message, opts)
     after
       timeout -> timed_out(handle, ref, tag, id, errors, call)

@@ -9,8 +9,7 @@ defmodule PartitionedBuffer.GenPool.Answer do
   #   * What a handler answers by itself, with `GenPool.reply/2`, is held until its outcome counts.
 
   alias PartitionedBuffer.{Broker, Native}
-  alias PartitionedBuffer.GenPool.Backend
-  alias PartitionedBuffer.GenPool.Callback
+  alias PartitionedBuffer.GenPool.{Backend, Callback, Shared}
 
   @held :"$partitioned_buffer_replies"
 
@@ -47,12 +46,7 @@ defmodule PartitionedBuffer.GenPool.Answer do
   end
 
   @doc "Writes the state and answers, if the state was not changed meanwhile."
-  @spec write(
-          %{backend: module(), ref: Backend.ref(), version: Backend.version()},
-          term(),
-          t(),
-          Callback.answer()
-        ) :: {:ok, Backend.version()} | :changed
+  @spec write(Shared.t(), term(), t(), Callback.answer()) :: {:ok, Backend.version()} | :changed
   def write(
         %{backend: Backend.Native, ref: cell, version: version},
         state,

@@ -169,7 +169,7 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
       rest ->
         {called, others} = Enum.split_with(rest, &match?({{:call, _message}, _from}, &1))
         # Nobody drops anything yet, so no keeper is asked to report.
-        for {message, reply} <- others, do: Native.ask(new, self(), message, reply, nil)
+        Enum.each(others, fn {message, reply} -> Native.ask(new, self(), message, reply, nil) end)
         move(old, new, calls + length(called))
     end
   end

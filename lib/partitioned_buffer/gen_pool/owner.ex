@@ -371,10 +371,9 @@ defmodule PartitionedBuffer.GenPool.Owner do
 
   @impl true
   def handle_cast(message, state) do
-    case ask(state, {:cast, message}, :cast) do
-      id when is_integer(id) -> :ok
-      _refused -> refused(state)
-    end
+    _ =
+      with refused when is_atom(refused) <- ask(state, {:cast, message}, :cast),
+           do: refused(state)
 
     {:noreply, state}
   end

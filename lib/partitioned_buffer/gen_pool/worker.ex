@@ -116,6 +116,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp first_state(%{shared: nil} = setup), do: Callback.init(setup.module, setup.init_arg)
   defp first_state(_setup), do: {:ok, nil, :none}
 
+  @spec give_up(pid(), term()) :: no_return()
   defp give_up(parent, reason) do
     :proc_lib.init_ack(parent, {:error, reason})
     exit(reason)
@@ -457,6 +458,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   def system_continue(parent, debug, w), do: loop(%{w | parent: parent, debug: debug})
 
   @doc false
+  @spec system_terminate(term(), pid(), term(), %__MODULE__{}) :: no_return()
   def system_terminate(reason, _parent, _debug, w), do: finish(w, reason)
 
   @doc false
