@@ -55,7 +55,9 @@ defmodule PartitionedBuffer.GenPool do
 
     * `:exclusive` (default): a handler takes a turn before it reads the state and gives it up when its state
       is written. Turns go in order: nobody is overtaken, and a worker that is killed gives up its turn. So
-      handlers run one at a time, as in a `GenServer`, except those that `c:read_only?/2` names.
+      handlers run one at a time, as in a `GenServer`, except those that `c:read_only?/2` names. A module without
+      that callback has its requests handled in the order of the queue; a worker then keeps its turn for up to
+      16 of them.
     * `:optimistic`: handlers run at the same time. One that changed the state and finds that it was changed
       meanwhile is run again, with the new state; after `:max_attempts` runs it takes a turn, for which the
       others wait. A handler that leaves the state as it was is never run again. Whatever a handler does

@@ -220,7 +220,7 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
     end
 
     test "turns go in order: nobody is passed over" do
-      pool = start_pool!([], pool_size: 8)
+      pool = start_pool!([], pool_size: 8, module: ScriptedReader)
       first = occupy(pool)
       # One after the other gets in line behind it, each in a worker of its own.
       tasks =
@@ -235,8 +235,43 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
       assert GenPool.get_state(pool) == Enum.to_list(7..1)
     end
 
-    test "a worker that is killed gives up its turn, or its place in line" do
+    test "without read_only?/2, requests are handled in the order of the queue" do
       pool = start_pool!([], pool_size: 4)
+      busy = occupy(pool)
+
+      tasks =
+        for i <- 1..100 do
+          task = Task.async(fn -> GenPool.call(pool, &{:reply, i, [i | &1]}, :infinity) end)
+          eventually(fn -> GenPool.info(pool).accepted == i + 1 end)
+          task
+        end
+
+      release(busy)
+      assert Task.await_many(tasks) == Enum.to_list(1..100)
+      assert GenPool.get_state(pool) == Enum.to_list(100..1)
+      eventually(fn -> line(pool) == 0 end)
+    end
+
+    test "a message to one worker is not kept waiting by requests that come without end" do
+      pool = start_pool!(%{test: self()}, pool_size: 2)
+
+      again = fn again ->
+        fn state ->
+          GenPool.cast(pool, again.(again))
+          {:noreply, state}
+        end
+      end
+
+      for _ <- 1..10, do: :ok = GenPool.cast(pool, again.(again))
+
+      for worker <- GenPool.get_children(pool) do
+        send(worker, :to_you)
+        assert_receive {:info, :to_you, ^worker}, 5_000
+      end
+    end
+
+    test "a worker that is killed gives up its turn, or its place in line" do
+      pool = start_pool!([], pool_size: 4, module: ScriptedReader)
       first = occupy(pool)
       second = Task.async(fn -> GenPool.call(pool, &{:reply, :second, [2 | &1]}) end)
       eventually(fn -> line(pool) == 2 end)

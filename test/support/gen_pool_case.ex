@@ -33,24 +33,38 @@ defmodule PartitionedBuffer.GenPoolCase do
     def terminate(_reason, _state), do: :ok
   end
 
+  defmodule ScriptedReader do
+    @moduledoc false
+    # The same, with `read_only?/2`, which names nothing. So a worker takes a request before it takes a turn.
+    defdelegate init(fun), to: Scripted
+    defdelegate handle_call(fun, from, state), to: Scripted
+    defdelegate handle_cast(fun, state), to: Scripted
+    defdelegate handle_info(fun, state), to: Scripted
+    defdelegate handle_continue(fun, state), to: Scripted
+    defdelegate terminate(reason, state), to: Scripted
+    def read_only?(_callback, _message), do: false
+  end
+
   using do
     quote do
       import PartitionedBuffer.GenPoolCase
       alias PartitionedBuffer.GenPool
-      alias PartitionedBuffer.GenPoolCase.Scripted
+      alias PartitionedBuffer.GenPoolCase.{Scripted, ScriptedReader}
     end
   end
 
   @doc "A name that nothing else in this VM has."
   def unique_name(prefix \\ "pool"), do: :"#{prefix}_#{System.unique_integer([:positive])}"
 
-  @doc "Starts a pool of `Scripted` with this state, which ends with the test. Returns its name."
+  @doc "Starts a pool of `Scripted` (or another `:module`) with this state, which ends with the test. Returns its name."
   def start_pool!(state, opts \\ []) do
-    opts = Keyword.put_new_lazy(opts, :name, &unique_name/0)
+    {module, opts} =
+      opts |> Keyword.put_new_lazy(:name, &unique_name/0) |> Keyword.pop(:module, Scripted)
+
     arg = fn -> {:ok, state} end
 
     ExUnit.Callbacks.start_supervised!(
-      Supervisor.child_spec({GenPool, {Scripted, arg, opts}}, restart: :temporary)
+      Supervisor.child_spec({GenPool, {module, arg, opts}}, restart: :temporary)
     )
 
     opts[:name]

@@ -125,10 +125,11 @@ defmodule PartitionedBuffer.GenPool.Shared do
   defp waits_for_others?(%{isolation: :exclusive}), do: false
   defp waits_for_others?(%{turns: turns}), do: Native.turns_held(turns)
 
+  @doc "Waits for the turn, unless it has it."
   @spec take_turn(t(), pid()) :: t()
-  defp take_turn(%{turn?: true} = shared, _parent), do: shared
+  def take_turn(%{turn?: true} = shared, _parent), do: shared
 
-  defp take_turn(%{turns: turns} = shared, parent) do
+  def take_turn(%{turns: turns} = shared, parent) do
     case Native.turns_take(turns) do
       :ok ->
         %{shared | turn?: true}

@@ -9,7 +9,10 @@ defmodule PartitionedBuffer.GenPool.Worker do
   # Invariants:
   #
   #   * A request is answered, or deferred by its handler, before the next one is taken.
-  #   * The turn is not kept from one message to the next.
+  #   * A worker that is idle does not have the turn, nor one that does what the system asks of it. If any
+  #     handler may write, a worker that has the turn keeps it for a few requests: to pass it on after each of
+  #     them would cost a switch of processes a request and help nobody. The others take requests only when
+  #     they have the turn, so requests are handled in the order of the queue.
   #   * What ends a `GenServer` with the same callbacks ends the worker, after the caller was told.
 
   alias PartitionedBuffer.{Broker, Native}
@@ -17,6 +20,8 @@ defmodule PartitionedBuffer.GenPool.Worker do
   alias PartitionedBuffer.GenPool.{Answer, Callback, Owner, Shared, Signals, Telemetry}
 
   @look_ms 10
+  # Requests in one turn, while others are in line: what comes to another worker itself must not wait for ever.
+  @in_turn 16
   # With 233, which is what the VM begins with, garbage is collected with every few requests.
   @heap_words 2_000
   # For `terminate/2`, when it has its own state and traps exits. Shorter than what a pool that is started
@@ -35,6 +40,9 @@ defmodule PartitionedBuffer.GenPool.Worker do
                 timeout_at: :infinity,
                 attention: 0,
                 reads?: false,
+                # All handlers take turns. How many have been handled in this one.
+                in_turns?: false,
+                in_turn: 0,
                 external?: false,
                 hibernate?: false,
                 leaving?: false,
@@ -136,7 +144,8 @@ defmodule PartitionedBuffer.GenPool.Worker do
       shared: setup.shared,
       state: state,
       reads?: function_exported?(setup.module, :read_only?, 2),
-      external?: setup.external?
+      external?: setup.external?,
+      in_turns?: in_turns?(setup)
     }
 
     # The keeper monitors it when this returns, so that it knows why the worker has died, if it does.
@@ -144,6 +153,11 @@ defmodule PartitionedBuffer.GenPool.Worker do
     :proc_lib.init_ack(parent, {:ok, self()})
     w |> follow(action) |> loop()
   end
+
+  defp in_turns?(%{shared: %{isolation: :exclusive}, module: module}),
+    do: not function_exported?(module, :read_only?, 2)
+
+  defp in_turns?(_setup), do: false
 
   defp join(setup) do
     :ok = enter(setup.pool)
@@ -160,10 +174,10 @@ defmodule PartitionedBuffer.GenPool.Worker do
     end
   end
 
-  defp take(%{leaving?: true} = w), do: finish(w, :normal)
+  defp take(%{leaving?: true} = w), do: w |> leave_turn() |> finish(:normal)
 
   defp take(w) do
-    w = attend(w)
+    w = w |> attend() |> await_turn()
 
     if Signals.fetch?(w.attention) do
       fetch(w)
@@ -178,8 +192,17 @@ defmodule PartitionedBuffer.GenPool.Worker do
   # Looks again: what came in between was not signalled to an idle worker.
   defp rest(w) do
     w = attend(w)
-    if Signals.fetch?(w.attention), do: w |> withdraw() |> fetch(), else: idle(w)
+
+    if Signals.fetch?(w.attention),
+      do: w |> withdraw() |> fetch(),
+      else: w |> leave_turn() |> idle()
   end
+
+  defp await_turn(%{in_turns?: true, in_turn: handled} = w) when handled < @in_turn,
+    do: %{w | in_turn: handled + 1, shared: Shared.take_turn(w.shared, w.parent)}
+
+  defp await_turn(%{in_turns?: true} = w), do: w |> leave_turn() |> await_turn()
+  defp await_turn(w), do: w
 
   defp attend(w) do
     case Signals.attention(w.signals) do
@@ -251,7 +274,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp mailbox(%{parent: parent} = w, {:EXIT, parent, reason}), do: finish(w, reason)
 
   defp mailbox(%{parent: parent, debug: debug} = w, {:system, from, request}),
-    do: :sys.handle_system_msg(request, from, parent, __MODULE__, debug, w)
+    do: :sys.handle_system_msg(request, from, parent, __MODULE__, debug, leave_turn(w))
 
   # Whoever has the worker's pid may use it as that of a `GenServer`.
   defp mailbox(w, {:"$gen_call", from, message}),
@@ -339,21 +362,25 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   # Before anything else; with the turn, if there is one.
   defp follow(w, {:continue, arg}), do: handle(w, :continue, arg, nil, nil, 0)
-  defp follow(w, :hibernate), do: leave_turn(%{w | hibernate?: true})
+  defp follow(w, :hibernate), do: end_turn(%{w | hibernate?: true})
 
   defp follow(%{shared: nil} = w, {:timeout, ms}),
     do: %{w | timeout_at: System.monotonic_time(:millisecond) + ms}
 
-  defp follow(w, :none), do: leave_turn(w)
+  defp follow(w, :none), do: end_turn(w)
 
   # Of all workers together: the pool's own process has the timer.
   defp follow(w, {:timeout, ms}) do
     Owner.timeout(w.owner, Signals.arm(w.signals), ms)
-    leave_turn(w)
+    end_turn(w)
   end
 
+  # It goes on with the next one.
+  defp end_turn(%{in_turns?: true} = w), do: w
+  defp end_turn(w), do: leave_turn(w)
+
   defp leave_turn(%{shared: nil} = w), do: w
-  defp leave_turn(w), do: %{w | shared: Shared.leave_turn(w.shared)}
+  defp leave_turn(w), do: %{w | shared: Shared.leave_turn(w.shared), in_turn: 0}
 
   # One state is one server: the pool ends as a whole, and takes this worker along.
   defp stop(%{shared: %{}} = w, reason, from, _answer, reply) do
