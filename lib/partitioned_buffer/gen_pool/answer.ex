@@ -81,18 +81,20 @@ defmodule PartitionedBuffer.GenPool.Answer do
   @doc "From now on, what this process answers by itself is held."
   @spec hold() :: :ok
   def hold do
-    Process.put(@held, [])
+    # It is a worker's business for all of its life: only the first time is there anything to do.
+    _ = if Process.get(@held) != [], do: Process.put(@held, [])
     :ok
   end
 
   @doc "What is held is sent, in order."
   @spec release() :: :ok
   def release do
-    case Process.delete(@held) do
+    case Process.get(@held) do
       [] ->
         :ok
 
       held ->
+        Process.put(@held, [])
         held |> Enum.reverse() |> Enum.each(fn {from, reply} -> GenServer.reply(from, reply) end)
     end
   end
@@ -100,7 +102,7 @@ defmodule PartitionedBuffer.GenPool.Answer do
   @doc "What is held is forgotten."
   @spec drop() :: :ok
   def drop do
-    Process.delete(@held)
+    Process.put(@held, [])
     :ok
   end
 

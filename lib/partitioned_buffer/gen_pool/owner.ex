@@ -24,6 +24,9 @@ defmodule PartitionedBuffer.GenPool.Owner do
   alias PartitionedBuffer.GenPool.{
     BrokerServer,
     Callback,
+    Crew,
+    Dropped,
+    Ending,
     Handle,
     Shared,
     Signals,
@@ -33,11 +36,10 @@ defmodule PartitionedBuffer.GenPool.Owner do
 
   # Messages of the library's own, beside which a user's may be anything else.
   @own :"$partitioned_buffer_pool"
-  # Still ends what fails at every start.
-  @restarts 1_000
-  @restarts_ms 1_000
-
   @type opts :: map()
+
+  @doc "A request or a message of the library's own."
+  defmacro request(request), do: {:"$partitioned_buffer_pool", request}
 
   @spec start_link(module(), term(), opts()) :: GenServer.on_start()
   def start_link(module, arg, opts),
@@ -151,7 +153,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
   defp begin(state, {:continue, arg}), do: {:ok, state, {:continue, {@own, arg}}}
 
   defp begin(state, action) do
-    case grow(state) do
+    case Crew.grow(state) do
       {:ok, state} -> {:ok, after_start(state, action)}
       {:error, reason, state} -> give_up(state, reason)
     end
@@ -197,123 +199,6 @@ defmodule PartitionedBuffer.GenPool.Owner do
     end
   end
 
-  # --- workers -----------------------------------------------------------------------------------------
-
-  # Starts those that are missing.
-  defp grow(%{workers: workers, size: size} = state) when map_size(workers) >= size,
-    do: {:ok, state}
-
-  defp grow(state) do
-    case DynamicSupervisor.start_child(state.supervisor, {Worker, setup(state)}) do
-      {:ok, worker} ->
-        started(state, worker)
-        grow(put_in(state.workers[worker], Process.monitor(worker)))
-
-      :ignore ->
-        {:error, :ignore, state}
-
-      {:error, reason} ->
-        {:error, reason, state}
-    end
-  end
-
-  defp setup(state) do
-    %{
-      pool: state.pool,
-      module: state.module,
-      owner: self(),
-      broker: state.broker.broker,
-      keeper: state.broker.keeper,
-      signals: state.signals,
-      idle_ms: state.broker.idle_ms,
-      shared: state.shared,
-      init_arg: state.arg,
-      trap_exit: state.traps?,
-      external?: state.opts.external_broker?
-    }
-  end
-
-  defp started(state, worker) do
-    Telemetry.execute([:worker, :start], %{system_time: System.system_time()}, %{
-      pool: state.pool,
-      worker: worker
-    })
-  end
-
-  defp ended(state, worker, reason) do
-    Telemetry.execute([:worker, :stop], %{system_time: System.system_time()}, %{
-      pool: state.pool,
-      worker: worker,
-      reason: reason
-    })
-  end
-
-  # Another one takes the place of a worker that has ended.
-  defp replace(state, worker, reason) do
-    ended(state, worker, reason)
-
-    case state do
-      %{leaving: %{^worker => _monitor}} ->
-        {:ok, %{state | leaving: Map.delete(state.leaving, worker)}}
-
-      %{stopped?: true} ->
-        {:ok, %{state | workers: Map.delete(state.workers, worker)}}
-
-      _state ->
-        refill(%{state | workers: Map.delete(state.workers, worker)})
-    end
-  end
-
-  defp refill(state) do
-    with {:ok, state} <- restarted(state) do
-      case grow(state) do
-        {:ok, state} -> {:ok, state}
-        # One that does not want to be there.
-        {:error, :ignore, state} -> {:ok, %{state | size: state.size - 1}}
-        {:error, _reason, state} -> refill(state)
-      end
-    end
-  end
-
-  defp restarted(%{restarts: {since, count}} = state) do
-    now = System.monotonic_time(:millisecond)
-
-    cond do
-      now - since > @restarts_ms -> {:ok, %{state | restarts: {now, 1}}}
-      count < @restarts -> {:ok, %{state | restarts: {since, count + 1}}}
-      true -> {:error, :reached_max_restart_intensity}
-    end
-  end
-
-  # Sees to those first that have ended and of which nobody has been told yet.
-  defp complete(state) do
-    case Enum.find(state.workers, fn {worker, _monitor} -> not Process.alive?(worker) end) do
-      nil ->
-        {:ok, state}
-
-      {worker, monitor} ->
-        reason =
-          receive do
-            {:DOWN, ^monitor, :process, ^worker, reason} -> reason
-          end
-
-        with {:ok, state} <- replace(state, worker, reason), do: complete(state)
-    end
-  end
-
-  # Those that are idle go first.
-  defp shrink(%{workers: workers, size: size} = state) when map_size(workers) <= size, do: state
-
-  defp shrink(%{workers: workers, size: size} = state) do
-    idle = for %{pid: pid, state: :idle} <- Broker.crew(state.broker.broker), do: {pid, 0}
-    idle = Map.new(idle)
-    order = workers |> Map.keys() |> Enum.sort_by(&Map.get(idle, &1, 1))
-    leaving = Enum.take(order, map_size(workers) - size)
-    Enum.each(leaving, &Worker.leave/1)
-    {left, stay} = Map.split(workers, leaving)
-    %{state | workers: stay, leaving: Map.merge(state.leaving, left)}
-  end
-
   # --- requests of the library -------------------------------------------------------------------------
 
   @impl true
@@ -323,9 +208,9 @@ defmodule PartitionedBuffer.GenPool.Owner do
   end
 
   def handle_call({@own, request}, _from, state) do
-    case complete(state) do
+    case Crew.complete(state) do
       {:ok, state} -> answer(request, state)
-      {:error, reason} -> {:stop, reason, at_once(state)}
+      {:error, reason, state} -> {:stop, reason, at_once(state)}
     end
   end
 
@@ -340,7 +225,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
   defp answer(:workers, state), do: {:reply, Map.keys(state.workers), state}
 
   defp answer({:resize, size}, state) do
-    case grow(shrink(%{state | size: size})) do
+    case Crew.grow(Crew.shrink(%{state | size: size})) do
       {:ok, state} ->
         {:reply, :ok, state}
 
@@ -383,7 +268,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
 
   defp refused(state) do
     Telemetry.dropped(state.pool, 1, :queue_full)
-    PartitionedBuffer.GenPool.Dropped.refused()
+    Dropped.refused()
   end
 
   # --- messages ----------------------------------------------------------------------------------------
@@ -430,9 +315,9 @@ defmodule PartitionedBuffer.GenPool.Owner do
   def handle_info(message, state), do: {:noreply, deliver(state, message)}
 
   defp down(state, worker, reason) do
-    case replace(state, worker, reason) do
+    case Crew.replace(state, worker, reason) do
       {:ok, state} -> {:noreply, state}
-      {:error, reason} -> {:stop, reason, at_once(state)}
+      {:error, reason, state} -> {:stop, reason, at_once(state)}
     end
   end
 
@@ -446,7 +331,9 @@ defmodule PartitionedBuffer.GenPool.Owner do
     state
   end
 
-  defp next_message(%{messages: messages} = state) do
+  @doc "Takes the message that has waited for longest."
+  @spec next_message(map()) :: {{:ok, term()} | :none, map()}
+  def next_message(%{messages: messages} = state) do
     case :queue.out(messages) do
       {{:value, message}, messages} ->
         if :queue.is_empty(messages), do: Signals.put_fetch(state.signals, false)
@@ -489,7 +376,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
   end
 
   defp ready(state, action) do
-    case grow(state) do
+    case Crew.grow(state) do
       {:ok, state} -> {:noreply, after_start(state, action)}
       {:error, reason, state} -> {:stop, reason, at_once(state)}
     end
@@ -510,7 +397,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
   @impl true
   def terminate(reason, state) do
     :ok = Signals.put_ending(state.signals)
-    state = if state.stopped?, do: state, else: drain(state)
+    state = if state.stopped?, do: state, else: Ending.drain(state)
     Handle.erase(state.pool, state.broker.broker)
     discarded = end_processes(state) + :queue.len(state.messages)
 
@@ -539,74 +426,4 @@ defmodule PartitionedBuffer.GenPool.Owner do
 
     if state.opts.external_broker?, do: 0, else: BrokerServer.stop(state.broker.pid)
   end
-
-  # What was accepted before is done, for as long as that may take. Requests in a broker outside of the pool
-  # wait for the next pool; only what was begun is finished.
-  defp drain(state) do
-    unless state.opts.external_broker?, do: Broker.close(state.broker.broker)
-    state = %{state | stopped?: true}
-    Enum.each(Map.keys(state.workers), &tell_to_end(state, &1))
-    await(state, deadline(state.opts.shutdown))
-  end
-
-  defp tell_to_end(%{opts: %{external_broker?: true}}, worker), do: Worker.leave(worker)
-  defp tell_to_end(_state, worker), do: Worker.drain(worker, self())
-
-  defp await(%{workers: workers, leaving: leaving} = state, _deadline)
-       when workers == %{} and leaving == %{},
-       do: state
-
-  defp await(state, deadline) do
-    receive do
-      {:drained, worker} ->
-        state |> gone(worker) |> await(deadline)
-
-      {:DOWN, _monitor, :process, pid, reason} when is_map_key(state.workers, pid) ->
-        ended(state, pid, reason)
-        state |> gone(pid) |> refill_for_the_rest() |> await(deadline)
-
-      {:DOWN, _monitor, :process, pid, reason} when is_map_key(state.leaving, pid) ->
-        ended(state, pid, reason)
-        state |> gone(pid) |> await(deadline)
-
-      {:"$gen_call", from, {@own, :fetch}} ->
-        {message, state} = next_message(state)
-        GenServer.reply(from, message)
-        await(state, deadline)
-
-      # A handler has ended the pool meanwhile.
-      {@own, {:stop, _reason}} ->
-        state
-    after
-      left(deadline) -> state
-    end
-  end
-
-  defp gone(state, worker) do
-    %{
-      state
-      | workers: Map.delete(state.workers, worker),
-        leaving: Map.delete(state.leaving, worker)
-    }
-  end
-
-  # A handler crashed, and its worker may have been the last one.
-  defp refill_for_the_rest(%{opts: %{external_broker?: true}} = state), do: state
-
-  defp refill_for_the_rest(%{workers: workers} = state) when workers != %{}, do: state
-
-  defp refill_for_the_rest(state) do
-    with {:ok, state} <- restarted(state),
-         {:ok, state} <- grow(%{state | size: 1}) do
-      Enum.each(Map.keys(state.workers), &tell_to_end(state, &1))
-      state
-    else
-      _failed -> state
-    end
-  end
-
-  defp deadline(:infinity), do: :infinity
-  defp deadline(ms), do: System.monotonic_time(:millisecond) + ms
-  defp left(:infinity), do: :infinity
-  defp left(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
 end
