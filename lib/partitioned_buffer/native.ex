@@ -537,9 +537,12 @@ defmodule PartitionedBuffer.Native do
           version() | :changed | :heavy
   def cell_answer(_cell, _version, _term, _worker, _to, _answer), do: not_loaded()
 
-  @spec cell_answer_dirty(cell(), version(), term(), worker(), pid() | nil, term()) ::
-          version() | :changed | :heavy
-  def cell_answer_dirty(_cell, _version, _term, _worker, _to, _answer), do: not_loaded()
+  @spec cell_stage_dirty(term()) :: reference() | :heavy
+  def cell_stage_dirty(_term), do: not_loaded()
+
+  @spec cell_answer_staged(cell(), version(), reference(), worker(), pid() | nil, term()) ::
+          version() | :changed
+  def cell_answer_staged(_cell, _version, _staged, _worker, _to, _answer), do: not_loaded()
 
   @spec cell_version(cell()) :: version()
   def cell_version(_cell), do: not_loaded()

@@ -70,6 +70,31 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
     end
   end
 
+  test "the sum is exact while workers with a large state are killed" do
+    # Copied on a dirty scheduler, which goes on for a process that was killed.
+    large = Enum.to_list(1..20_000)
+    pool = start_pool!({0, large}, isolation: :optimistic, pool_size: 3)
+    killer = spawn_link(fn -> kill(pool, :rand.seed_s(:exsss, 2)) end)
+    add = fn {sum, [_first | rest]} -> {:reply, sum + 1, {sum + 1, [sum | rest]}} end
+
+    answers =
+      1..600
+      |> Task.async_stream(fn _ -> GenPool.call(pool, add, :infinity) end,
+        max_concurrency: 8,
+        timeout: 60_000
+      )
+      |> Enum.map(fn {:ok, answer} -> answer end)
+
+    send(killer, {:stop, self()})
+    assert_receive {:killed, _kills}, 5_000
+    {errors, sums} = Enum.split_with(answers, &match?({:error, _reason}, &1))
+    assert Enum.uniq(errors) in [[], [{:error, :killed}]]
+    assert Enum.sort(sums) == Enum.to_list(1..length(sums)//1)
+    assert {sum, [_last | _rest]} = GenPool.get_state(pool)
+    assert sum == length(sums)
+    assert_accounted(pool)
+  end
+
   # Whoever is slow lets the others go first, in the middle of the handler.
   defp add(pool, additions) do
     fast = fn sum -> {:reply, sum + 1, sum + 1} end

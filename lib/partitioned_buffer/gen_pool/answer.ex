@@ -62,7 +62,8 @@ defmodule PartitionedBuffer.GenPool.Answer do
 
     written =
       with :heavy <- Native.cell_answer(cell, version, state, worker, to, message),
-           do: Native.cell_answer_dirty(cell, version, state, worker, to, message)
+           staged when staged != :heavy <- Native.cell_stage_dirty(state),
+           do: Native.cell_answer_staged(cell, version, staged, worker, to, message)
 
     case written do
       :changed -> :changed

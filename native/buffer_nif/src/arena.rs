@@ -29,7 +29,7 @@ use rustler::{Decoder, Env, Error, NifResult, Term};
 use smallvec::SmallVec;
 
 use crate::broker::{Member, SharedBroker};
-use crate::cell::SharedCell;
+use crate::cell::{SharedCell, Staged};
 use crate::resource::Shared;
 
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
@@ -302,6 +302,7 @@ resource!(Shared, c"PartitionedBuffer.Handle");
 resource!(SharedBroker, c"PartitionedBuffer.Broker");
 resource!(Member, c"PartitionedBuffer.Broker.Worker");
 resource!(SharedCell, c"PartitionedBuffer.Cell");
+resource!(Staged, c"PartitionedBuffer.Cell.Staged");
 
 /// A buffer, or another resource, as a NIF's argument: borrowed from the term, which keeps it alive.
 pub struct Handle<'a, T = Shared>(pub &'a T);

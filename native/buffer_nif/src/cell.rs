@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use buffer_core::broker::worker::End;
 use buffer_core::cell::{Changed, FIRST};
-use rustler::{Encoder, Env, LocalPid, Term};
+use buffer_core::sync::Mutex;
+use rustler::{Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::{immediate, immediate_word, Frozen, Handle};
 use crate::atoms;
@@ -79,8 +80,12 @@ pub fn alive() -> (usize, u64) {
 /// What a cell on the BEAM refers to.
 pub struct SharedCell(buffer_core::Cell<Stored>);
 
-// A panic under its lock leaves the lock usable and the pointer in it as it was.
+/// A term on its way into a cell.
+pub struct Staged(Mutex<Option<Stored>>);
+
+// A panic under their locks leaves the locks usable and what is in them as it was.
 impl std::panic::RefUnwindSafe for SharedCell {}
+impl std::panic::RefUnwindSafe for Staged {}
 
 fn new<'a>(env: Env<'a>, mut scale: Scale, term: Term<'a>) -> Term<'a> {
     match Stored::new(&mut scale, term) {
@@ -154,6 +159,16 @@ fn update<'a>(
         return atoms::heavy().encode(env);
     };
     account(env, 0, u64::from(stored.bytes));
+    replace(env, cell, version, stored, answer)
+}
+
+fn replace<'a>(
+    env: Env<'a>,
+    cell: &SharedCell,
+    version: u64,
+    stored: Stored,
+    answer: Option<(&Member, Option<LocalPid>, Term<'a>)>,
+) -> Term<'a> {
     match cell.0.replace(version, stored) {
         Ok((version, _old)) => {
             if let Some((worker, to, answer)) = answer {
@@ -204,19 +219,32 @@ fn cell_answer<'a>(
     update(env, Scale::bounded(), cell.0, version, term, answer)
 }
 
-/// As `cell_answer`, however large the term is; `heavy` if it is 4 GB.
+/// A copy of the term for `cell_answer_staged`, or `heavy` if it is 4 GB. O(size of the term).
+///
+/// A process can be killed while a dirty scheduler works for it, and what is sent for it after that goes
+/// nowhere. So the copy is made there, and everything that others see happens on a normal one.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn cell_answer_dirty<'a>(
+fn cell_stage_dirty<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
+    match Stored::new(&mut Scale::generous(), term) {
+        Err(Heavy) => atoms::heavy().encode(env),
+        Ok(stored) => Handle::make(env, Arc::new(Staged(Mutex::new(Some(stored))))),
+    }
+}
+
+/// As `cell_answer`, with a term that has been staged; it is used up. O(1), and a send.
+#[rustler::nif]
+fn cell_answer_staged<'a>(
     env: Env<'a>,
     cell: Handle<'a, SharedCell>,
     version: u64,
-    term: Term<'a>,
+    staged: Handle<'a, Staged>,
     worker: Handle<'a, Member>,
     to: Option<LocalPid>,
     answer: Term<'a>,
-) -> Term<'a> {
+) -> NifResult<Term<'a>> {
+    let stored = staged.0 .0.lock().take().ok_or(Error::BadArg)?;
     let answer = Some((worker.0, to, answer));
-    update(env, Scale::generous(), cell.0, version, term, answer)
+    Ok(replace(env, cell.0, version, stored, answer))
 }
 
 /// The version of what is there. O(1).

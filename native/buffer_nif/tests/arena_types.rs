@@ -24,8 +24,9 @@ mod broker {
 }
 
 mod cell {
-    /// Another one.
+    /// Others.
     pub struct SharedCell;
+    pub struct Staged;
 }
 
 use std::ops::Range;
