@@ -85,6 +85,77 @@ defmodule PartitionedBuffer.GenPoolFaultsTest do
     end
   end
 
+  test "every call ends, whichever processes of the pool are killed meanwhile" do
+    name = unique_name()
+    # It is to be started again as often as it is killed.
+    start_supervised!(%{
+      id: :restarts,
+      type: :supervisor,
+      start:
+        {Supervisor, :start_link,
+         [
+           [{GenPool, {Scripted, fn -> {:ok, 0} end, [name: name, pool_size: 3]}}],
+           [strategy: :one_for_one, max_restarts: 1_000_000]
+         ]}
+    })
+
+    killer = spawn_link(fn -> kill_any(name, :rand.seed_s(:exsss, 7), 0) end)
+
+    answers =
+      1..3_000
+      |> Task.async_stream(fn _ -> call(name, &{:reply, &1, &1 + 1}, 20_000) end,
+        max_concurrency: 20,
+        ordered: false,
+        timeout: 60_000
+      )
+      |> Enum.map(fn {:ok, answer} -> answer end)
+
+    send(killer, {:stop, self()})
+    assert_receive {:killed, kills}, 30_000
+    assert kills > 0
+
+    for answer <- answers do
+      case answer do
+        sum when is_integer(sum) -> :ok
+        {:error, reason} -> assert reason in [:killed, :shutdown]
+        {:exit, {reason, {GenPool, :call, _args}}} -> refute reason == :timeout
+      end
+    end
+
+    eventually(fn -> is_integer(call(name, &{:reply, &1, &1})) end)
+    assert length(GenPool.get_children(name)) == 3
+  end
+
+  defp kill_any(name, seed, kills) do
+    receive do
+      {:stop, test} -> send(test, {:killed, kills})
+    after
+      3 ->
+        {which, seed} = :rand.uniform_s(10, seed)
+
+        try do
+          %{owner: owner, broker: broker, keeper: keeper, supervisor: supervisor} =
+            processes_of(name)
+
+          workers = GenPool.get_children(name)
+
+          case which do
+            1 -> owner
+            2 -> broker
+            3 -> keeper
+            4 -> supervisor
+            _worker -> Enum.at(workers, rem(which, length(workers)))
+          end
+          |> Process.exit(:kill)
+
+          kill_any(name, seed, kills + 1)
+        catch
+          # Something is about to be started again.
+          _kind, _reason -> kill_any(name, seed, kills)
+        end
+    end
+  end
+
   describe "nothing is left behind" do
     test "by calls that time out, in the queue or in the handler" do
       pool = start_pool!(0, pool_size: 2)
