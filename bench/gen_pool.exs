@@ -50,57 +50,49 @@ defmodule Bench.GenPool do
 
   defp calls(title, message, poolboy?) do
     sides = [:gen_server | Keyword.keys(@pools)] ++ if(poolboy?, do: [:poolboy], else: [])
+    samples = by_callers(sides, &call_ns(&1, &2, message))
 
-    rows =
-      for callers <- @callers,
-          samples =
-            Bench.rounds(
-              for(side <- sides, do: {side, fn -> call_ns(side, callers, message) end}),
-              @rounds
-            ),
-          {pool, _opts} <- @pools,
-          {other, target} <- targets(pool, message, poolboy?) do
-        {"#{pool}, #{callers} callers", samples[pool], {other, samples[other]}, target}
-      end
+    for {time, target} <- [wall: {:at_most, 0.9}, cpu: nil] do
+      rows =
+        for {callers, samples} <- samples,
+            {pool, _opts} <- @pools,
+            {other, target} <- others(target, message, time, poolboy?) do
+          row(pool, callers, samples, time, other, target)
+        end
 
-    compare(title, rows)
+      compare("#{title} (#{time} time)", rows)
+    end
   end
 
   # The least that one asks of a pool, whatever its kind.
-  defp targets(_pool, message, poolboy?) do
-    gen_server = {:gen_server, if(message == :read, do: nil, else: {:at_most, 0.9})}
-    [gen_server | if(poolboy?, do: [{:poolboy, {:at_least, 5}}], else: [])]
+  defp others(target, message, time, poolboy?) do
+    gen_server = {:gen_server, if(message == :read, do: nil, else: target)}
+    poolboy = {:poolboy, if(time == :wall, do: {:at_least, 5})}
+    [gen_server | if(poolboy?, do: [poolboy], else: [])]
   end
 
   defp call_ns(side, callers, message) do
     with_side(side, fn call, _cast ->
       each = div(@calls, callers)
-
-      Bench.run(callers, each * callers, fn _caller -> repeat(each, fn -> call.(message) end) end).wall
+      Bench.run(callers, each * callers, fn _ -> repeat(each, fn -> call.(message) end) end)
     end)
   end
 
   # --- casts ---------------------------------------------------------------------------------------
 
   defp casts do
-    sides = [:gen_server | Keyword.keys(@pools)]
+    samples = by_callers([:gen_server | Keyword.keys(@pools)], &cast_ns/2)
 
-    rows =
-      for callers <- @callers,
-          samples =
-            Bench.rounds(
-              for(side <- sides, do: {side, fn -> cast_ns(side, callers) end}),
-              @rounds
-            ),
-          {pool, _opts} <- @pools do
-        {"#{pool}, #{callers} callers", samples[pool], {:gen_server, samples.gen_server},
-         {:at_least, 1}}
-      end
+    for {time, target} <- [wall: {:at_least, 1}, cpu: nil] do
+      rows =
+        for {callers, samples} <- samples, {pool, _opts} <- @pools do
+          row(pool, callers, samples, time, :gen_server, target)
+        end
 
-    compare("cast, until all are handled", rows)
+      compare("cast, until all are handled (#{time} time)", rows)
+    end
   end
 
-  # The last one of each caller is a call; workers may be behind it, which `wait/0` waits for.
   defp cast_ns(side, callers) do
     each = div(@casts, callers)
     done = :counters.new(1, [:write_concurrency])
@@ -113,22 +105,39 @@ defmodule Bench.GenPool do
       end)
 
       await(done, each * callers)
-      Bench.since(started, each * callers).wall
+      Bench.since(started, each * callers)
     end)
   end
 
   defp await(done, count) do
     if :counters.get(done, 1) < count do
-      :erlang.yield()
+      Process.sleep(1)
       await(done, count)
     end
+  end
+
+  # [{callers, %{side => [%{wall: _, cpu: _}]}}]
+  defp by_callers(sides, sample) do
+    for callers <- @callers do
+      samples = for side <- sides, do: {side, fn -> sample.(side, callers) end}
+      {callers, Bench.rounds(samples, @rounds)}
+    end
+  end
+
+  defp row(pool, callers, samples, time, other, target) do
+    of = &Bench.pick(Map.fetch!(samples, &1), time)
+    {"#{pool}, #{callers} callers", of.(pool), {other, of.(other)}, target}
   end
 
   # --- work ----------------------------------------------------------------------------------------
 
   defp work do
+    # What a handler does takes so much CPU, however often the operating system interrupts it.
+    loops = Sides.loops(@work_us)
     sides = [:gen_server | Keyword.keys(@pools)]
-    samples = Bench.rounds(for(side <- sides, do: {side, fn -> work_ns(side) end}), @rounds)
+
+    samples =
+      Bench.rounds(for(side <- sides, do: {side, fn -> work_ns(side, loops) end}), @rounds)
 
     compare(
       "#{@work_us} µs of CPU for each request, 8 callers",
@@ -140,11 +149,11 @@ defmodule Bench.GenPool do
     )
   end
 
-  defp work_ns(side) do
+  defp work_ns(side, loops) do
     with_side(side, fn call, _cast ->
       each = div(@works, 8)
 
-      Bench.run(8, @works, fn _caller -> repeat(each, fn -> call.({:work, @work_us}) end) end).wall
+      Bench.run(8, @works, fn _caller -> repeat(each, fn -> call.({:work, loops}) end) end).wall
     end)
   end
 

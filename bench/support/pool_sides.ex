@@ -16,10 +16,11 @@ defmodule Bench.PoolSides do
     def handle_call({:add, n}, _from, sum), do: {:reply, sum + n, sum + n}
     def handle_call(:read, _from, state), do: {:reply, state, state}
     def handle_call(:read_size, _from, state), do: {:reply, length(state), state}
-    def handle_call(:touch, _from, [_first | rest]), do: {:reply, :ok, [{0, "touched"} | rest]}
+    # Another state each time: one that is as it was is not written.
+    def handle_call(:touch, _from, [{n, text} | rest]), do: {:reply, :ok, [{n + 1, text} | rest]}
 
-    def handle_call({:work, us}, _from, state) do
-      spin(System.monotonic_time(:nanosecond) + us * 1_000)
+    def handle_call({:work, loops}, _from, state) do
+      spin(loops)
       {:reply, :ok, state}
     end
 
@@ -31,7 +32,21 @@ defmodule Bench.PoolSides do
     # Names what leaves the state as it is: that does not take turns. Work may write.
     def read_only?(_callback, message), do: message in [:read, :read_size]
 
-    defp spin(until), do: if(System.monotonic_time(:nanosecond) < until, do: spin(until))
+    def spin(0), do: :ok
+    def spin(loops), do: spin(loops - 1)
+  end
+
+  @doc "How many loops of work take so many microseconds, when nothing else runs."
+  def loops(us) do
+    loops = 10_000
+    times = for _ <- 1..200, do: loop_ns(loops)
+    div(loops * us * 1_000, max(Enum.min(times), 1))
+  end
+
+  defp loop_ns(loops) do
+    started = System.monotonic_time(:nanosecond)
+    Server.spin(loops)
+    System.monotonic_time(:nanosecond) - started
   end
 
   @doc "Runs `fun.(call, cast)` with a GenServer."
