@@ -127,6 +127,7 @@ defmodule PartitionedBuffer.GenPool do
               | {:ok, state, timeout() | :hibernate | {:continue, term()}}
               | :ignore
               | {:stop, reason :: term()}
+              | {:error, reason :: term()}
             when state: term()
 
   @doc "As `c:GenServer.handle_call/3`."

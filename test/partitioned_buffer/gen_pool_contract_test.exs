@@ -141,6 +141,13 @@ defmodule PartitionedBuffer.GenPoolContractTest do
         assert start(@kind, fn -> {:stop, :because} end) == {:error, :because}
       end
 
+      # A `GenServer` knows it since OTP 26.
+      if kind != :gen_server or System.otp_release() >= "26" do
+        test "init {:error, reason}" do
+          assert start(@kind, fn -> {:error, :because} end) == {:error, :because}
+        end
+      end
+
       test "init that raises, throws, exits or returns nonsense" do
         assert {:error, {%RuntimeError{message: "oops"}, [_ | _]}} =
                  start(@kind, fn -> raise "oops" end)

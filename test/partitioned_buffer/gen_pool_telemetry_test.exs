@@ -93,7 +93,7 @@ defmodule PartitionedBuffer.GenPoolTelemetryTest do
   end
 
   test "of requests that are given up, by reason" do
-    pool = started!(pool_size: 1, broker: broker!(max: 1, timeout: 20))
+    pool = started!(pool_size: 1, broker: broker!(max: 1, timeout: 300))
     busy = occupy(pool)
     :ok = GenPool.cast(pool, &{:noreply, &1})
     {:error, _} = GenPool.cast(pool, &{:noreply, &1})

@@ -29,6 +29,8 @@ defmodule PartitionedBuffer.GenPool.Callback do
       {:returned, {:ok, state, then}} = returned -> init_action(state, then, returned)
       {:returned, :ignore} -> :ignore
       {:returned, {:stop, reason}} -> {:stop, reason}
+      # A word for the same, since OTP 26.
+      {:returned, {:error, reason}} -> {:stop, reason}
       {:returned, other} -> {:crash, {:bad_return_value, other}, []}
       {:crash, _reason, _stack} = crash -> crash
     end
