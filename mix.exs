@@ -125,6 +125,7 @@ defmodule PartitionedBuffer.MixProject do
       # Two files are called README.md: the notes need a page name of their own.
       extras:
         ["README.md", "CHANGELOG.md"] ++
+          Path.wildcard("docs/guides/*.md") ++
           Path.wildcard("docs/*.md") ++
           Path.wildcard("docs/guides/*.md") ++
           [
@@ -140,7 +141,13 @@ defmodule PartitionedBuffer.MixProject do
         "Worker pools": [
           PartitionedBuffer.GenBuffer,
           PartitionedBuffer.GenBuffer.Dist,
-          PartitionedBuffer.GenPool
+          PartitionedBuffer.GenPool,
+          PartitionedBuffer.GenPool.Backend,
+          PartitionedBuffer.GenPool.Backend.ETS,
+          PartitionedBuffer.GenPool.Backend.Native,
+          PartitionedBuffer.GenPool.Broker,
+          PartitionedBuffer.GenPool.DefaultBroker,
+          PartitionedBuffer.GenPool.Telemetry
         ]
       ]
     ]

@@ -134,6 +134,14 @@ defmodule PartitionedBuffer.Broker do
   @spec cancel(t(), id()) :: boolean()
   def cancel(broker, id), do: Native.broker_cancel(broker, id)
 
+  @doc """
+  The caller waits no longer. `:taken_back`: the message was waiting and is never started. `:abandoned`: a worker
+  has it, and `reply/3` will send nothing. `:through`: it was dropped or settled; if `reply/3` sends an answer, it
+  does so at this moment.
+  """
+  @spec abandon(t(), id()) :: :taken_back | :abandoned | :through
+  def abandon(broker, id), do: Native.broker_abandon(broker, id)
+
   # --- workers ---
 
   @doc "What an idle worker is sent."

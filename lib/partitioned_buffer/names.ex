@@ -29,6 +29,17 @@ defmodule PartitionedBuffer.Names do
   @spec table(name()) :: name()
   def table(partition), do: Module.concat(partition, Table)
 
+  # Of a pool: its broker's process, and the supervisor of its workers.
+  @spec broker(name()) :: name()
+  def broker(pool), do: Module.concat(pool, Broker)
+
+  @spec worker_supervisor(name()) :: name()
+  def worker_supervisor(pool), do: Module.concat(pool, WorkerSupervisor)
+
+  # Of the broker of this name.
+  @spec keeper(name()) :: name()
+  def keeper(broker), do: Module.concat(broker, Keeper)
+
   @doc """
   Waits until no process has this name: one that was orphaned by the death of its supervisor is about
   to end. Another one that keeps the name is told by an exit.

@@ -439,6 +439,9 @@ defmodule PartitionedBuffer.Native do
   @spec broker_cancel(broker(), message_id()) :: boolean()
   def broker_cancel(_broker, _id), do: not_loaded()
 
+  @spec broker_abandon(broker(), message_id()) :: :taken_back | :abandoned | :through
+  def broker_abandon(_broker, _id), do: not_loaded()
+
   @spec broker_join(broker()) :: worker()
   def broker_join(_broker), do: not_loaded()
 
@@ -511,6 +514,67 @@ defmodule PartitionedBuffer.Native do
            non_neg_integer(), non_neg_integer() | nil}
         ]
   def broker_crew(_broker), do: not_loaded()
+
+  # cell
+
+  @typedoc "A term with a version."
+  @type cell :: reference()
+  @type version :: pos_integer()
+
+  @spec cell_new(term()) :: {version(), cell()} | :heavy
+  def cell_new(_term), do: not_loaded()
+
+  @spec cell_new_dirty(term()) :: {version(), cell()} | :heavy
+  def cell_new_dirty(_term), do: not_loaded()
+
+  @spec cell_get(cell(), version() | nil) :: {version(), term()} | :unchanged | :heavy
+  def cell_get(_cell, _known), do: not_loaded()
+
+  @spec cell_get_dirty(cell(), version() | nil) :: {version(), term()} | :unchanged
+  def cell_get_dirty(_cell, _known), do: not_loaded()
+
+  @spec cell_update(cell(), version(), term()) :: version() | :changed | :heavy
+  def cell_update(_cell, _version, _term), do: not_loaded()
+
+  @spec cell_update_dirty(cell(), version(), term()) :: version() | :changed | :heavy
+  def cell_update_dirty(_cell, _version, _term), do: not_loaded()
+
+  @spec cell_answer(cell(), version(), term(), worker(), pid() | nil, term()) ::
+          version() | :changed | :heavy
+  def cell_answer(_cell, _version, _term, _worker, _to, _answer), do: not_loaded()
+
+  @spec cell_stage_dirty(term()) :: reference() | :heavy
+  def cell_stage_dirty(_term), do: not_loaded()
+
+  @spec cell_answer_staged(cell(), version(), reference(), worker(), pid() | nil, term()) ::
+          version() | :changed
+  def cell_answer_staged(_cell, _version, _staged, _worker, _to, _answer), do: not_loaded()
+
+  @spec cell_version(cell()) :: version()
+  def cell_version(_cell), do: not_loaded()
+
+  # turns
+
+  @typedoc "Who has the turn, and who waits for it."
+  @type turns :: reference()
+
+  @spec turns_new() :: turns()
+  def turns_new, do: not_loaded()
+
+  @spec turns_join(turns()) :: :ok
+  def turns_join(_turns), do: not_loaded()
+
+  @spec turns_take(turns()) :: :ok | :wait
+  def turns_take(_turns), do: not_loaded()
+
+  @spec turns_leave(turns()) :: :ok
+  def turns_leave(_turns), do: not_loaded()
+
+  @spec turns_held(turns()) :: boolean()
+  def turns_held(_turns), do: not_loaded()
+
+  @spec turns_len(turns()) :: non_neg_integer()
+  def turns_len(_turns), do: not_loaded()
 
   # info
 

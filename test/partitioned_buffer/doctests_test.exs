@@ -7,5 +7,8 @@ defmodule PartitionedBuffer.DoctestsTest do
   doctest PartitionedBuffer.GenBuffer.Telemetry
   doctest PartitionedBuffer.Map
   doctest PartitionedBuffer.Queue
+  doctest PartitionedBuffer.GenPool
+  doctest PartitionedBuffer.GenPool.Broker
+  doctest PartitionedBuffer.GenPool.Telemetry
   doctest PartitionedBuffer.Telemetry
 end

@@ -103,6 +103,17 @@ pub enum Asked {
     Closed,
 }
 
+/// What became of a message whose caller waits no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abandoned {
+    /// It was waiting, and is never started.
+    TakenBack,
+    /// A worker works on it, and does not answer.
+    Started,
+    /// It has been answered, or is being answered now; or it was dropped.
+    Through,
+}
+
 /// What the caller has to do, now that no lock is held.
 pub struct After<A, P> {
     /// To be woken. If that fails: [`Broker::unreachable`].
@@ -142,6 +153,17 @@ pub struct Figures {
     pub oldest: Option<i64>,
     /// How many workers are idle.
     pub idle: usize,
+}
+
+/// Where a message may be put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admit {
+    /// Into its own partition, if there is room.
+    WhereRoomIs,
+    /// Into the first one where there is room, or where it can be made.
+    WhereRoomCanBeMade,
+    /// Into its own: a worker of its own has been woken for it.
+    Always,
 }
 
 /// How many are dropped under one hold of a lock.
@@ -222,7 +244,24 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             let stored = store(&mut segment);
             staged = Some((segment, stored));
         }
-        let asked = self.put(home, ask, &mut store, &mut staged, &mut effects);
+        let mut admit = match reserved {
+            Some(_) => Admit::Always,
+            None => Admit::WhereRoomIs,
+        };
+        let mut asked = self.put(home, ask, admit, &mut store, &mut staged, &mut effects);
+        if matches!(asked, Asked::Full) && reserved.is_none() {
+            // What a worker is free for does not wait, so bounds are none of its business.
+            reserved = self.wake(true);
+            admit = match reserved {
+                Some(_) => Admit::Always,
+                None => Admit::WhereRoomCanBeMade,
+            };
+            asked = self.put(home, ask, admit, &mut store, &mut staged, &mut effects);
+        }
+        if matches!(asked, Asked::Full) {
+            let home = home % self.partitions.len();
+            self.partitions[home].lock().counts.refused += 1;
+        }
         let crowded = effects.dropped && self.dropped.lock().len() >= Self::CROWDED;
         let mut after = After::from(effects);
         after.crowded = crowded;
@@ -238,6 +277,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         &self,
         home: usize,
         ask: &Ask<P>,
+        admit: Admit,
         store: &mut Option<impl FnOnce(&mut Segment<A>) -> Stored>,
         staged: &mut Option<(Segment<A>, Stored)>,
         effects: &mut Effects<A, P>,
@@ -248,8 +288,19 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             if partition.closed {
                 return Asked::Closed;
             }
-            if !partition.has_room() && !partition.make_room(ask.now, &self.dropped, effects) {
-                continue;
+            let admits = match admit {
+                Admit::Always => true,
+                Admit::WhereRoomIs => partition.has_room(),
+                Admit::WhereRoomCanBeMade => {
+                    partition.has_room() || partition.make_room(ask.now, &self.dropped, effects)
+                }
+            };
+            if !admits {
+                // Before it goes elsewhere: who is free for it takes it.
+                match admit {
+                    Admit::WhereRoomIs => return Asked::Full,
+                    _ => continue,
+                }
             }
             let id = partition.next_id(index, count);
             let mut entry = Entry {
@@ -274,7 +325,6 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             effects.look |= due.is_some_and(|due| self.arm(due));
             return Asked::Accepted(id);
         }
-        self.partitions[home % count].lock().counts.refused += 1;
         Asked::Full
     }
 
@@ -294,6 +344,19 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         drop(partition);
         self.tell_of_room(entry.is_some(), &mut effects);
         (entry.is_some(), effects.into())
+    }
+
+    /// The caller waits no longer. When this returns, no answer is sent any more by
+    /// [`Worker::settle_answered`], unless the message is through.
+    pub fn abandon(&self, id: u64) -> (Abandoned, After<A, P>) {
+        let (cancelled, after) = self.cancel(id);
+        let what = match cancelled {
+            true => Abandoned::TakenBack,
+            // A worker has it before it leaves its partition.
+            false if self.workers().iter().any(|worker| worker.abandon(id)) => Abandoned::Started,
+            false => Abandoned::Through,
+        };
+        (what, after)
     }
 
     fn partition_of(&self, id: u64) -> usize {

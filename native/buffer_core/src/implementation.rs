@@ -27,6 +27,8 @@
 //! | *waiter* | a writer that waits for room |
 //! | *gate* | counts the writes that are on their way over several partitions |
 //! | *retired* | segments that nothing is left in, and what else takes long to be freed, on their way to that |
+//! | *version* of a cell | stands for one value of a [`Cell`](crate::Cell), ever |
+//! | *turn* | one of many has it, the others wait for it in line |
 //! | *dead* | a term of a map that was overwritten, removed or drained: it takes memory until its segment goes |
 //! | *snapshot* | the entries of a live map at one moment, read while writes go on; *kept*: what was overwritten before it was read |
 //! | *latent* | a version of a live entry: recorded, and handed over from the next swap on, unless it is withdrawn |
@@ -203,6 +205,15 @@
 //! * A snapshot shows each entry as it was when it began: `map/snapshot.rs` says how. What is
 //!   kept for it is beside the map, and none of the bounds above counts it: one more copy of what is overwritten
 //!   while it is read, for each reader. It ends with its reader, or with the live generation.
+//!
+//! # Cells and turns
+//!
+//! * A [`Cell`](crate::Cell) has one lock, held to exchange a pointer. Its version is written under that lock
+//!   and may be read without it: who finds the version that it knows needs nothing else.
+//! * A value is shared by its readers and the cell. Whoever lets it go last drops it, with no lock held.
+//! * [`Turns`](crate::Turns) are a line under one lock. Who has to be told that its turn has come is told after
+//!   the lock has been released, by who gave the turn up or saw that it was given up.
+//! * Neither lock is taken together with another one.
 //!
 //! # Memory
 //!

@@ -19,6 +19,8 @@
 //! | [`awaiting`] | who wants to be told when entries have been through |
 //! | [`kept`] | what was given up, until somebody has been told |
 //! | [`broker`] | messages that wait for workers, and workers that wait for messages |
+//! | [`cell`] | a value with a version: no replacement is lost |
+//! | [`turns`] | one has the turn, the others wait in order |
 //! | [`gate`] | lets a write that spans partitions in as a whole, or not at all |
 //! | [`route`] | which partition a hash belongs to |
 //! | [`stats`] | what a partition reports |
@@ -30,6 +32,7 @@ pub mod awaiting;
 pub mod broker;
 pub mod buffer;
 pub mod capacity;
+pub mod cell;
 pub mod delivery;
 pub mod gate;
 pub mod implementation;
@@ -41,12 +44,14 @@ pub mod route;
 pub mod segment;
 pub mod stats;
 pub mod sync;
+pub mod turns;
 pub mod waiters;
 
 pub use arena::Arena;
 pub use awaiting::Passed;
 pub use buffer::Buffer;
 pub use capacity::{Capacity, Credit, NoRoom, Size};
+pub use cell::Cell;
 pub use delivery::{After, Batch, Discarded, Next, Policy, Settled, Wanted};
 pub use gate::Gate;
 pub use kept::KeptBatch;
@@ -57,4 +62,5 @@ pub use partition::{
 pub use queue::Queue;
 pub use segment::{Retired, Segment};
 pub use stats::{Reason, Stats};
+pub use turns::Turns;
 pub use waiters::{Turn, Wait, Waiters};

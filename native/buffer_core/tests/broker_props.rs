@@ -337,7 +337,10 @@ impl Run {
             }
             (at, reply.map(|_| at + 1))
         });
-        let reserved = idle_only.then(|| self.wake(true)).flatten();
+        let own = home % self.partitions.len();
+        let full = self.partitions[own].len() >= self.share(own).max;
+        // Whom a worker is free for does not wait, so there is always room for it.
+        let reserved = (idle_only || full).then(|| self.wake(true)).flatten();
         if idle_only && reserved.is_none() {
             assert_eq!(asked, Asked::NoWorker);
             return;
@@ -350,23 +353,23 @@ impl Run {
             caller,
             reply,
         };
-        let expected = self.put(home, message);
+        let expected = self.put(home, message, reserved.is_some());
         assert_eq!(asked, expected);
         let woken = match expected {
-            Asked::Accepted(_) if !idle_only => self.wake(false),
+            Asked::Accepted(_) if reserved.is_none() => self.wake(false),
             _ => reserved,
         };
         assert_eq!(after.wake.map(|worker| worker.pid), woken);
     }
 
-    fn put(&mut self, home: usize, mut message: Message) -> Asked {
+    fn put(&mut self, home: usize, mut message: Message, always: bool) -> Asked {
         let count = self.partitions.len();
         for index in (0..count).map(|step| (home + step) % count) {
             let config = self.share(index);
-            if self.partitions[index].len() >= config.max {
+            if !always && self.partitions[index].len() >= config.max {
                 self.expire(index);
             }
-            if self.partitions[index].len() >= config.max {
+            if !always && self.partitions[index].len() >= config.max {
                 if config.overflow == Overflow::Newest || config.max == 0 {
                     continue;
                 }

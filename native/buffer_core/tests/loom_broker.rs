@@ -8,6 +8,9 @@
 //! 3. What was accepted before a broker was closed is taken or handed back.
 //! 4. Who waits for room is told, or sees it.
 //! 5. A deadline is seen by who looks for deadlines, or who looks is told.
+//! 6. A caller that gives up is told whether its message was taken back, goes without an answer, or has been
+//!    answered.
+//! 7. A message that a worker is free for is taken, whatever the bound.
 #![cfg(loom)]
 
 #[path = "support/model.rs"]
@@ -18,8 +21,8 @@ use std::sync::Arc as Shared; // workers come in one of these
 
 use buffer_core::broker::config::Config;
 use buffer_core::broker::dropped::Drop;
-use buffer_core::broker::worker::{State, Worker};
-use buffer_core::broker::{After, Ask, Asked, Broker, Taken};
+use buffer_core::broker::worker::{End, State, Worker};
+use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Taken};
 use buffer_core::Segment;
 use loom::sync::Arc;
 use loom::thread;
@@ -307,5 +310,62 @@ fn a_deadline_is_seen_or_told() {
         desk.expire(5);
         assert_eq!(desk.waiting(), 0);
         assert_eq!(desk.armed(), None);
+    });
+}
+
+#[test]
+fn a_caller_that_gives_up_knows_whether_an_answer_comes() {
+    check(|| {
+        let desk = desk(1, &Config::default());
+        let worker = desk.join(1);
+        let id = ask(&desk, 0, 10).unwrap();
+        let answering = {
+            let desk = Arc::clone(&desk);
+            let worker = Shared::clone(&worker);
+            // It answers if it took the message and somebody still waits for it.
+            thread::spawn(move || {
+                let taken = take(&desk, &worker).is_some();
+                (taken, worker.settle_answered(End::Done, 2) && taken)
+            })
+        };
+        let abandoned = desk.abandon(id).0;
+        let (taken, answered) = answering.join().unwrap();
+        let expected = match abandoned {
+            Abandoned::TakenBack => (false, false),
+            Abandoned::Started => (true, false),
+            Abandoned::Through => (true, true),
+        };
+        assert_eq!((taken, answered), expected, "{abandoned:?}");
+        assert_account(&desk);
+    });
+}
+
+#[test]
+fn who_a_worker_is_free_for_is_never_refused() {
+    check(|| {
+        let config = Config {
+            max: 0,
+            ..Config::default()
+        };
+        let desk = desk(1, &config);
+        let workers = [desk.join(1), desk.join(2)];
+        for worker in &workers {
+            assert!(take(&desk, worker).is_none());
+        }
+        let sender = {
+            let desk = Arc::clone(&desk);
+            thread::spawn(move || ask(&desk, 0, 10))
+        };
+        assert!(ask(&desk, 0, 20).is_some());
+        assert!(sender.join().unwrap().is_some());
+        // One for each of them, so the third has nobody.
+        assert!(workers.iter().all(|worker| worker.state() == State::Woken));
+        assert!(ask(&desk, 0, 30).is_none());
+        let taken: Vec<u8> = workers
+            .iter()
+            .flat_map(|worker| take_all(&desk, worker))
+            .collect();
+        assert_eq!(taken.len(), 2);
+        assert_account(&desk);
     });
 }

@@ -29,6 +29,7 @@ use rustler::{Decoder, Env, Error, NifResult, Term};
 use smallvec::SmallVec;
 
 use crate::broker::{Member, SharedBroker};
+use crate::cell::{SharedCell, Staged};
 use crate::resource::Shared;
 
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
@@ -71,6 +72,55 @@ impl Arena {
     /// How many arenas there are in the VM.
     pub fn alive() -> usize {
         ALIVE.load(Ordering::Relaxed)
+    }
+}
+
+/// One term in an environment of its own that nothing is ever added to: any number of threads may read
+/// it at the same time.
+pub struct Frozen {
+    env: NonNull<ErlNifEnv>,
+    term: NIF_TERM,
+}
+
+// SAFETY: as for `Arena`.
+unsafe impl Send for Frozen {}
+
+// SAFETY: after `new` the environment is used again only by `drop`, which has it alone. What other
+// threads do with `&Frozen` is `load`: it names the environment in no call, and reads the memory of a
+// term, which never changes. What a copy counts up besides (references to binaries, functions, nodes)
+// the VM counts atomically, as it does for messages that are copied on two schedulers. The one thing that
+// copying changes in its source is a binary that is still being appended to; a copy is none, and what
+// is in here is a copy.
+unsafe impl Sync for Frozen {}
+
+impl Frozen {
+    /// A copy of the term.
+    pub fn new(term: Term<'_>) -> Self {
+        // SAFETY: no precondition.
+        let env = unsafe { enif_alloc_env() };
+        // The VM ends itself when it is out of memory; it never returns null here.
+        let env = NonNull::new(env).expect("enif_alloc_env returned null");
+        ALIVE.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: `env` was just allocated; `term` is valid, because its own environment outlives it.
+        let term = unsafe { enif_make_copy(env.as_ptr(), term.as_c_arg()) };
+        Self { env, term }
+    }
+
+    /// A copy of it for the caller.
+    pub fn load<'a>(&self, env: Env<'a>) -> Term<'a> {
+        // SAFETY: the term was made in `self.env`, which lives as long as `self`, and it never changes.
+        // `env` is the caller's, used by this thread.
+        let copy = unsafe { enif_make_copy(env.as_c_arg(), self.term) };
+        // SAFETY: `copy` was just made in `env`.
+        unsafe { Term::new(env, copy) }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new`, freed only here, and its term has not left except as a copy.
+        unsafe { enif_free_env(self.env.as_ptr()) };
+        ALIVE.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -251,6 +301,8 @@ macro_rules! resource {
 resource!(Shared, c"PartitionedBuffer.Handle");
 resource!(SharedBroker, c"PartitionedBuffer.Broker");
 resource!(Member, c"PartitionedBuffer.Broker.Worker");
+resource!(SharedCell, c"PartitionedBuffer.Cell");
+resource!(Staged, c"PartitionedBuffer.Cell.Staged");
 
 /// A buffer, or another resource, as a NIF's argument: borrowed from the term, which keeps it alive.
 pub struct Handle<'a, T = Shared>(pub &'a T);

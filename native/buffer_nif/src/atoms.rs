@@ -59,6 +59,12 @@ rustler::atoms! {
     flush,
     resume,
     stop,
+    // what a cell and turns answer, and what tells a process that its turn has come
+    taken_back,
+    abandoned,
+    through,
+    unchanged,
+    partitioned_buffer_turn,
     // fields of what serde encodes: it takes an atom for a name only if the atom exists
     accepted,
     processed,

@@ -13,7 +13,7 @@ use buffer_core::broker::codel::Codel;
 use buffer_core::broker::config::{Config, Order, Overflow};
 use buffer_core::broker::waiting::Entry;
 use buffer_core::broker::worker::{End, Worker};
-use buffer_core::broker::{After, Ask, Asked, Broker, Taken};
+use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Taken};
 use buffer_core::sync::Mutex;
 use buffer_core::{Retired, Segment};
 use dashmap::DashMap;
@@ -96,6 +96,17 @@ impl SharedBroker {
         if let Some(keeper) = keeper {
             // One that is dead has a successor, who looks at everything first.
             _ = env.send(&keeper, what);
+        }
+    }
+}
+
+impl Member {
+    /// The worker is through with its message, and answers it, if there is an answer and anybody waits for it.
+    pub fn answer(&self, env: Env<'_>, end: End, answer: Option<(LocalPid, Term<'_>)>) {
+        let wanted = self.worker.settle_answered(end, clock::now());
+        if let Some((to, answer)) = answer.filter(|_| wanted) {
+            // Nobody there is nobody to be answered.
+            _ = env.send(&to, answer);
         }
     }
 }
@@ -317,6 +328,20 @@ fn broker_cancel(env: Env<'_>, broker: Handle<'_, SharedBroker>, id: u64) -> boo
     cancelled
 }
 
+/// The caller waits no longer: `:taken_back` (it was waiting, is never started, and nobody is told),
+/// `:abandoned` (a worker has it; its answer is not sent) or `:through` (it is answered, if it is, by a worker
+/// that has begun to do so). O(workers) for what has been started.
+#[rustler::nif]
+fn broker_abandon(env: Env<'_>, broker: Handle<'_, SharedBroker>, id: u64) -> Atom {
+    let (abandoned, after) = broker.0.core.abandon(id);
+    broker.0.finish(env, after);
+    match abandoned {
+        Abandoned::TakenBack => atoms::taken_back(),
+        Abandoned::Started => atoms::abandoned(),
+        Abandoned::Through => atoms::through(),
+    }
+}
+
 /// Makes the caller a worker. O(1).
 #[rustler::nif]
 fn broker_join<'a>(env: Env<'a>, broker: Handle<'_, SharedBroker>) -> NifResult<Term<'a>> {
@@ -403,9 +428,7 @@ fn broker_reply<'a>(
     failed: bool,
 ) -> Atom {
     let end = if failed { End::Failed } else { End::Done };
-    worker.0.worker.settle(end, clock::now());
-    // Nobody there is nobody to be answered.
-    _ = env.send(&to, answer);
+    worker.0.answer(env, end, Some((to, answer)));
     atoms::ok()
 }
 

@@ -7,7 +7,7 @@ use rustler::{Atom, Env, Error, NifResult, SerdeTerm};
 use serde::Serialize;
 
 use crate::arena::{Arena, Handle};
-use crate::{atoms, broker, clock, reclaimer, registry, server};
+use crate::{atoms, broker, cell, clock, reclaimer, registry, server};
 
 /// A partition's figures as the Elixir side sees them.
 #[derive(Serialize)]
@@ -111,14 +111,15 @@ fn info_room(env: Env<'_>, handle: Handle<'_>) -> (Option<(usize, u64)>, usize, 
     (used, shared.waiters.len(), rejected)
 }
 
-/// What the library holds in this VM: arenas, and entries with their bytes in open buffers or
+/// What the library holds in this VM: arenas, and entries with their bytes in open buffers, in cells, or
 /// waiting to be freed. O(all partitions of all buffers).
 #[rustler::nif]
 fn info_alive() -> SerdeTerm<impl Serialize> {
+    let (kept, bytes) = cell::alive();
     let mut alive = Alive {
         arenas: Arena::alive(),
-        entries: reclaimer::waiting(),
-        bytes: 0,
+        entries: reclaimer::waiting() + kept,
+        bytes,
     };
     for shared in registry::all() {
         for partition in shared.storage.all() {

@@ -11,6 +11,7 @@
 //! | [`operation`] | what an update of a map can do natively |
 //! | [`write`] | what all writes have in common |
 //! | [`server`] | makes the writes of those who waited for room |
+//! | [`cell`], [`turns`] | the NIFs of a pool's shared state |
 //! | [`reclaimer`] | frees drained memory away from the schedulers |
 //! | [`broker`] | messages and workers, and the NIFs on them |
 //! | [`buffer`], [`queue`], [`map`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
@@ -22,6 +23,7 @@ mod arena;
 mod atoms;
 mod broker;
 mod buffer;
+mod cell;
 mod clock;
 mod cycle;
 mod info;
@@ -34,6 +36,7 @@ mod reclaimer;
 mod registry;
 mod resource;
 mod server;
+mod turns;
 mod weigh;
 mod write;
 

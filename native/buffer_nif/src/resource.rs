@@ -14,6 +14,7 @@ use rustler::{Env, LocalPid, NifMap, NifUnitEnum, Term};
 
 use crate::arena::{Arena, Handle};
 use crate::broker::{Member, SharedBroker};
+use crate::cell::{SharedCell, Staged};
 use crate::cycle::Cycle;
 use crate::server::Waiter;
 use crate::{atoms, clock, map, weigh};
@@ -284,7 +285,9 @@ pub fn load(env: Env<'_>, _info: Term<'_>) -> bool {
     let expected = weigh::immediates_are_as_expected(env) && map::zero_is_as_expected(env);
     let registered = Handle::<Shared>::register(env)
         && Handle::<SharedBroker>::register(env)
-        && Handle::<Member>::register(env);
+        && Handle::<Member>::register(env)
+        && Handle::<SharedCell>::register(env)
+        && Handle::<Staged>::register(env);
     if !expected || !registered {
         return false;
     }

@@ -23,9 +23,15 @@ mod broker {
     pub struct Member;
 }
 
+mod cell {
+    /// Others.
+    pub struct SharedCell;
+    pub struct Staged;
+}
+
 use std::ops::Range;
 
-use arena::{Arena, Copies};
+use arena::{Arena, Copies, Frozen};
 use rustler::{Env, Term};
 
 const _: for<'a> fn(&mut Arena, Term<'a>) = Arena::store;
@@ -42,6 +48,10 @@ fn of_any_environment<'a>(_: Env<'a>) {
 
 const fn is_send<T: Send>() {}
 const _: () = is_send::<Arena>();
+
+const fn is_shared<T: Send + Sync>() {}
+const _: () = is_shared::<Frozen>();
+const _: for<'a> fn(&Frozen, Env<'a>) -> Term<'a> = Frozen::load;
 
 /// Has two ways to be meant for a type that is `Sync`, so naming it compiles only for one that is not.
 trait NotSync<Which> {

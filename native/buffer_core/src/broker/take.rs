@@ -81,7 +81,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                     drop(task);
                     return (Taken::Heavy, self.after_take(woken, effects));
                 }
-                task.start(now, entry.reply.map(|reply| (arena, reply)));
+                task.start(entry.id, now, entry.reply.map(|reply| (arena, reply)));
                 let read = read.take_if(|_| !entry.alone);
                 let value = read.map(|read| read(arena, &entry, now));
                 let chunk = partition.start(place).and_then(|(_, chunk)| chunk);

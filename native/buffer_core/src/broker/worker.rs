@@ -50,7 +50,10 @@ pub(super) struct Task<A> {
 }
 
 struct Flight {
+    id: u64,
     taken_at: i64,
+    // Nobody waits for the answer any more.
+    abandoned: bool,
     reply: Option<usize>,
 }
 
@@ -110,6 +113,24 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         self.task.lock().settle(end, now)
     }
 
+    /// As `settle`; answers whether anybody still waits for the answer.
+    pub fn settle_answered(&self, end: End, now: i64) -> bool {
+        let mut task = self.task.lock();
+        let abandoned = task
+            .in_flight
+            .as_ref()
+            .is_some_and(|flight| flight.abandoned);
+        task.settle(end, now);
+        !abandoned
+    }
+
+    /// Nobody waits for the answer to this message any more: whether it works on that.
+    pub(super) fn abandon(&self, id: u64) -> bool {
+        let mut task = self.task.lock();
+        let flight = task.in_flight.as_mut().filter(|flight| flight.id == id);
+        flight.map(|flight| flight.abandoned = true).is_some()
+    }
+
     /// What it has done, and since when it has worked on what it works on.
     pub fn tally(&self) -> (Tally, Option<i64>) {
         let task = self.task.lock();
@@ -136,7 +157,7 @@ impl<A: Arena> Task<A> {
         true
     }
 
-    pub(super) fn start(&mut self, now: i64, reply: Option<(&A, u32)>) {
+    pub(super) fn start(&mut self, id: u64, now: i64, reply: Option<(&A, u32)>) {
         let reply = reply.map(|(arena, index)| {
             if self
                 .kept
@@ -150,7 +171,9 @@ impl<A: Arena> Task<A> {
             kept.len() - 1
         });
         self.in_flight = Some(Flight {
+            id,
             taken_at: now,
+            abandoned: false,
             reply,
         });
     }

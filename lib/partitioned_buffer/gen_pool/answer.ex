@@ -1,0 +1,122 @@
+defmodule PartitionedBuffer.GenPool.Answer do
+  @moduledoc false
+  # Who is to be answered for the message that a worker works on, and how.
+  #
+  # Invariants:
+  #
+  #   * A worker that is killed has either answered or not: the answer to `GenPool.call/3`, the end of the
+  #     message and the new state (in a native cell) are one native call.
+  #   * What a handler answers by itself, with `GenPool.reply/2`, is held until its outcome counts.
+
+  alias PartitionedBuffer.{Broker, Native}
+  alias PartitionedBuffer.GenPool.{Backend, Callback, Shared}
+
+  @held :"$partitioned_buffer_replies"
+
+  @typedoc "What goes through the broker with a message: who called, and whether with `GenPool.call/3`."
+  @type caller :: GenServer.from() | {:forwarded, GenServer.from()} | nil
+
+  @typedoc "Nothing to settle, or the broker's worker and whom it answers."
+  @type t :: nil | {Broker.worker(), caller()}
+
+  @doc "What a handler gets for `from`."
+  @spec from(caller()) :: GenServer.from() | nil
+  def from({:forwarded, from}), do: from
+  def from(from), do: from
+
+  @doc "The message has come to its end. Nobody has to be told, or the caller has to be."
+  @spec answer(t(), Callback.answer()) :: :ok
+  def answer(nil, _answer), do: :ok
+  def answer({worker, _caller}, :noreply), do: Broker.done(worker, :done)
+
+  def answer({worker, {:forwarded, from}}, {:reply, reply}) do
+    GenServer.reply(from, reply)
+    Broker.done(worker, :done)
+  end
+
+  def answer({worker, {pid, tag}}, {:reply, reply}), do: Broker.reply(worker, pid, {tag, reply})
+
+  @doc "The handler has crashed."
+  @spec fail(t(), reason :: term()) :: :ok
+  def fail(nil, _reason), do: :ok
+
+  def fail({worker, caller}, reason) do
+    with from when from != nil <- from(caller), do: GenServer.reply(from, {:error, reason})
+    Broker.done(worker, :failed)
+  end
+
+  @doc "Writes the state and answers, if the state was not changed meanwhile."
+  @spec write(Shared.t(), term(), t(), Callback.answer()) :: {:ok, Backend.version()} | :changed
+  def write(
+        %{backend: Backend.Native, ref: cell, version: version},
+        state,
+        {worker, caller},
+        answer
+      )
+      when not is_tuple(caller) or elem(caller, 0) != :forwarded do
+    {to, message} =
+      case {answer, caller} do
+        {{:reply, reply}, {pid, tag}} -> {pid, {tag, reply}}
+        {:noreply, _nobody} -> {nil, nil}
+      end
+
+    written =
+      with :heavy <- Native.cell_answer(cell, version, state, worker, to, message),
+           staged when staged != :heavy <- Native.cell_stage_dirty(state),
+           do: Native.cell_answer_staged(cell, version, staged, worker, to, message)
+
+    case written do
+      :changed -> :changed
+      :heavy -> Backend.Native.too_large!()
+      version -> {:ok, version}
+    end
+  end
+
+  def write(%{backend: backend, ref: ref, version: version}, state, to, answer) do
+    with {:ok, version} <- backend.update(ref, version, state) do
+      :ok = answer(to, answer)
+      {:ok, version}
+    end
+  end
+
+  @doc "From now on, what this process answers by itself is held."
+  @spec hold() :: :ok
+  def hold do
+    # It is a worker's business for all of its life: only the first time is there anything to do.
+    _ = if Process.get(@held) != [], do: Process.put(@held, [])
+    :ok
+  end
+
+  @doc "What is held is sent, in order."
+  @spec release() :: :ok
+  def release do
+    case Process.get(@held) do
+      [] ->
+        :ok
+
+      held ->
+        Process.put(@held, [])
+        held |> Enum.reverse() |> Enum.each(fn {from, reply} -> GenServer.reply(from, reply) end)
+    end
+  end
+
+  @doc "What is held is forgotten."
+  @spec drop() :: :ok
+  def drop do
+    Process.put(@held, [])
+    :ok
+  end
+
+  @doc "Answers a caller, now or when the handler that runs in this process is through."
+  @spec reply(GenServer.from(), term()) :: :ok
+  def reply(from, reply) do
+    case Process.get(@held) do
+      nil ->
+        GenServer.reply(from, reply)
+
+      held ->
+        Process.put(@held, [{from, reply} | held])
+        :ok
+    end
+  end
+end

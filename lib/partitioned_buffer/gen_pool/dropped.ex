@@ -1,0 +1,50 @@
+defmodule PartitionedBuffer.GenPool.Dropped do
+  @moduledoc false
+  # Tells callers that nobody will answer them, and counts what was dropped.
+
+  @behaviour PartitionedBuffer.Broker.Keeper
+
+  alias PartitionedBuffer.GenPool.{Signals, Telemetry}
+
+  @type arg :: %{pool: atom(), signals: Signals.t() | nil}
+
+  @doc "What a caller of `GenPool.call/3` is sent about the request with this alias."
+  defmacro message(ref, reason) do
+    quote do: {:"$partitioned_buffer_dropped", unquote(ref), unquote(reason)}
+  end
+
+  @impl true
+  def dropped(:cast, {:worker_down, _reason}, %{pool: pool}),
+    do: Telemetry.dropped(pool, 1, :worker_down)
+
+  def dropped(:cast, _reason, _arg), do: :ok
+
+  def dropped(caller, {:worker_down, reason}, %{pool: pool, signals: signals}) do
+    Telemetry.dropped(pool, 1, :worker_down)
+    # If the pool ends, so do its calls.
+    unless signals != nil and Signals.ending?(signals),
+      do: GenServer.reply(from(caller), {:error, reason})
+  end
+
+  # The pool has ended, or its broker has, and is monitored by its callers.
+  def dropped(_caller, :shutdown, _arg), do: :ok
+  def dropped({:forwarded, from}, _reason, _arg), do: GenServer.reply(from, refused())
+
+  def dropped({_pid, [:alias | ref]}, reason, _arg) do
+    send(ref, message(ref, reason))
+    :ok
+  end
+
+  @impl true
+  def counted(counts, %{pool: pool}) do
+    for {reason, count} <- counts, count > 0, do: Telemetry.dropped(pool, count, reason)
+    :ok
+  end
+
+  @doc "What stands for all reasons."
+  @spec refused() :: {:error, :too_many_requests}
+  def refused, do: {:error, :too_many_requests}
+
+  defp from({:forwarded, from}), do: from
+  defp from(from), do: from
+end

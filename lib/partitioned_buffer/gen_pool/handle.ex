@@ -1,0 +1,39 @@
+defmodule PartitionedBuffer.GenPool.Handle do
+  @moduledoc false
+  # From a pool's name to its broker: one read of `:persistent_term`.
+  #
+  # Invariant: the handle of a running pool is there from before its first worker starts until its requests
+  # are refused. One that a killed pool has left refers to a broker that nobody takes from; who asks it sees
+  # that the pool's process is not there.
+
+  alias PartitionedBuffer.Broker
+  alias PartitionedBuffer.GenPool.BrokerServer
+
+  @enforce_keys [:broker, :keeper, :watch]
+  defstruct @enforce_keys
+
+  @type t :: %__MODULE__{broker: Broker.t(), keeper: atom(), watch: pid()}
+
+  @doc "`watch` is the process whose end is the end of requests that wait."
+  @spec put(atom(), BrokerServer.handle(), pid()) :: :ok
+  def put(pool, %{broker: broker, keeper: keeper}, watch) do
+    :persistent_term.put(key(pool), %__MODULE__{broker: broker, keeper: keeper, watch: watch})
+  end
+
+  @spec fetch(atom()) :: {:ok, t()} | :error
+  def fetch(pool) do
+    case :persistent_term.get({PartitionedBuffer.GenPool, pool}, nil) do
+      nil -> :error
+      handle -> {:ok, handle}
+    end
+  end
+
+  @doc "Another pool of the name may have put its own meanwhile."
+  @spec erase(atom(), Broker.t()) :: :ok
+  def erase(pool, broker) do
+    with {:ok, %{broker: ^broker}} <- fetch(pool), do: :persistent_term.erase(key(pool))
+    :ok
+  end
+
+  defp key(pool), do: {PartitionedBuffer.GenPool, pool}
+end

@@ -1,0 +1,80 @@
+//! NIFs of the turns that the handlers of a pool take: [`Turns`](buffer_core::Turns) of processes.
+//!
+//! Who has to wait is sent the atom `partitioned_buffer_turn` when its turn has come, by whoever gives the
+//! turn up, after the lock has been released. A process that dies in line is taken out of it by the VM's
+//! monitor.
+
+use rustler::{Atom, Env, LocalPid, Monitor, Resource, ResourceArc};
+
+use crate::atoms;
+
+/// What turns on the BEAM refer to.
+pub struct SharedTurns(buffer_core::Turns<LocalPid>);
+
+// A panic under its lock leaves the lock usable and the line in order.
+impl std::panic::RefUnwindSafe for SharedTurns {}
+
+impl SharedTurns {
+    fn leave(&self, env: Env<'_>, who: LocalPid) {
+        let mut leaving = who;
+        // One that can't be told is dead, so its turn is over too.
+        while let Some(next) = self.0.leave(leaving) {
+            if env.send(&next, atoms::partitioned_buffer_turn()).is_ok() {
+                return;
+            }
+            leaving = next;
+        }
+    }
+}
+
+#[rustler::resource_impl]
+impl Resource for SharedTurns {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    fn down<'a>(&'a self, env: Env<'a>, pid: LocalPid, _monitor: Monitor) {
+        self.leave(env, pid);
+    }
+}
+
+/// Turns that nobody has taken.
+#[rustler::nif]
+fn turns_new() -> ResourceArc<SharedTurns> {
+    ResourceArc::new(SharedTurns(buffer_core::Turns::new()))
+}
+
+/// The calling process will be taken out of the line when it dies. Once for each process.
+#[rustler::nif]
+fn turns_join(env: Env<'_>, turns: ResourceArc<SharedTurns>) -> Atom {
+    env.monitor(&turns, &env.pid());
+    atoms::ok()
+}
+
+/// Gets in line: `ok` if it is the caller's turn now, `wait` if it will be told. The caller has joined.
+/// O(processes in line).
+#[rustler::nif]
+fn turns_take(env: Env<'_>, turns: ResourceArc<SharedTurns>) -> Atom {
+    if turns.0.take(env.pid()) {
+        atoms::ok()
+    } else {
+        atoms::wait()
+    }
+}
+
+/// Gives the turn up. O(processes in line).
+#[rustler::nif]
+fn turns_leave(env: Env<'_>, turns: ResourceArc<SharedTurns>) -> Atom {
+    turns.leave(env, env.pid());
+    atoms::ok()
+}
+
+/// Whether anybody has the turn.
+#[rustler::nif]
+fn turns_held(turns: ResourceArc<SharedTurns>) -> bool {
+    turns.0.is_held()
+}
+
+/// How many processes are in line.
+#[rustler::nif]
+fn turns_len(turns: ResourceArc<SharedTurns>) -> usize {
+    turns.0.len()
+}
