@@ -126,11 +126,13 @@ defmodule PartitionedBuffer.MixProject do
       extras:
         ["README.md", "CHANGELOG.md"] ++
           Path.wildcard("docs/*.md") ++
+          Path.wildcard("docs/guides/*.md") ++
           [
             {"lib/partitioned_buffer/README.md",
              filename: "implementation-notes", title: "Implementation notes"}
           ],
       groups_for_extras: [
+        Guides: [~r"docs/guides/"],
         Internals: [~r"docs/", ~r"lib/partitioned_buffer/"]
       ],
       groups_for_modules: [

@@ -18,11 +18,15 @@ defmodule PartitionedBuffer.Handle do
   def put(buffer, ref, module) do
     partitions = for index <- indexes(ref), do: Names.partition(buffer, index)
 
-    :persistent_term.put(key(buffer), %__MODULE__{
-      ref: ref,
-      partitions: List.to_tuple(partitions),
-      module: module
-    })
+    alone(buffer, fn ->
+      :ok = Native.buffer_put_name(ref, buffer)
+
+      :persistent_term.put(key(buffer), %__MODULE__{
+        ref: ref,
+        partitions: List.to_tuple(partitions),
+        module: module
+      })
+    end)
   end
 
   @spec fetch!(atom()) :: t()
@@ -57,8 +61,11 @@ defmodule PartitionedBuffer.Handle do
   # stop of a buffer. Another buffer that was started under the name meanwhile keeps it.
   @spec erase(atom(), Native.handle()) :: :ok
   def erase(buffer, ref) do
-    with {:ok, %{ref: ^ref}} <- fetch(buffer), do: :persistent_term.erase(key(buffer))
-    :ok
+    alone(buffer, fn ->
+      :ok = Native.buffer_erase_name(ref, buffer)
+      with {:ok, %{ref: ^ref}} <- fetch(buffer), do: :persistent_term.erase(key(buffer))
+      :ok
+    end)
   end
 
   @doc """
@@ -92,6 +99,10 @@ defmodule PartitionedBuffer.Handle do
     raise ArgumentError,
           "unknown registry: #{inspect(buffer)} (no PartitionedBuffer is running under this name)"
   end
+
+  # The owner of a buffer whose supervisor was killed may be ending while another buffer of the name starts:
+  # between its look at the handle and its erasing of it, the other one could put its own.
+  defp alone(buffer, fun), do: :global.trans({key(buffer), self()}, fun, [node()])
 
   defp key(buffer), do: {PartitionedBuffer, buffer}
 end

@@ -87,6 +87,9 @@ defmodule PartitionedBuffer.Map do
 
   alias PartitionedBuffer.{Awaited, Handle, Native, Operation, Options, Refused, Room}
 
+  # Calls find the buffer natively by its name. One that is refused there is made again by the handle.
+  @by_handle [partition_key: nil]
+
   @type buffer :: PartitionedBuffer.buffer()
   @type key :: term()
   @type value :: term()
@@ -194,13 +197,22 @@ defmodule PartitionedBuffer.Map do
 
   """
   @spec put(buffer(), key(), value(), keyword()) :: written()
-  def put(buffer, key, value, opts \\ []) do
+  def put(buffer, key, value, opts \\ [])
+
+  def put(buffer, key, value, []) do
+    case Native.map_put(buffer, key, value, nil) do
+      :ok -> :ok
+      _refused -> put(buffer, key, value, @by_handle)
+    end
+  end
+
+  def put(buffer, key, value, opts) do
     {ref, index} = place(buffer, key, opts)
 
     with refused when refused != :ok <- Native.map_put(ref, key, value, index) do
       dirty = fn -> Native.map_put_dirty(ref, key, value, index) end
       again = fn -> put(buffer, key, value, opts) end
-      wait = wait(ref, [{key, value}], index, opts)
+      wait = wait(ref, [{key, value}], index, false, opts)
       Refused.go_on(refused, buffer, ref, dirty, again, wait)
     end
   end
@@ -242,7 +254,7 @@ defmodule PartitionedBuffer.Map do
              Native.map_put_awaited(ref, entries, indexes, Awaited.token()) do
         dirty = fn -> Native.map_put_awaited_dirty(ref, entries, indexes, Awaited.token()) end
         again = fn -> {:again, put_await(buffer, key, value, opts)} end
-        wait = &Native.map_wait_dirty(ref, entries, indexes, &1, Awaited.token())
+        wait = &Native.map_wait_dirty(ref, entries, indexes, false, &1, Awaited.token())
         Refused.go_on(refused, buffer, ref, dirty, again, {timeout, wait})
       end
 
@@ -287,10 +299,10 @@ defmodule PartitionedBuffer.Map do
   def put_all(buffer, entries, opts \\ [])
 
   def put_all(buffer, entries, opts) when is_map(entries) do
-    write_all(buffer, :maps.to_list(entries), opts, &pair?/1)
+    write_all(buffer, :maps.to_list(entries), opts, false)
   end
 
-  def put_all(buffer, entries, opts), do: write_all(buffer, entries, opts, &pair?/1)
+  def put_all(buffer, entries, opts), do: write_all(buffer, entries, opts, false)
 
   @doc """
   Puts a value if the key is not there or has a lower version.
@@ -312,13 +324,20 @@ defmodule PartitionedBuffer.Map do
   @spec put_newer(buffer(), key(), value(), version(), keyword()) :: written()
   def put_newer(buffer, key, value, version, opts \\ [])
 
+  def put_newer(buffer, key, value, version, []) when is_integer(version) do
+    case Native.map_put_newer(buffer, key, value, version, nil) do
+      :ok -> :ok
+      _refused -> put_newer(buffer, key, value, version, @by_handle)
+    end
+  end
+
   def put_newer(buffer, key, value, version, opts) when is_integer(version) do
     {ref, index} = place(buffer, key, opts)
 
     with refused when refused != :ok <- Native.map_put_newer(ref, key, value, version, index) do
       dirty = fn -> Native.map_put_newer_dirty(ref, key, value, version, index) end
       again = fn -> put_newer(buffer, key, value, version, opts) end
-      wait = wait(ref, [{key, value, version}], index, opts)
+      wait = wait(ref, [{key, value, version}], index, true, opts)
       Refused.go_on(refused, buffer, ref, dirty, again, wait)
     end
   end
@@ -343,7 +362,7 @@ defmodule PartitionedBuffer.Map do
   """
   @spec put_all_newer(buffer(), [{key(), value(), version()}], keyword()) :: written()
   def put_all_newer(buffer, entries, opts \\ []) do
-    write_all(buffer, entries, opts, &versioned?/1)
+    write_all(buffer, entries, opts, true)
   end
 
   @doc """
@@ -378,7 +397,17 @@ defmodule PartitionedBuffer.Map do
 
   """
   @spec fetch(buffer(), key(), keyword()) :: {:ok, value()} | :error
-  def fetch(buffer, key, opts \\ []) do
+  def fetch(buffer, key, opts \\ [])
+
+  def fetch(buffer, key, []) do
+    case Native.map_fetch(buffer, key, nil) do
+      {:ok, _value} = found -> found
+      :error -> :error
+      _refused -> fetch(buffer, key, @by_handle)
+    end
+  end
+
+  def fetch(buffer, key, opts) do
     {ref, index} = place(buffer, key, opts)
 
     case Native.map_fetch(ref, key, index) do
@@ -408,7 +437,16 @@ defmodule PartitionedBuffer.Map do
 
   """
   @spec delete(buffer(), key(), keyword()) :: :ok
-  def delete(buffer, key, opts \\ []) do
+  def delete(buffer, key, opts \\ [])
+
+  def delete(buffer, key, []) do
+    case Native.map_delete(buffer, key, nil) do
+      :ok -> :ok
+      _refused -> delete(buffer, key, @by_handle)
+    end
+  end
+
+  def delete(buffer, key, opts) do
     {ref, index} = place(buffer, key, opts)
 
     with refused when refused != :ok <- Native.map_delete(ref, key, index) do
@@ -431,7 +469,17 @@ defmodule PartitionedBuffer.Map do
 
   """
   @spec take(buffer(), key(), keyword()) :: {:ok, value()} | :error
-  def take(buffer, key, opts \\ []) do
+  def take(buffer, key, opts \\ [])
+
+  def take(buffer, key, []) do
+    case Native.map_take(buffer, key, nil) do
+      {:ok, _value} = found -> found
+      :error -> :error
+      _refused -> take(buffer, key, @by_handle)
+    end
+  end
+
+  def take(buffer, key, opts) do
     {ref, index} = place(buffer, key, opts)
 
     case Native.map_take(ref, key, index) do
@@ -458,7 +506,17 @@ defmodule PartitionedBuffer.Map do
 
   """
   @spec has_key?(buffer(), key(), keyword()) :: boolean()
-  def has_key?(buffer, key, opts \\ []) do
+  def has_key?(buffer, key, opts \\ [])
+
+  def has_key?(buffer, key, []) do
+    case Native.map_has_key(buffer, key, nil) do
+      :ok -> true
+      :error -> false
+      _refused -> has_key?(buffer, key, @by_handle)
+    end
+  end
+
+  def has_key?(buffer, key, opts) do
     {ref, index} = place(buffer, key, opts)
 
     case Native.map_has_key(ref, key, index) do
@@ -509,7 +567,17 @@ defmodule PartitionedBuffer.Map do
   """
   @spec update(buffer(), key(), default :: value(), operation() | (value() -> value()), keyword()) ::
           written()
-  def update(buffer, key, default, operation, opts \\ []) do
+  def update(buffer, key, default, operation, opts \\ [])
+
+  def update(buffer, key, default, {name, operand} = operation, [])
+      when name in [:max, :min, :append] or (name == :add and is_number(operand)) do
+    case Native.map_update(buffer, key, name, operand, nil) do
+      :ok -> :ok
+      _more_to_do -> update(buffer, key, default, operation, @by_handle)
+    end
+  end
+
+  def update(buffer, key, default, operation, opts) do
     with :wait <- try_update(buffer, key, default, operation, opts) do
       again = fn -> try_update(buffer, key, default, operation, opts) end
       Room.retry(buffer, Handle.fetch!(buffer).ref, Options.timeout_of!(opts), again)
@@ -598,8 +666,6 @@ defmodule PartitionedBuffer.Map do
   def info(buffer), do: PartitionedBuffer.info(buffer)
 
   # The storage and, if it is not the key that says it, the partition.
-  defp place(buffer, _key, []), do: {Handle.fetch!(buffer).ref, nil}
-
   defp place(buffer, key, opts) do
     handle = Handle.fetch!(buffer)
 
@@ -658,8 +724,8 @@ defmodule PartitionedBuffer.Map do
   defp try_update(_buffer, _key, _default, other, _opts), do: no_operation!(other)
 
   # How a write waits for room.
-  defp wait(ref, entries, index, opts) do
-    queue = &Native.map_wait_dirty(ref, entries, List.wrap(index), &1, nil)
+  defp wait(ref, entries, index, versioned?, opts) do
+    queue = &Native.map_wait_dirty(ref, entries, List.wrap(index), versioned?, &1, nil)
     {Options.timeout_of!(opts), queue}
   end
 
@@ -706,11 +772,17 @@ defmodule PartitionedBuffer.Map do
             "{:put_new, term}) or a function of arity 1, got: #{inspect(other)}"
   end
 
-  defp write_all(buffer, entries, opts, valid?) do
-    unless is_list(entries) and not List.improper?(entries), do: invalid!(entries)
-    Enum.each(entries, &(valid?.(&1) || invalid!(&1)))
+  # The native side finds out whether all entries are in order. Which one is not is only asked for the error.
+  defp write_all(buffer, entries, [], versioned?) when is_list(entries) do
+    case Native.map_put_all(buffer, entries, nil, versioned?) do
+      :ok -> :ok
+      _refused -> write_all(buffer, entries, @by_handle, versioned?)
+    end
+  end
 
+  defp write_all(buffer, entries, opts, versioned?) when is_list(entries) do
     {partition_key, timeout} = Options.write!(opts)
+    if partition_key != nil, do: validate!(entries, versioned?)
     handle = Handle.fetch!(buffer)
 
     indexes =
@@ -718,18 +790,26 @@ defmodule PartitionedBuffer.Map do
         Enum.map(entries, &Handle.index!(handle, buffer, partition_key, elem(&1, 0)))
       end
 
-    with refused when refused != :ok <- Native.map_put_all(handle.ref, entries, indexes) do
-      dirty = fn -> Native.map_put_all_dirty(handle.ref, entries, indexes) end
-      again = fn -> write_all(buffer, entries, opts, valid?) end
-      queue = &Native.map_wait_dirty(handle.ref, entries, indexes || [], &1, nil)
+    with refused when refused != :ok <-
+           Native.map_put_all(handle.ref, entries, indexes, versioned?) do
+      validate!(entries, versioned?)
+      dirty = fn -> Native.map_put_all_dirty(handle.ref, entries, indexes, versioned?) end
+      again = fn -> write_all(buffer, entries, opts, versioned?) end
+      queue = &Native.map_wait_dirty(handle.ref, entries, indexes || [], versioned?, &1, nil)
       Refused.go_on(refused, buffer, handle.ref, dirty, again, {timeout, queue})
     end
   end
 
-  defp pair?(entry), do: is_tuple(entry) and tuple_size(entry) == 2
+  defp write_all(_buffer, entries, _opts, _versioned?), do: invalid!(entries)
 
-  defp versioned?({_key, _value, version}), do: is_integer(version)
-  defp versioned?(_other), do: false
+  defp validate!(entries, versioned?) do
+    if List.improper?(entries), do: invalid!(entries)
+    Enum.each(entries, &(valid?(&1, versioned?) || invalid!(&1)))
+  end
+
+  defp valid?({_key, _value}, false), do: true
+  defp valid?({_key, _value, version}, true), do: is_integer(version)
+  defp valid?(_other, _versioned?), do: false
 
   @spec invalid!(term()) :: no_return()
   defp invalid!(entry), do: raise(ArgumentError, "invalid entry: #{inspect(entry)}")

@@ -27,10 +27,13 @@ defmodule PartitionedBuffer.Native do
 
   @typedoc "A buffer's storage."
   @type handle :: reference()
+  @typedoc "A buffer: its handle, or the name that it is used by. Any other term is an unknown one."
+  @type target :: handle() | atom() | term()
   @type index :: non_neg_integer()
   @type kind :: :queue | :map
   @type refused ::
           :closed
+          | :unknown
           | :heavy
           | :improper
           | :no_partitions
@@ -72,6 +75,29 @@ defmodule PartitionedBuffer.Native do
     defstruct [:arenas, :entries, :bytes]
   end
 
+  defmodule BrokerFigures do
+    @moduledoc false
+    defstruct [
+      :accepted,
+      :started,
+      :done,
+      :failed,
+      :cancelled,
+      :dropped,
+      :refused,
+      :waiting,
+      :bytes,
+      :oldest_age_ns,
+      :idle,
+      :busy_ns
+    ]
+  end
+
+  defmodule BrokerDrops do
+    @moduledoc false
+    defstruct [:queue_full, :queue_timeout, :queue_delay, :caller_down, :shutdown]
+  end
+
   # buffer
 
   @spec buffer_open(String.t(), kind(), non_neg_integer()) ::
@@ -96,6 +122,12 @@ defmodule PartitionedBuffer.Native do
   @spec buffer_give_up(handle(), ticket()) :: boolean()
   def buffer_give_up(_handle, _ticket), do: not_loaded()
 
+  @spec buffer_put_name(handle(), atom()) :: :ok
+  def buffer_put_name(_handle, _name), do: not_loaded()
+
+  @spec buffer_erase_name(handle(), atom()) :: :ok
+  def buffer_erase_name(_handle, _name), do: not_loaded()
+
   @spec buffer_waiting(handle()) :: non_neg_integer()
   def buffer_waiting(_handle), do: not_loaded()
 
@@ -113,8 +145,8 @@ defmodule PartitionedBuffer.Native do
 
   # queue
 
-  @spec queue_push(handle(), term()) :: written()
-  def queue_push(_handle, _item), do: not_loaded()
+  @spec queue_push(target(), term()) :: written()
+  def queue_push(_target, _item), do: not_loaded()
 
   @spec queue_push_dirty(handle(), term()) :: written()
   def queue_push_dirty(_handle, _item), do: not_loaded()
@@ -125,8 +157,8 @@ defmodule PartitionedBuffer.Native do
   @spec queue_push_to_dirty(handle(), term(), index()) :: written()
   def queue_push_to_dirty(_handle, _item, _index), do: not_loaded()
 
-  @spec queue_push_list(handle(), list()) :: written()
-  def queue_push_list(_handle, _items), do: not_loaded()
+  @spec queue_push_list(target(), list()) :: written()
+  def queue_push_list(_target, _items), do: not_loaded()
 
   @spec queue_push_list_dirty(handle(), list()) :: written()
   def queue_push_list_dirty(_handle, _items), do: not_loaded()
@@ -150,27 +182,34 @@ defmodule PartitionedBuffer.Native do
 
   # map
 
-  @spec map_put(handle(), term(), term(), index() | nil) :: written()
-  def map_put(_handle, _key, _value, _index), do: not_loaded()
+  @spec map_put(target(), term(), term(), index() | nil) :: written()
+  def map_put(_target, _key, _value, _index), do: not_loaded()
 
-  @spec map_put_dirty(handle(), term(), term(), index() | nil) :: written()
-  def map_put_dirty(_handle, _key, _value, _index), do: not_loaded()
+  @spec map_put_dirty(target(), term(), term(), index() | nil) :: written()
+  def map_put_dirty(_target, _key, _value, _index), do: not_loaded()
 
-  @spec map_put_newer(handle(), term(), term(), integer(), index() | nil) :: written()
-  def map_put_newer(_handle, _key, _value, _version, _index), do: not_loaded()
+  @spec map_put_newer(target(), term(), term(), integer(), index() | nil) :: written()
+  def map_put_newer(_target, _key, _value, _version, _index), do: not_loaded()
 
-  @spec map_put_newer_dirty(handle(), term(), term(), integer(), index() | nil) :: written()
-  def map_put_newer_dirty(_handle, _key, _value, _version, _index), do: not_loaded()
+  @spec map_put_newer_dirty(target(), term(), term(), integer(), index() | nil) :: written()
+  def map_put_newer_dirty(_target, _key, _value, _version, _index), do: not_loaded()
 
-  @spec map_put_all(handle(), list(), [index()] | nil) :: written()
-  def map_put_all(_handle, _entries, _indexes), do: not_loaded()
+  @spec map_put_all(target(), list(), [index()] | nil, versioned :: boolean()) :: written()
+  def map_put_all(_target, _entries, _indexes, _versioned), do: not_loaded()
 
-  @spec map_put_all_dirty(handle(), list(), [index()] | nil) :: written()
-  def map_put_all_dirty(_handle, _entries, _indexes), do: not_loaded()
+  @spec map_put_all_dirty(handle(), list(), [index()] | nil, versioned :: boolean()) :: written()
+  def map_put_all_dirty(_handle, _entries, _indexes, _versioned), do: not_loaded()
 
-  @spec map_wait_dirty(handle(), list(), [index()], reference(), token() | nil) ::
-          :ok | {:ok, [token()]} | {:wait, ticket()} | refused()
-  def map_wait_dirty(_handle, _entries, _indexes, _reference, _token), do: not_loaded()
+  @spec map_wait_dirty(
+          handle(),
+          list(),
+          [index()],
+          versioned? :: boolean(),
+          reference(),
+          token() | nil
+        ) :: :ok | {:ok, [token()]} | {:wait, ticket()} | refused()
+  def map_wait_dirty(_handle, _entries, _indexes, _versioned?, _reference, _token),
+    do: not_loaded()
 
   @spec map_put_awaited(handle(), list(), [index()], token()) :: {:ok, [token()]} | refused()
   def map_put_awaited(_handle, _entries, _indexes, _token), do: not_loaded()
@@ -179,43 +218,43 @@ defmodule PartitionedBuffer.Native do
           {:ok, [token()]} | refused()
   def map_put_awaited_dirty(_handle, _entries, _indexes, _token), do: not_loaded()
 
-  @spec map_fetch(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
-  def map_fetch(_handle, _key, _index), do: not_loaded()
+  @spec map_fetch(target(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_fetch(_target, _key, _index), do: not_loaded()
 
-  @spec map_fetch_dirty(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
-  def map_fetch_dirty(_handle, _key, _index), do: not_loaded()
+  @spec map_fetch_dirty(target(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_fetch_dirty(_target, _key, _index), do: not_loaded()
 
-  @spec map_delete(handle(), term(), index() | nil) :: written()
-  def map_delete(_handle, _key, _index), do: not_loaded()
+  @spec map_delete(target(), term(), index() | nil) :: written()
+  def map_delete(_target, _key, _index), do: not_loaded()
 
-  @spec map_delete_dirty(handle(), term(), index() | nil) :: written()
-  def map_delete_dirty(_handle, _key, _index), do: not_loaded()
+  @spec map_delete_dirty(target(), term(), index() | nil) :: written()
+  def map_delete_dirty(_target, _key, _index), do: not_loaded()
 
-  @spec map_take(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
-  def map_take(_handle, _key, _index), do: not_loaded()
+  @spec map_take(target(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_take(_target, _key, _index), do: not_loaded()
 
-  @spec map_take_dirty(handle(), term(), index() | nil) :: {:ok, term()} | :error | refused()
-  def map_take_dirty(_handle, _key, _index), do: not_loaded()
+  @spec map_take_dirty(target(), term(), index() | nil) :: {:ok, term()} | :error | refused()
+  def map_take_dirty(_target, _key, _index), do: not_loaded()
 
-  @spec map_has_key(handle(), term(), index() | nil) :: :ok | :error | refused()
-  def map_has_key(_handle, _key, _index), do: not_loaded()
+  @spec map_has_key(target(), term(), index() | nil) :: :ok | :error | refused()
+  def map_has_key(_target, _key, _index), do: not_loaded()
 
-  @spec map_has_key_dirty(handle(), term(), index() | nil) :: :ok | :error | refused()
-  def map_has_key_dirty(_handle, _key, _index), do: not_loaded()
+  @spec map_has_key_dirty(target(), term(), index() | nil) :: :ok | :error | refused()
+  def map_has_key_dirty(_target, _key, _index), do: not_loaded()
 
-  @spec map_update(handle(), term(), :add | :max | :min | :append, term(), index() | nil) ::
+  @spec map_update(target(), term(), :add | :max | :min | :append, term(), index() | nil) ::
           :ok | :error | :wrong_type | :unsuited | refused()
-  def map_update(_handle, _key, _operation, _operand, _index), do: not_loaded()
+  def map_update(_target, _key, _operation, _operand, _index), do: not_loaded()
 
-  @spec map_compare_put_dirty(handle(), term(), term(), term(), index() | nil) ::
+  @spec map_compare_put_dirty(target(), term(), term(), term(), index() | nil) ::
           :ok | :error | :changed | refused()
-  def map_compare_put_dirty(_handle, _key, _expected, _value, _index), do: not_loaded()
+  def map_compare_put_dirty(_target, _key, _expected, _value, _index), do: not_loaded()
 
-  @spec map_put_new(handle(), term(), term(), index() | nil) :: :ok | :changed | refused()
-  def map_put_new(_handle, _key, _value, _index), do: not_loaded()
+  @spec map_put_new(target(), term(), term(), index() | nil) :: :ok | :changed | refused()
+  def map_put_new(_target, _key, _value, _index), do: not_loaded()
 
-  @spec map_put_new_dirty(handle(), term(), term(), index() | nil) :: :ok | :changed | refused()
-  def map_put_new_dirty(_handle, _key, _value, _index), do: not_loaded()
+  @spec map_put_new_dirty(target(), term(), term(), index() | nil) :: :ok | :changed | refused()
+  def map_put_new_dirty(_target, _key, _value, _index), do: not_loaded()
 
   @spec map_remember_dirty(handle(), non_neg_integer()) :: :ok | refused()
   def map_remember_dirty(_handle, _count), do: not_loaded()
@@ -336,6 +375,142 @@ defmodule PartitionedBuffer.Native do
 
   @spec partition_closed(handle(), index()) :: boolean()
   def partition_closed(_handle, _index), do: not_loaded()
+
+  # broker
+
+  @typedoc "Messages that wait, and workers."
+  @type broker :: reference()
+  @type worker :: reference()
+  @type broker_settings ::
+          {:fifo | :lifo, non_neg_integer() | nil, :newest | :oldest, non_neg_integer(),
+           non_neg_integer() | nil, {pos_integer(), pos_integer()} | nil, :fifo | :lifo}
+  @type message_id :: pos_integer()
+  @type asked ::
+          message_id()
+          | {:wait, message_id()}
+          | :queue_full
+          | :no_worker
+          | :closed
+          | :heavy
+  @type taken ::
+          {message :: term(), reply :: term(), non_neg_integer()}
+          | :idle
+          | :again
+          | :heavy
+          | :gone
+  @type drop_reason ::
+          :queue_full | :queue_timeout | :queue_delay | :caller_down | :shutdown
+
+  @spec broker_open(String.t(), pos_integer(), broker_settings()) ::
+          {:created | :adopted, broker()}
+  def broker_open(_name, _partitions, _settings), do: not_loaded()
+
+  @spec broker_configure(broker(), broker_settings()) :: :ok
+  def broker_configure(_broker, _settings), do: not_loaded()
+
+  @spec broker_close(broker()) :: :ok
+  def broker_close(_broker), do: not_loaded()
+
+  @spec broker_release(broker()) :: :ok
+  def broker_release(_broker), do: not_loaded()
+
+  @spec broker_names() :: [String.t()]
+  def broker_names, do: not_loaded()
+
+  @spec broker_take_rest(broker(), pos_integer()) :: [{term(), term()}]
+  def broker_take_rest(_broker, _count), do: not_loaded()
+
+  @spec broker_ask(broker(), term(), term(), pid() | nil, non_neg_integer() | nil, boolean()) ::
+          asked()
+  def broker_ask(_broker, _message, _reply, _caller, _timeout, _idle_only), do: not_loaded()
+
+  @spec broker_ask_dirty(
+          broker(),
+          term(),
+          term(),
+          pid() | nil,
+          non_neg_integer() | nil,
+          boolean()
+        ) ::
+          asked()
+  def broker_ask_dirty(_broker, _message, _reply, _caller, _timeout, _idle_only),
+    do: not_loaded()
+
+  @spec broker_cancel(broker(), message_id()) :: boolean()
+  def broker_cancel(_broker, _id), do: not_loaded()
+
+  @spec broker_join(broker()) :: worker()
+  def broker_join(_broker), do: not_loaded()
+
+  @spec broker_take(worker()) :: taken()
+  def broker_take(_worker), do: not_loaded()
+
+  @spec broker_take_dirty(worker()) :: taken()
+  def broker_take_dirty(_worker), do: not_loaded()
+
+  @spec broker_withdraw(worker()) :: :ok
+  def broker_withdraw(_worker), do: not_loaded()
+
+  @spec broker_done(worker(), failed :: boolean()) :: :ok
+  def broker_done(_worker, _failed), do: not_loaded()
+
+  @spec broker_reply(worker(), pid(), term(), failed :: boolean()) :: :ok
+  def broker_reply(_worker, _pid, _answer, _failed), do: not_loaded()
+
+  @spec broker_leave(worker()) :: :ok
+  def broker_leave(_worker), do: not_loaded()
+
+  @spec broker_keep(broker()) :: [pid()]
+  def broker_keep(_broker), do: not_loaded()
+
+  @spec broker_in_flight(broker(), pid()) :: [term()]
+  def broker_in_flight(_broker, _pid), do: not_loaded()
+
+  @spec broker_dismiss(broker(), pid()) :: :ok
+  def broker_dismiss(_broker, _pid), do: not_loaded()
+
+  @spec broker_down(broker(), pid()) :: non_neg_integer()
+  def broker_down(_broker, _pid), do: not_loaded()
+
+  @spec broker_expire(broker()) :: :ok
+  def broker_expire(_broker), do: not_loaded()
+
+  @spec broker_armed(broker()) :: non_neg_integer() | nil
+  def broker_armed(_broker), do: not_loaded()
+
+  @spec broker_sweep(broker(), index(), message_id() | 0) :: message_id() | nil
+  def broker_sweep(_broker, _partition, _after), do: not_loaded()
+
+  @spec broker_dropped(broker(), pos_integer()) ::
+          {[{term(), drop_reason()}], [non_neg_integer()]}
+  def broker_dropped(_broker, _count), do: not_loaded()
+
+  @spec broker_reported(broker(), non_neg_integer(), [non_neg_integer()]) :: :ok
+  def broker_reported(_broker, _count, _counts), do: not_loaded()
+
+  @spec broker_want_room(broker()) :: non_neg_integer()
+  def broker_want_room(_broker), do: not_loaded()
+
+  @spec broker_size(broker()) :: non_neg_integer()
+  def broker_size(_broker), do: not_loaded()
+
+  @spec broker_idle(broker()) :: non_neg_integer()
+  def broker_idle(_broker), do: not_loaded()
+
+  @spec broker_workers(broker()) :: [pid()]
+  def broker_workers(_broker), do: not_loaded()
+
+  @spec broker_partitions(broker()) :: pos_integer()
+  def broker_partitions(_broker), do: not_loaded()
+
+  @spec broker_info(broker()) :: %BrokerFigures{}
+  def broker_info(_broker), do: not_loaded()
+
+  @spec broker_crew(broker()) :: [
+          {pid(), :running | :woken | :idle | :gone, non_neg_integer(), non_neg_integer(),
+           non_neg_integer(), non_neg_integer() | nil}
+        ]
+  def broker_crew(_broker), do: not_loaded()
 
   # info
 

@@ -428,7 +428,7 @@ defmodule PartitionedBuffer.Options do
   @doc false
   def backoff({first, most} = backoff)
       when is_integer(first) and is_integer(most) and first in 1..@max_ms and
-             most in first..@max_ms,
+             most >= first and most <= @max_ms,
       do: {:ok, backoff}
 
   def backoff(other) do

@@ -134,21 +134,17 @@ defmodule PartitionedBuffer.Queue do
   def push(buffer, item_or_items, opts \\ [])
 
   def push(buffer, items, []) when is_list(items) do
-    %{ref: ref} = Handle.fetch!(buffer)
-
-    case Native.queue_push_list(ref, items) do
+    case Native.queue_push_list(buffer, items) do
       :ok -> :ok
       :improper -> improper!(items)
-      refused -> go_on(refused, buffer, ref, items, Options.write!([]))
+      refused -> refused(refused, buffer, items)
     end
   end
 
   def push(buffer, item, []) do
-    %{ref: ref} = Handle.fetch!(buffer)
-
-    case Native.queue_push(ref, item) do
+    case Native.queue_push(buffer, item) do
       :ok -> :ok
-      refused -> go_on(refused, buffer, ref, item, Options.write!([]))
+      refused -> refused(refused, buffer, item)
     end
   end
 
@@ -267,18 +263,33 @@ defmodule PartitionedBuffer.Queue do
     if Keyword.keyword?(opts), do: Keyword.put(opts, :module, __MODULE__), else: opts
   end
 
+  # What was refused under the name: not to be done again there, since another buffer may have it by now.
+  defp refused(:unknown, buffer, _item_or_items), do: Handle.unknown!(buffer)
+
+  defp refused(:closed, buffer, item_or_items),
+    do: push_with(buffer, item_or_items, Options.write!([]))
+
+  defp refused(refused, buffer, item_or_items) do
+    go_on(refused, buffer, Handle.fetch!(buffer).ref, item_or_items, Options.write!([]))
+  end
+
   # With the options of the call.
   defp push_with(buffer, item_or_items, {key, _timeout} = opts) do
     {ref, items, indexes} = queued(buffer, item_or_items, key)
 
-    with refused when refused != :ok <- native(ref, item_or_items, items, indexes),
+    with refused when refused != :ok <- native(buffer, ref, item_or_items, items, indexes),
          do: go_on(refused, buffer, ref, item_or_items, opts)
   end
 
-  defp native(ref, list, list, []), do: Native.queue_push_list(ref, list)
-  defp native(ref, list, list, indexes), do: Native.queue_push_routed(ref, list, indexes)
-  defp native(ref, item, _items, []), do: Native.queue_push(ref, item)
-  defp native(ref, item, _items, [index]), do: Native.queue_push_to(ref, item, index)
+  # Under the name where nothing else is to be said.
+  defp native(buffer, _ref, list, list, []), do: known(Native.queue_push_list(buffer, list))
+  defp native(_buffer, ref, list, list, indexes), do: Native.queue_push_routed(ref, list, indexes)
+  defp native(buffer, _ref, item, _items, []), do: known(Native.queue_push(buffer, item))
+  defp native(_buffer, ref, item, _items, [index]), do: Native.queue_push_to(ref, item, index)
+
+  # It was there a moment ago: it has ended meanwhile.
+  defp known(:unknown), do: :closed
+  defp known(result), do: result
 
   defp native_dirty(ref, list, list, []), do: Native.queue_push_list_dirty(ref, list)
 

@@ -50,7 +50,7 @@ defmodule PartitionedBuffer.MapSnapshotTest do
       sizes = [1, 100, 8_000, 9_000, 130_000, 1_000_000]
 
       pairs =
-        for size <- sizes, do: {{size, :binary.copy("k", size)}, Enum.to_list(1..div(size, 9))}
+        for size <- sizes, do: {{size, :binary.copy("k", size)}, Enum.to_list(1..div(size, 9)//1)}
 
       pairs = Enum.sort([{:integer, Integer.pow(7, 100_000)} | pairs])
       Buffer.put_all(buffer, pairs)
@@ -70,8 +70,6 @@ defmodule PartitionedBuffer.MapSnapshotTest do
   end
 
   describe "one moment" do
-    @keys 20_000
-
     # One process writes round after round to all keys in the same order. At any moment the first keys
     # are of this round and all others of the one before.
     for {title, write} <- [
@@ -84,7 +82,7 @@ defmodule PartitionedBuffer.MapSnapshotTest do
       test "#{title}: nothing later, nothing missing" do
         buffer = start_map!()
         write = unquote(write)
-        keys = if unquote(title) == :large, do: 1_000, else: @keys
+        keys = unquote(if title == :large, do: 1_000, else: 20_000)
         round = fn round -> for key <- 1..keys, do: write.(buffer, key, round) end
         round.(0)
         writer = Task.async(fn -> write_until_told(round, 1) end)

@@ -156,7 +156,7 @@ defmodule PartitionedBuffer.TelemetryEventsTest do
   # In the order of the table.
   defp keys(metadata) do
     Enum.filter(@who ++ [:kind, :reason, :stacktrace], &is_map_key(metadata, &1)) ++
-      (Map.keys(metadata) -- (@who ++ [:kind, :reason, :stacktrace]))
+      Enum.sort(Map.keys(metadata) -- (@who ++ [:kind, :reason, :stacktrace]))
   end
 
   defp calls do

@@ -65,7 +65,8 @@ defmodule PartitionedBuffer.TestingTest do
         test = self()
 
         processor = fn _batch, info ->
-          send(test, {:attempt, info.attempt}) && if(info.attempt < 3, do: {:error, :no})
+          send(test, {:attempt, info.attempt})
+          if info.attempt < 3, do: {:error, :no}
         end
 
         name =

@@ -13,7 +13,18 @@
 //! | *ledger* | what is known of the drain without looking at its entries: how many, whose, what became of the others |
 //! | *drain* | the draining generation, and who works on it: its *owner* |
 //! | *batch* | the first few entries of the draining generation, given to the owner; *in flight* until it is settled |
-//! | *settled* | what became of a batch: *processed* or *discarded*, for one of the [reasons](crate::Reason) |
+//! | *settled* | what became of a batch: *processed*, *discarded* for one of the [reasons](crate::Reason), or to be tried again |
+//! | *piece* | a batch that is to be tried again, or a part of one: at the beginning of the draining generation |
+//! | *pending* | those entries of a batch that have not been processed, while others of it have been |
+//! | *place* | the number of an entry of a partition, in the order of entries; a batch is known by its first and last |
+//! | *size* | entries, and their weight in bytes |
+//! | *limit* | the size that a buffer may have; *used*: what of it is taken |
+//! | *credit* | room that was taken for writes on their way |
+//! | *evicted* | dropped from the live generation, oldest first, in favour of a newer entry |
+//! | *kept* | what was discarded, until somebody has been told of each entry |
+//! | *trigger* | the size of a live generation at which the partition's process is told that it is time |
+//! | *awaiting* | who is told when all places of a stretch have been left, and whether one of them was lost |
+//! | *waiter* | a writer that waits for room |
 //! | *gate* | counts the writes that are on their way over several partitions |
 //! | *retired* | segments that nothing is left in, and what else takes long to be freed, on their way to that |
 //! | *dead* | a term of a map that was overwritten, removed or drained: it takes memory until its segment goes |
@@ -39,14 +50,22 @@
 //! ```
 //!
 //! * **Write.** The entry is copied to the end of the live generation under the `live` lock. What takes
-//!   long to copy is copied before, into segments of its own, and only those are handed over.
-//! * **Swap.** With all locks held, the live generation becomes the draining one, if that is empty.
-//!   Nothing is copied, and no writer can be left with the old one: it looks for it under the lock.
+//!   long to copy is copied before, into segments of its own, and only those are handed over. While there is
+//!   a limit, room is taken first: by the write itself under that lock ([`Room`](crate::Room)), or for a
+//!   write over several partitions before, as a credit.
+//! * **Evict.** Where the oldest entries make room, they leave the live generation under the same lock,
+//!   and only if that makes enough. So a write in the place of others never drops any in vain.
+//! * **Swap.** With all locks held, the live generation becomes the draining one, if that is empty, or its
+//!   first entries do. At the most one segment is copied, and no writer can be left with the old generation:
+//!   it looks for it under the lock.
 //! * **Next.** The owner asks for the next batch, which says that it is through with the former one.
 //!   Entries do not leave when they are handed out, only when their batch is settled; so whatever
 //!   happens to the owner, what it had is known.
-//! * **Settle.** Takes the drain away from an owner that is gone. The batch it had is discarded, all
-//!   behind it is left for the next owner. What was discarded stays noted until it has been reported.
+//! * **Settle.** Takes the drain away from an owner that is gone. The batch it had stays at the beginning of
+//!   the draining generation, to be tried again, as a whole or in halves; or it is discarded. All behind it is
+//!   left for the next owner. What was discarded stays noted until it has been reported.
+//! * **Expire.** What is too old is discarded instead of being handed out: entries of a queue to the
+//!   precision of a segment, a map as a whole, a batch that was tried before when all of it is too old.
 //! * **Retire.** A segment goes when its last entry does. Retired segments are gathered and handed over
 //!   64 at a time, and all of them once the drain is through; so are the index and the slots of a map.
 //!
@@ -66,7 +85,17 @@
 //! 5. A queue has no segment without entries. What a drain has retired waits in the partition only while
 //!    there is more to drain.
 //! 6. A write that unwinds leaves the partition usable: entries that it had stored by then are in, and
-//!    count.
+//!    count; room that it has not used is given back.
+//! 7. *The limit.* While there is one, `used` is what all partitions hold and all credits that were taken
+//!    since it came; the entries of a batch that have been processed count no more, their bytes do until all
+//!    of it has left. It is never more than the limit, but for what was held when the limit came or was
+//!    lowered, and for writes whose room had been taken before. What is held beyond the limit only ever
+//!    becomes less.
+//! 8. Nobody waits for room while there is some for the first one who waits, and nobody serves or is about to.
+//!    Nobody takes room meanwhile but those who are served, and those who take that of what they evict.
+//! 9. Places only ever grow, in a partition that takes the place of another one too. So two batches with
+//!    the same first and last place are one that was tried twice.
+//! 10. Who awaits a stretch is told once: under the lock under which the last of its places is left.
 //!
 //! # Why the account holds
 //!
@@ -75,7 +104,8 @@
 //! | figure | kept | changes with |
 //! |---|---|---|
 //! | accepted, superseded, deleted | by the live generation, and a sum of the former ones (`live`) | a write |
-//! | live entries | the length of the live generation (`live`) | a write, a swap |
+//! | live entries | the length of the live generation (`live`) | a write, an eviction, a swap |
+//! | discarded because of overflow | `live`, until it is to be reported; then `ledger` | a write |
 //! | draining entries, their bytes | `ledger` | a swap, a batch that is settled |
 //! | in flight | `ledger`: a batch is part of the draining entries | `next`, `settle` |
 //! | processed, discarded | `ledger` | a batch that is settled |
@@ -83,7 +113,11 @@
 //! * A write changes both sides by as much: a generation counts what is done to it as it is done.
 //!   That is why a write that unwinds leaves nothing uncounted.
 //! * A swap moves live entries to draining ones, and what the generation has counted to the sum.
-//! * A settled batch leaves the draining entries and enters `processed` or `discarded`.
+//! * A settled batch leaves the draining entries and enters `processed` or `discarded`. Those that are
+//!   processed before the rest of their batch do so by themselves; they stay in the draining generation,
+//!   so that it and the batch keep their places, and only `pending` tells them apart.
+//! * An evicted entry leaves the live ones and enters `discarded`. One that is dropped instead of being written
+//!   is accepted and discarded.
 //! * `next` and `settle` move entries between queued and in flight, whose sum is what is held.
 //! * What another partition takes over ([`take_all`](crate::Partition::take_all)) it has accepted from
 //!   then on, and it inherits the counters of the rest, a batch that was in flight among it: discarded.
@@ -97,16 +131,45 @@
 //! draining, so the mark is never less than what was held; it may be more by what was settled a moment
 //! ago.
 //!
+//! # Room
+//!
+//! A write on its own takes room and writes under one hold of `live`; whatever becomes of it, what it has
+//! changed is compared with what it has taken before the lock is released. A write over several partitions
+//! takes room for all of it first. Each partition then counts what was written against that credit, and what
+//! is left of it is given back in the end. Entries give their room back under the lock that they leave under.
+//!
+//! A limit comes, changes and goes under the `ledger` and `live` locks of all partitions, so everything that is
+//! held counts from then on or not at all. Without a limit nothing is counted, so a credit that was taken
+//! before one came is void: it covers nothing, and gives nothing back.
+//!
+//! Who gives room back learns under the capacity's lock whether somebody waits, and has those served when it
+//! holds no other lock ([`After::room`](crate::After)). A writer joins those who wait under the waiters' lock,
+//! and finds that there is no room under it: so either it sees the room, or who gives it back sees the
+//! writer. Serving ends under the waiters' lock too, so who finds that somebody serves may rely on it.
+//! A writer that there never will be room for is refused in its turn: it would hold up all behind it.
+//!
+//! # Who is told that entries have left
+//!
+//! Entries leave a drain in order, and who drains tells of them under `ledger`. Entries that are evicted or
+//! deleted leave the live generation under `live`, perhaps before older ones that drain. Who awaits live
+//! entries alone is told at once. Who awaits both is told by the drain, when that is through: it looks at what
+//! the live generation has lost meanwhile. If nothing drains, the writer tells; what it reads to know that
+//! is stored only after the drain has told of its last entries. The slot of a map that was deleted is left when
+//! its generation has been drained, or nothing is held any more.
+//!
 //! # Locks
 //!
-//! * Within a partition: `drain`, then `ledger`, then `live`. Writers take `live` alone.
+//! * Within a partition: `drain`, then `ledger`, then `live`, then one of `awaiting`, `kept` and the buffer's
+//!   capacity. Writers take `live` and what comes after it.
+//! * The lock of those who wait for room comes before the capacity's, and is taken with no other.
 //! * `drain` is held while a batch is copied out, which can take long. Nothing that must not wait takes it
 //!   meanwhile: figures and the state of the drain come from the ledger, and a swap returns when the
 //!   ledger says that there is something to drain. `ledger` and `live` are held for bounded work only.
-//! * Between partitions: nobody holds the locks of two. What visits several does so in ascending order,
-//!   one after the other.
+//! * Between partitions: nobody holds the locks of two, but for who changes the limit: it takes `ledger`
+//!   and `live` of all in ascending order. What else visits several does so one after the other.
 //! * What else a buffer locks, such as its settings, is locked apart: never together with a partition.
-//! * Under a lock no Erlang code is run, nothing is sent, and no arena is dropped. Copying into and
+//! * Under a lock no Erlang code is run, nothing is sent, and no arena is dropped: what is to be done when it
+//!   is released is left in [`After`](crate::After). Copying into and
 //!   out of arenas is all that the VM is asked for; on a normal scheduler it is bounded.
 //! * A panic under a lock releases it, and no lock is poisoned (see [`sync`](crate::sync)).
 //!

@@ -18,6 +18,7 @@
 //! | [`delivery`] | batches, and what becomes of one that has failed |
 //! | [`awaiting`] | who wants to be told when entries have been through |
 //! | [`kept`] | what was given up, until somebody has been told |
+//! | [`broker`] | messages that wait for workers, and workers that wait for messages |
 //! | [`gate`] | lets a write that spans partitions in as a whole, or not at all |
 //! | [`route`] | which partition a hash belongs to |
 //! | [`stats`] | what a partition reports |
@@ -26,6 +27,7 @@
 
 pub mod arena;
 pub mod awaiting;
+pub mod broker;
 pub mod buffer;
 pub mod capacity;
 pub mod delivery;

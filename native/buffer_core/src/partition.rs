@@ -12,6 +12,16 @@
 //!   whenever `ledger` and `live` are held. An entry is counted under the lock that moves it.
 //! * While the buffer has a limit, the room of an entry is taken before it is written, and given back
 //!   under the lock that moves it out.
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `generation.rs` | what a partition is made of |
+//! | `write.rs` | writing, and what is done when there is no room |
+//! | `room.rs` | room for a write, and its limit |
+//! | `drain.rs` | swapping, and draining batch by batch |
+//! | `awaited.rs` | who awaits entries, and when they are told |
+//! | `figures.rs` | what is known, and what is to be reported |
+//! | `end.rs` | giving all up, or leaving it to another partition |
 
 mod awaited;
 mod drain;
@@ -96,9 +106,8 @@ struct Live<G, O> {
 
 struct Drain<G: Generation> {
     generation: G,
-    // Places before its first one, and those up to its last one.
+    // Places of the generations before it.
     base: u64,
-    until: u64,
     swapped_at: i64,
     // How its first entries are to be tried again.
     pieces: VecDeque<Piece>,
@@ -163,7 +172,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             drain: Mutex::new(Drain {
                 generation: G::default(),
                 base: 0,
-                until: 0,
                 swapped_at: 0,
                 pieces: VecDeque::new(),
                 retired: Retired::default(),

@@ -63,6 +63,11 @@ impl<A: Arena> Segment<A> {
         }
     }
 
+    /// How many entries were ever stored; the index of the next one.
+    pub fn stored(&self) -> usize {
+        self.weights.len()
+    }
+
     /// The weight of the entry at this index.
     pub fn weight(&self, index: usize) -> u32 {
         self.weights[index]

@@ -6,7 +6,8 @@
 //! not there any more, it was served.
 //!
 //! Invariants: one at a time serves, so writes are made in the order of the tickets. Nobody waits while
-//! there is room for the first one and nobody serves.
+//! there is room for the first one, or never will be, and nobody serves. (A writer that does not have to wait
+//! may write between the moment at which room is taken for another one and that one's write.)
 //!
 //! Lock order: this lock before that of [`Capacity`].
 

@@ -281,7 +281,7 @@ impl Run {
                     assert!(first.is_none());
                 }
             }
-            other => panic!("served wrongly: {other:?}"),
+            other => unreachable!("served wrongly: {other:?}"),
         }
     }
 

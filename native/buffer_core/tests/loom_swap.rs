@@ -6,7 +6,8 @@
 //!    entries in the order in which it wrote them.
 //! 2. The counters add up in every reading on the way and at the end.
 //! 3. Of two swaps at once, neither takes the place of what the other has swapped out.
-//! 4. A write that races with the close is either accepted, and then part of what is drained
+//! 4. The same holds where only a part of what is live is swapped out.
+//! 5. A write that races with the close is either accepted, and then part of what is drained
 //!    afterwards, or refused and nowhere.
 #![cfg(loom)]
 
@@ -100,6 +101,37 @@ fn two_swaps_at_once_lose_nothing() {
         stats(&partition);
         writer.join().unwrap();
         assert_complete(&drain(&partition, 1), &[&[10, 11]]);
+    });
+}
+
+#[test]
+fn a_part_that_is_swapped_out_loses_nothing() {
+    check(|| {
+        let partition = Arc::new(Part::default());
+        write_admitted(&partition, 10);
+        write_admitted(&partition, 11);
+        let writer = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || write_admitted(&partition, 12))
+        };
+        let reader = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || stats(&partition))
+        };
+        let mut all = Vec::new();
+        assert_eq!(partition.swap(Some(1), || 0), 1);
+        all.extend(next(&partition, 1, 2).unwrap_or_default());
+        assert_eq!(all, [10]);
+        // The one in flight is settled by the next one.
+        assert_eq!(next(&partition, 1, 2), None);
+        assert!((1..=2).contains(&partition.swap(Some(2), || 0)));
+        reader.join().unwrap();
+        writer.join().unwrap();
+        all.extend(next(&partition, 1, 9).unwrap_or_default());
+        next(&partition, 1, 9);
+        all.extend(drain(&partition, 1));
+        assert_eq!(all, [10, 11, 12]);
+        assert_eq!(stats(&partition).processed, 3);
     });
 }
 

@@ -36,6 +36,8 @@
 mod ledger;
 #[path = "support/partition_model.rs"]
 mod partition_model;
+#[path = "support/partition_ops.rs"]
+mod partition_ops;
 
 use std::collections::VecDeque;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
@@ -46,148 +48,11 @@ use buffer_core::{
 };
 use ledger::Ints;
 use partition_model::{values, weigh, Awaiting, Entry, InFlight, Kept, Model, Owner, Piece, Taken};
+use partition_ops::{op, Limits, Op};
 use proptest::prelude::*;
+use proptest::sample::Index;
 
 type Next = buffer_core::Next<(Batch, Vec<u64>)>;
-
-#[derive(Debug, Clone)]
-enum Op {
-    /// So many entries of this weight, one by one in one call, which takes room for these more.
-    Write(usize, u32, usize),
-    /// The same in place of the oldest ones.
-    WriteInPlace(usize, u32),
-    /// Entries for which there is no room are dropped.
-    DropNew(usize, u32),
-    Evict(Size),
-    /// Entries in a queue of their own, through the gate, with one of the credits or without.
-    Admit(usize, u32, Option<prop::sample::Index>),
-    /// The same, awaited.
-    AdmitAwaited(usize, u32, Option<prop::sample::Index>),
-    /// A write that unwinds after so many entries, and one that has taken room for more.
-    Unwind(usize),
-    UnwindInPlace(usize, usize),
-    Credit(Size),
-    Cancel(prop::sample::Index),
-    SetLimit(Option<Size>),
-    Wait(Size),
-    GiveUp(prop::sample::Index),
-    Arm(Owner, Size),
-    Swap(Option<usize>),
-    Claim(Owner),
-    Next(Owner, Limits),
-    /// Settles the batch in flight, and starts no other.
-    Done(Owner),
-    /// `Next` until nothing is left, if this is the owner.
-    Finish(Owner, Limits),
-    /// The processor has failed with the batch in flight.
-    Fail(Owner, Reason),
-    /// With those of it whose bits are set.
-    FailSome(Owner, u64),
-    /// With entries that it may not have.
-    FailSomeOthers(Owner, Vec<u32>),
-    Settle(Reason, u32, bool),
-    Pause(bool),
-    AwaitAll,
-    AwaitNoMore(prop::sample::Index),
-    Keep(bool),
-    NextKept,
-    /// So many discards have been reported.
-    Report(usize),
-    DiscardRest(Reason),
-    Close,
-    /// What is held moves to a partition of the same name, and the run goes on with that one.
-    Replace,
-}
-
-/// Of a batch: entries, bytes, and how many moments ago they came at the most.
-#[derive(Debug, Clone, Copy)]
-struct Limits(usize, u64, Option<u64>);
-
-fn weight() -> impl Strategy<Value = u32> {
-    prop_oneof![6 => 0..200u32, 2 => 100_000..600_000u32, 1 => Just(u32::MAX)]
-}
-
-fn count() -> impl Strategy<Value = usize> {
-    prop_oneof![5 => 0..20usize, 2 => 200..300usize, 1 => 0..900usize]
-}
-
-fn limits() -> impl Strategy<Value = Limits> {
-    let entries = prop_oneof![4 => 0..40usize, 3 => 100..600usize, 1 => Just(usize::MAX)];
-    let bytes = prop_oneof![4 => Just(u64::MAX), 1 => 0..2_000u64, 1 => 0..2_000_000u64];
-    let age = prop_oneof![9 => Just(None), 1 => (0..900u64).prop_map(Some)];
-    (entries, bytes, age).prop_map(|(entries, bytes, age)| Limits(entries, bytes, age))
-}
-
-fn size() -> impl Strategy<Value = Size> {
-    let bytes = prop_oneof![3 => 0..4_000u64, 1 => 0..2_000_000u64];
-    (count(), bytes).prop_map(|(entries, bytes)| Size { entries, bytes })
-}
-
-fn limit() -> impl Strategy<Value = Option<Size>> {
-    let entries = prop_oneof![3 => 1..60usize, 2 => 200..900usize, 1 => Just(usize::MAX)];
-    let bytes = prop_oneof![3 => Just(u64::MAX), 1 => 500..5_000u64, 1 => 0..9_000_000u64];
-    let size = (entries, bytes).prop_map(|(entries, bytes)| Size { entries, bytes });
-    prop_oneof![1 => Just(None), 4 => size.prop_map(Some)]
-}
-
-fn reason() -> impl Strategy<Value = Reason> {
-    prop::sample::select(Reason::ALL.to_vec())
-}
-
-// Mostly one owner: with as many strangers as owners hardly any drain would ever finish.
-fn owner() -> impl Strategy<Value = Owner> {
-    prop_oneof![6 => Just(1), 1 => 2..4u8]
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let index = || any::<prop::sample::Index>();
-    let credit = || prop::option::of(index());
-    let entries = || (count(), weight());
-    let more = prop_oneof![3 => Just(0), 1 => 0..20usize];
-    let writes = prop_oneof![
-        10 => (entries(), more).prop_map(|((n, weight), more)| Op::Write(n, weight, more)),
-        6 => entries().prop_map(|(n, weight)| Op::WriteInPlace(n, weight)),
-        2 => (0..4usize, weight()).prop_map(|(n, weight)| Op::DropNew(n, weight)),
-        2 => size().prop_map(Op::Evict),
-        4 => (entries(), credit()).prop_map(|((n, weight), with)| Op::Admit(n, weight, with)),
-        4 => (entries(), credit()).prop_map(|((n, weight), with)| Op::AdmitAwaited(n, weight, with)),
-        1 => (0..5usize).prop_map(Op::Unwind),
-        1 => (0..5usize, 0..20usize).prop_map(|(n, more)| Op::UnwindInPlace(n, more)),
-    ];
-    let room = prop_oneof![
-        2 => size().prop_map(Op::Credit),
-        2 => index().prop_map(Op::Cancel),
-        4 => limit().prop_map(Op::SetLimit),
-        2 => size().prop_map(Op::Wait),
-        1 => index().prop_map(Op::GiveUp),
-    ];
-    let drain = prop_oneof![
-        8 => prop::option::of(0..400usize).prop_map(Op::Swap),
-        2 => owner().prop_map(Op::Claim),
-        16 => (owner(), limits()).prop_map(|(owner, limits)| Op::Next(owner, limits)),
-        4 => (owner(), limits()).prop_map(|(owner, limits)| Op::Finish(owner, limits)),
-        2 => owner().prop_map(Op::Done),
-        2 => (owner(), reason()).prop_map(|(owner, reason)| Op::Fail(owner, reason)),
-        4 => (owner(), any::<u64>()).prop_map(|(owner, bits)| Op::FailSome(owner, bits)),
-        1 => (owner(), prop::collection::vec(0..30u32, 0..4))
-            .prop_map(|(owner, failed)| Op::FailSomeOthers(owner, failed)),
-        8 => (reason(), 0..3u32, any::<bool>())
-            .prop_map(|(reason, retries, split)| Op::Settle(reason, retries, split)),
-        1 => any::<bool>().prop_map(Op::Pause),
-    ];
-    let others = prop_oneof![
-        3 => (owner(), size()).prop_map(|(owner, size)| Op::Arm(owner, size)),
-        3 => Just(Op::AwaitAll),
-        1 => index().prop_map(Op::AwaitNoMore),
-        2 => any::<bool>().prop_map(Op::Keep),
-        3 => Just(Op::NextKept),
-        2 => (0..4usize).prop_map(Op::Report),
-        1 => reason().prop_map(Op::DiscardRest),
-        1 => Just(Op::Close),
-        1 => Just(Op::Replace),
-    ];
-    prop_oneof![30 => writes, 11 => room, 40 => drain, 15 => others]
-}
 
 struct Run {
     buffer: Buffer<Queue<Ints>, Owner>,
@@ -481,6 +346,18 @@ impl Run {
                 let failed = (0..values(model.batch()).len()).filter(|n| bits >> (n % 64) & 1 == 1);
                 self.fail_some(owner, failed.map(|n| n as u32).collect());
             }
+            Op::FailPartly(bits, reason) => {
+                let all = Limits(usize::MAX, u64::MAX, None);
+                for op in [
+                    Op::Swap(None),
+                    Op::Next(1, all),
+                    Op::FailSome(1, bits),
+                    Op::Settle(reason, 0, false),
+                ] {
+                    self.step(&op);
+                    self.check();
+                }
+            }
             Op::FailSomeOthers(owner, ref failed) => self.fail_some(owner, failed.clone()),
             Op::Settle(reason, max_retries, split) => {
                 let policy = Policy { max_retries, split };
@@ -591,13 +468,7 @@ impl Run {
         assert!(after.bytes <= limit.bytes.max(before.bytes));
     }
 
-    fn admit(
-        &mut self,
-        count: usize,
-        weight: u32,
-        with: Option<prop::sample::Index>,
-        awaited: bool,
-    ) {
+    fn admit(&mut self, count: usize, weight: u32, with: Option<Index>, awaited: bool) {
         let (partition, model) = (&self.buffer.partitions()[0], &mut self.model);
         let mut staged = Queue::default();
         let entries = push(&mut staged, None, self.clock, count, weight);
@@ -750,7 +621,7 @@ impl Run {
         });
         (model.owner, model.failed) = (Some(owner), None);
         let Ok(Next::Batch((batch, handed))) = next else {
-            panic!("{next:?} instead of a batch");
+            unreachable!("{next:?} instead of a batch");
         };
         assert_eq!(handed, values(model.batch()));
         assert_eq!(batch.held(), handed.len());
@@ -962,12 +833,8 @@ impl Run {
     }
 }
 
-const CASES: u32 = match option_env!("PP_CASES") {
-    Some(_) => 100_000,
-    None => 2048,
-};
 proptest! {
-    #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 2048, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn agrees_with_a_model(ops in prop::collection::vec(op(), 0..80), drops: bool) {

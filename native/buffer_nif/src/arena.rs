@@ -12,7 +12,7 @@
 //! touching a reference count and without looking its type up in a hash map, which together cost a
 //! push a tenth of its time.
 
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{c_int, c_uint, c_void, CStr};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -28,6 +28,7 @@ use rustler::wrapper::NIF_TERM;
 use rustler::{Decoder, Env, Error, NifResult, Term};
 use smallvec::SmallVec;
 
+use crate::broker::{Member, SharedBroker};
 use crate::resource::Shared;
 
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
@@ -218,17 +219,55 @@ pub fn binary_len(binary: Term<'_>) -> Option<usize> {
     Some(inspected.size)
 }
 
-static HANDLE_TYPE: AtomicPtr<ErlNifResourceType> = AtomicPtr::new(std::ptr::null_mut());
+/// What a term can refer to, each with a resource type of its own. Implemented here only: that no two
+/// of them share a `slot` is what makes it safe to read one.
+pub trait Resource: sealed::Sealed + Send + Sync + Sized + 'static {
+    /// The name of its type.
+    const NAME: &'static CStr;
+    /// Where its type is, once it has been registered.
+    fn slot() -> &'static AtomicPtr<ErlNifResourceType>;
+}
 
-/// A buffer as a NIF's argument: borrowed from the term, which keeps it alive.
-#[derive(Clone, Copy)]
-pub struct Handle<'a>(pub &'a Shared);
+mod sealed {
+    pub trait Sealed {}
+}
 
-impl Handle<'_> {
+macro_rules! resource {
+    ($type:ty, $name:literal) => {
+        impl sealed::Sealed for $type {}
+
+        impl Resource for $type {
+            const NAME: &'static CStr = $name;
+
+            #[inline]
+            fn slot() -> &'static AtomicPtr<ErlNifResourceType> {
+                static SLOT: AtomicPtr<ErlNifResourceType> = AtomicPtr::new(std::ptr::null_mut());
+                &SLOT
+            }
+        }
+    };
+}
+
+resource!(Shared, c"PartitionedBuffer.Handle");
+resource!(SharedBroker, c"PartitionedBuffer.Broker");
+resource!(Member, c"PartitionedBuffer.Broker.Worker");
+
+/// A buffer, or another resource, as a NIF's argument: borrowed from the term, which keeps it alive.
+pub struct Handle<'a, T = Shared>(pub &'a T);
+
+impl<T> Clone for Handle<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Handle<'_, T> {}
+
+impl<T: Resource> Handle<'_, T> {
     /// Registers the resource type. Only while the library is loaded.
     pub fn register(env: Env<'_>) -> bool {
         let init = ErlNifResourceTypeInit {
-            dtor: drop_handle as *const _,
+            dtor: drop_handle::<T> as *const _,
             stop: std::ptr::null(),
             down: std::ptr::null(),
             members: 1,
@@ -240,18 +279,18 @@ impl Handle<'_> {
         let found = unsafe {
             enif_init_resource_type(
                 env.as_c_arg(),
-                c"PartitionedBuffer.Handle".as_ptr(),
+                T::NAME.as_ptr(),
                 &init,
                 ErlNifResourceFlags::ERL_NIF_RT_CREATE,
                 &mut tried,
             )
         };
-        HANDLE_TYPE.store(found.cast_mut(), Ordering::Release);
+        T::slot().store(found.cast_mut(), Ordering::Release);
         !found.is_null()
     }
 
-    /// A new term that refers to this buffer and keeps it alive.
-    pub fn make(env: Env<'_>, shared: Arc<Shared>) -> Term<'_> {
+    /// A new term that refers to this resource and keeps it alive.
+    pub fn make(env: Env<'_>, shared: Arc<T>) -> Term<'_> {
         let object = Self::allocate(shared);
         // SAFETY: `object` is a live resource object of this thread's.
         let term = unsafe { enif_make_resource(env.as_c_arg(), object) };
@@ -262,27 +301,24 @@ impl Handle<'_> {
     }
 
     /// Keeps the library loaded for good: the VM unloads none of which a resource is alive.
-    pub fn pin_library(shared: Arc<Shared>) {
+    pub fn pin_library(shared: Arc<T>) {
         Self::allocate(shared);
     }
 
     /// A resource object that nobody but the caller holds.
-    fn allocate(shared: Arc<Shared>) -> *const c_void {
+    fn allocate(shared: Arc<T>) -> *const c_void {
         // SAFETY: the type was registered before any NIF can run.
         let object = unsafe {
-            enif_alloc_resource(
-                HANDLE_TYPE.load(Ordering::Acquire),
-                size_of::<*const Shared>(),
-            )
+            enif_alloc_resource(T::slot().load(Ordering::Acquire), size_of::<*const T>())
         };
-        let place = object.cast::<*const Shared>();
+        let place = object.cast::<*const T>();
         // SAFETY: the object is that large, and aligned for any type (erl_nif: like `malloc`).
         unsafe { place.write(Arc::into_raw(shared)) };
         object
     }
 }
 
-impl<'a> Decoder<'a> for Handle<'a> {
+impl<'a, T: Resource> Decoder<'a> for Handle<'a, T> {
     #[inline]
     fn decode(term: Term<'a>) -> NifResult<Self> {
         let mut object: *const c_void = std::ptr::null();
@@ -291,7 +327,7 @@ impl<'a> Decoder<'a> for Handle<'a> {
             enif_get_resource(
                 term.get_env().as_c_arg(),
                 term.as_c_arg(),
-                HANDLE_TYPE.load(Ordering::Acquire),
+                T::slot().load(Ordering::Acquire),
                 &mut object,
             )
         };
@@ -299,17 +335,17 @@ impl<'a> Decoder<'a> for Handle<'a> {
             return Err(Error::BadArg);
         }
         // SAFETY: objects of this type hold the pointer that `allocate` wrote.
-        let shared = unsafe { object.cast::<*const Shared>().read() };
+        let shared = unsafe { object.cast::<*const T>().read() };
         // SAFETY: it came from `Arc::into_raw`; the object holds that count until its destructor runs,
         // which is not before `term` is gone, and `term` outlives 'a.
         Ok(Handle(unsafe { &*shared }))
     }
 }
 
-/// The destructor: the object's count of the buffer ends.
-extern "C" fn drop_handle(_env: *mut ErlNifEnv, object: *mut c_void) {
+/// The destructor: the object's count ends.
+extern "C" fn drop_handle<T: Resource>(_env: *mut ErlNifEnv, object: *mut c_void) {
     // SAFETY: called once for each object, which holds the pointer that `allocate` wrote.
-    let shared = unsafe { object.cast::<*const Shared>().read() };
+    let shared = unsafe { object.cast::<*const T>().read() };
     // SAFETY: it came from `Arc::into_raw`, and its count is given back here only.
     drop(unsafe { Arc::from_raw(shared) });
 }

@@ -12,6 +12,7 @@ rustler::atoms! {
     closed,
     heavy,
     improper,
+    unknown,
     no_partitions,
     other_kind,
     wait,
@@ -72,6 +73,35 @@ rustler::atoms! {
     arenas,
     entries,
     retries,
+    // what a broker sends
+    wake = "$broker_wake",
+    look = "$broker_look",
+    joined = "$broker_joined",
+    // what it answers
+    idle,
+    gone,
+    no_worker,
+    // how messages wait
+    fifo,
+    lifo,
+    newest,
+    oldest,
+    // why they are given up
+    queue_full,
+    queue_timeout,
+    queue_delay,
+    caller_down,
+    // what workers do
+    running,
+    woken,
+    // fields of its figures
+    started,
+    cancelled,
+    dropped,
+    refused,
+    waiting,
+    done,
+    busy_ns,
 }
 
 /// The atom of a reason.

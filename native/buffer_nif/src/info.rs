@@ -7,7 +7,7 @@ use rustler::{Atom, Env, Error, NifResult, SerdeTerm};
 use serde::Serialize;
 
 use crate::arena::{Arena, Handle};
-use crate::{atoms, clock, reclaimer, registry, server};
+use crate::{atoms, broker, clock, reclaimer, registry, server};
 
 /// A partition's figures as the Elixir side sees them.
 #[derive(Serialize)]
@@ -126,6 +126,11 @@ fn info_alive() -> SerdeTerm<impl Serialize> {
             alive.entries += stats.queued + stats.in_flight;
             alive.bytes += stats.bytes;
         }
+    }
+    for shared in broker::all() {
+        let (waiting, bytes) = shared.held();
+        alive.entries += waiting;
+        alive.bytes += bytes;
     }
     SerdeTerm(alive)
 }

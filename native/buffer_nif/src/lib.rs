@@ -6,11 +6,13 @@
 //! | [`weigh`] | how large a term is, found out in bounded time |
 //! | [`resource`] | what a handle on the BEAM refers to |
 //! | [`registry`] | open buffers by name |
+//! | [`names`] | buffers by the atoms that they are used by |
 //! | [`cycle`] | what happens to a partition, whatever it stores |
 //! | [`operation`] | what an update of a map can do natively |
 //! | [`write`] | what all writes have in common |
 //! | [`server`] | makes the writes of those who waited for room |
 //! | [`reclaimer`] | frees drained memory away from the schedulers |
+//! | [`broker`] | messages and workers, and the NIFs on them |
 //! | [`buffer`], [`queue`], [`map`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
 //!
 //! No NIF that runs on a normal scheduler does more than [`weigh::Limits`] allows; what may take
@@ -18,11 +20,13 @@
 
 mod arena;
 mod atoms;
+mod broker;
 mod buffer;
 mod clock;
 mod cycle;
 mod info;
 mod map;
+mod names;
 mod operation;
 mod partition;
 mod queue;

@@ -5,230 +5,124 @@
 //!
 //! Each takes the index of a partition, or nil for a key that is its own routing key.
 
+mod list;
 pub mod scatter;
 mod snapshot;
+mod update;
 pub mod versions;
 
 use buffer_core::map::{Cell, Entry, Given, ENTRY_BYTES, LARGE};
-use buffer_core::{Arena as _, Credit, Map, NoRoom, Partition, Room, Size, Wait};
+use buffer_core::{Arena as _, Map, NoRoom, Partition, Room, Size};
 use rustler::types::tuple::make_tuple;
-use rustler::{Atom, Encoder, Env, LocalPid, Term, TermType};
+use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
+pub use self::list::write_granted;
 use self::versions::Record;
-use crate::arena::{immediate, immediate_word, tuple_elements, Arena, Copies, Handle};
+use crate::arena::{immediate, immediate_word, Arena, Copies};
 use crate::cycle::Readable;
-use crate::operation;
+use crate::names::Target;
 use crate::reclaimer::reclaim;
-use crate::resource::{MapBuffer, Overflow, Shared, Storage};
-use crate::server::Waiter;
+use crate::resource::{MapBuffer, Shared, Storage};
 use crate::weigh::{account, Heavy, Limits, Scale};
-use crate::write::{
-    answer, finish, granted, make_room, no_room, own_route, signal, take_room, tokens, Awaited,
-    Refused, Todo,
-};
+use crate::write::{answer, finish, own_route, signal, take_room, Refused, Todo};
 use crate::{atoms, clock};
 
 type Index = Option<usize>;
 
 /// Puts a value, whatever was there. Bounded.
 #[rustler::nif]
-fn map_put<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
-    answer(put(handle, key, value, index, Scale::bounded()))
+fn map_put<'a>(buffer: Target<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
+    answer(buffer.with(|shared| put(shared, key, value, index, Scale::bounded())))
 }
 
 /// The same for a key and a value of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn map_put_dirty<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
-    answer(put(handle, key, value, index, Scale::generous()))
+fn map_put_dirty<'a>(buffer: Target<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
+    answer(buffer.with(|shared| put(shared, key, value, index, Scale::generous())))
 }
 
 /// Puts a value unless one of the same or a higher version is there. Bounded.
 #[rustler::nif]
 fn map_put_newer<'a>(
-    handle: Handle<'_>,
+    buffer: Target<'_>,
     key: Term<'a>,
     value: Term<'a>,
     version: Term<'a>,
     index: Index,
 ) -> Atom {
-    answer(put_newer(
-        handle,
-        key,
-        value,
-        version,
-        index,
-        Scale::bounded(),
-    ))
+    answer(buffer.with(|shared| put_newer(shared, key, value, version, index, Scale::bounded())))
 }
 
 /// The same for terms of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn map_put_newer_dirty<'a>(
-    handle: Handle<'_>,
+    buffer: Target<'_>,
     key: Term<'a>,
     value: Term<'a>,
     version: Term<'a>,
     index: Index,
 ) -> Atom {
-    answer(put_newer(
-        handle,
-        key,
-        value,
-        version,
-        index,
-        Scale::generous(),
-    ))
-}
-
-/// Puts all of a list of `{Key, Value}`, each routed by its key or by a list of indexes (nil for
-/// none). Bounded.
-#[rustler::nif]
-fn map_put_all<'a>(handle: Handle<'_>, entries: Term<'a>, indexes: Term<'a>) -> Atom {
-    let scale = Scale::bounded();
-    let put = put_all(handle.0, entries, indexes, scale, Limits::ENTRIES, None);
-    answer(put.map(|_| ()))
-}
-
-/// The same for lists of any length and terms of any size.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn map_put_all_dirty<'a>(handle: Handle<'_>, entries: Term<'a>, indexes: Term<'a>) -> Atom {
-    let scale = Scale::generous();
-    let put = put_all(handle.0, entries, indexes, scale, usize::MAX, None);
-    answer(put.map(|_| ()))
-}
-
-/// Puts entries as soon as there is room, as `queue_wait_dirty` does.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn map_wait_dirty<'a>(
-    env: Env<'a>,
-    handle: Handle<'_>,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    reference: Term<'a>,
-    token: Option<u64>,
-) -> Term<'a> {
-    wait(env, handle.0, entries, indexes, reference, token)
-        .unwrap_or_else(|refused| refused.atom().encode(env))
-}
-
-/// Puts entries and answers `{ok, [Token]}` or why nothing was written, as `queue_push_awaited` does. Bounded.
-#[rustler::nif]
-fn map_put_awaited<'a>(
-    env: Env<'a>,
-    handle: Handle<'_>,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    token: u64,
-) -> Term<'a> {
-    let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
-    let awaited = Some((env.pid(), token));
-    tokens(
-        env,
-        put_all(handle.0, entries, indexes, scale, limit, awaited),
-    )
-}
-
-/// The same for lists of any length and terms of any size.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn map_put_awaited_dirty<'a>(
-    env: Env<'a>,
-    handle: Handle<'_>,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    token: u64,
-) -> Term<'a> {
-    let (scale, limit) = (Scale::generous(), usize::MAX);
-    let awaited = Some((env.pid(), token));
-    tokens(
-        env,
-        put_all(handle.0, entries, indexes, scale, limit, awaited),
-    )
+    answer(buffer.with(|shared| put_newer(shared, key, value, version, index, Scale::generous())))
 }
 
 /// The value of a key. Bounded.
 #[rustler::nif]
-fn map_fetch<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
-    found(env, fetch(env, handle, key, index, Scale::bounded()))
+fn map_fetch<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+    found(
+        env,
+        buffer.with(|shared| fetch(env, shared, key, index, Scale::bounded())),
+    )
 }
 
 /// The same for a key and a value of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn map_fetch_dirty<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
-    found(env, fetch(env, handle, key, index, Scale::generous()))
+fn map_fetch_dirty<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+    found(
+        env,
+        buffer.with(|shared| fetch(env, shared, key, index, Scale::generous())),
+    )
 }
 
 /// Removes a key: `ok`, also if it was not there. Bounded.
 #[rustler::nif]
-fn map_delete<'a>(handle: Handle<'_>, key: Term<'a>, index: Index) -> Atom {
-    answer(delete(handle, key, index, Scale::bounded()))
+fn map_delete<'a>(buffer: Target<'_>, key: Term<'a>, index: Index) -> Atom {
+    answer(buffer.with(|shared| delete(shared, key, index, Scale::bounded())))
 }
 
 /// The same for a key of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn map_delete_dirty<'a>(handle: Handle<'_>, key: Term<'a>, index: Index) -> Atom {
-    answer(delete(handle, key, index, Scale::generous()))
+fn map_delete_dirty<'a>(buffer: Target<'_>, key: Term<'a>, index: Index) -> Atom {
+    answer(buffer.with(|shared| delete(shared, key, index, Scale::generous())))
 }
 
 /// Removes a key and answers the value that it had. Bounded.
 #[rustler::nif]
-fn map_take<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
-    found(env, take(env, handle, key, index, Scale::bounded()))
+fn map_take<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+    found(
+        env,
+        buffer.with(|shared| take(env, shared, key, index, Scale::bounded())),
+    )
 }
 
 /// The same for a key and a value of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn map_take_dirty<'a>(env: Env<'a>, handle: Handle<'_>, key: Term<'a>, index: Index) -> Term<'a> {
-    found(env, take(env, handle, key, index, Scale::generous()))
+fn map_take_dirty<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+    found(
+        env,
+        buffer.with(|shared| take(env, shared, key, index, Scale::generous())),
+    )
 }
 
 /// Whether a key is there: `ok` or `error`. Bounded.
 #[rustler::nif]
-fn map_has_key(handle: Handle<'_>, key: Term<'_>, index: Index) -> Atom {
-    has_key(handle, key, index, Scale::bounded())
+fn map_has_key(buffer: Target<'_>, key: Term<'_>, index: Index) -> Atom {
+    there(buffer.with(|shared| has_key(shared, key, index, Scale::bounded())))
 }
 
 /// The same for a key of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn map_has_key_dirty(handle: Handle<'_>, key: Term<'_>, index: Index) -> Atom {
-    has_key(handle, key, index, Scale::generous())
-}
-
-/// Changes the value of a key by an operation: `ok`; `error` if the key is not there; `wrong_type`; or
-/// `unsuited`, if it takes Elixir's arithmetic or more time than there is under a lock. Bounded.
-#[rustler::nif]
-fn map_update<'a>(
-    handle: Handle<'_>,
-    key: Term<'a>,
-    operation: Atom,
-    operand: Term<'a>,
-    index: Index,
-) -> Atom {
-    update(handle, key, operation, operand, index, Scale::bounded()).unwrap_or_else(Refused::atom)
-}
-
-/// Puts a value if the value of the key is still `expected`, as an update: `ok`, `changed`, or `error`
-/// if the key is not there. Dirty, since terms may be of any size.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn map_compare_put_dirty<'a>(
-    handle: Handle<'_>,
-    key: Term<'a>,
-    expected: Term<'a>,
-    value: Term<'a>,
-    index: Index,
-) -> Atom {
-    compare_put(handle, key, expected, value, index).unwrap_or_else(Refused::atom)
-}
-
-/// Puts a value if the key is not there: `ok` or `changed`. Bounded.
-#[rustler::nif]
-fn map_put_new<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
-    put_new(handle, key, value, index, Scale::bounded()).unwrap_or_else(Refused::atom)
-}
-
-/// The same for terms of any size.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn map_put_new_dirty<'a>(handle: Handle<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
-    put_new(handle, key, value, index, Scale::generous()).unwrap_or_else(Refused::atom)
+fn map_has_key_dirty(buffer: Target<'_>, key: Term<'_>, index: Index) -> Atom {
+    there(buffer.with(|shared| has_key(shared, key, index, Scale::generous())))
 }
 
 fn found<'a>(env: Env<'a>, result: Result<Option<Term<'a>>, Refused>) -> Term<'a> {
@@ -388,7 +282,7 @@ pub fn zero_is_as_expected(env: Env<'_>) -> bool {
 }
 
 fn put(
-    handle: Handle<'_>,
+    shared: &Shared,
     key: Term<'_>,
     value: Term<'_>,
     index: Index,
@@ -396,7 +290,6 @@ fn put(
 ) -> Result<(), Refused> {
     let key = Key::new(key, &mut scale)?;
     let weight = scale.weigh(value)?;
-    let shared = handle.0;
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
     account(env, 0, scale.weighed());
@@ -414,21 +307,13 @@ fn put(
         }
         Ok(())
     })?;
-    put.or_else(|_: NoRoom| put_one(shared, (key.term, value).encode(env), index, scale))
-}
-
-/// Puts one entry where there was no room for it in its partition's turn.
-#[cold]
-fn put_one(shared: &Shared, entry: Term<'_>, index: Index, scale: Scale) -> Result<(), Refused> {
-    let env = entry.get_env();
-    let entries = vec![entry].encode(env);
-    let indexes: Vec<usize> = index.into_iter().collect();
-    put_all(shared, entries, indexes.encode(env), scale, 1, None)?;
-    Ok(())
+    put.or_else(|_: NoRoom| {
+        list::put_one(shared, (key.term, value).encode(env), false, index, scale)
+    })
 }
 
 fn put_newer<'a>(
-    handle: Handle<'_>,
+    shared: &Shared,
     key: Term<'a>,
     value: Term<'a>,
     version: Term<'a>,
@@ -437,46 +322,56 @@ fn put_newer<'a>(
 ) -> Result<(), Refused> {
     let key = Key::new(key, &mut scale)?;
     let weights = (scale.weigh(value)?, scale.weigh(version)?);
-    let shared = handle.0;
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
     account(env, 0, scale.weighed());
     let total = key.held() + held(value, weights.0) + held(version, weights.1);
-    let new = (given(value, weights.0), given(version, weights.1));
-    let key_given = given(key.term, key.weight);
+    let new = (
+        given(key.term, key.weight),
+        given(value, weights.0),
+        given(version, weights.1),
+    );
     let record = versions::are_remembered(shared)
         .then(|| Record::new(given(key.term, key.weight), given(version, weights.1)));
     let put = write(env, shared, partition, |map, room| {
-        slot_with_room(env, shared, map, room, &key, total)?;
-        write_newer(map, &key, key_given, new.0, new.1, version, record);
+        let found = slot_with_room(env, shared, map, room, &key, total)?;
+        write_newer(map, &key, found, new, version, record);
         Ok(())
     })?;
-    put.or_else(|_: NoRoom| put_one(shared, (key.term, value, version).encode(env), index, scale))
+    put.or_else(|_: NoRoom| {
+        let entry = (key.term, value, version).encode(env);
+        list::put_one(shared, entry, true, index, scale)
+    })
 }
 
+/// Writes a key's value and version, both to be given with the key, if that is newer than what the slot
+/// has that was found. Answers the slot that has the key then, if any.
 fn write_newer(
     map: &mut Map<Arena>,
     key: &Key<'_>,
-    key_given: Given<Arena, impl FnOnce(&mut Arena)>,
-    value: Given<Arena, impl FnOnce(&mut Arena)>,
-    version_given: Given<Arena, impl FnOnce(&mut Arena)>,
+    found: Option<usize>,
+    given: (
+        Given<Arena, impl FnOnce(&mut Arena)>,
+        Given<Arena, impl FnOnce(&mut Arena)>,
+        Given<Arena, impl FnOnce(&mut Arena)>,
+    ),
     version: Term<'_>,
     record: Option<Record<impl FnOnce(&mut Arena)>>,
 ) -> Option<usize> {
-    let found = key.find(map);
     let is_older = |slot| !is_newer(map, version, map.entry(slot).version);
     if found.is_some_and(is_older) || !versions::record(map, key, version, record) {
         map.pass_over();
         return found;
     }
+    let (key_given, value, version) = given;
     match found {
         Some(slot) => {
             let updates = map.entry(slot).updates + 1;
-            map.replace(slot, value, version_given, updates, clock::now);
+            map.replace(slot, value, version, updates, clock::now);
             found
         }
         None => {
-            let slot = map.insert(key.hash, key_given, value, version_given, clock::now);
+            let slot = map.insert(key.hash, key_given, value, version, clock::now);
             Some(slot)
         }
     }
@@ -490,287 +385,15 @@ fn is_newer(map: &Map<Arena>, version: Term<'_>, than: Cell) -> bool {
     }
 }
 
-/// Puts all entries of a list; answers the tokens by which the caller is told when they have been through.
-fn put_all<'a>(
-    shared: &Shared,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    mut scale: Scale,
-    limit: usize,
-    awaited: Awaited,
-) -> Result<Vec<u64>, Refused> {
-    let buffer = buffer(shared)?;
-    let env = entries.get_env();
-    let list = gather(shared, entries, indexes, &mut scale, limit)?;
-    account(env, list.len(), scale.weighed());
-    let Some(first) = list.first() else {
-        return Ok(Vec::new());
-    };
-    let credit = if buffer.capacity().is_limited() {
-        let size = size_of(&list);
-        match buffer.capacity().take(size) {
-            Ok(credit) => credit,
-            Err(reason) => match (reason, shared.overflow()) {
-                (NoRoom::Full, Overflow::DropNewest) => return drop_list(env, shared, &list),
-                (NoRoom::Full, Overflow::DropOldest) => {
-                    make_room(env, shared, buffer, size, first.index)?
-                }
-                _ => return Err(no_room(shared, reason)),
-            },
-        }
-    } else {
-        Credit::NONE
-    };
-    write_list(env, shared, buffer, list, credit, awaited)
-}
-
-fn size_of<S>(list: &[Listed<'_, S>]) -> Size {
-    list.iter()
-        .fold(Size::default(), |sum, entry| sum + entry_size(entry.weight))
-}
-
-/// Drops a list for which there is no room, as a whole.
-fn drop_list<S>(
-    env: Env<'_>,
-    shared: &Shared,
-    list: &[Listed<'_, S>],
-) -> Result<Vec<u64>, Refused> {
-    let buffer = buffer(shared)?;
-    let _pass = buffer.enter()?;
-    for entry in list {
-        let keep = |arena: &mut Arena| arena.store(entry.row(env));
-        let keep = shared.keeps_discarded().then_some(keep);
-        let partition = &buffer.partitions()[entry.index];
-        // Closed in between: then the whole buffer is about to end, and this counts no more.
-        if let Ok(written) = partition.drop_new(entry_size(entry.weight), keep) {
-            signal(env, written);
-        }
-    }
-    Ok(Vec::new())
-}
-
-/// Writes entries for which room has been taken, all or, if the buffer is closed, none.
-fn write_list<S: FnOnce(&mut Arena)>(
-    env: Env<'_>,
-    shared: &Shared,
-    buffer: &MapBuffer,
-    mut list: Vec<Listed<'_, S>>,
-    mut credit: Credit,
-    awaited: Awaited,
-) -> Result<Vec<u64>, Refused> {
-    let Ok(_pass) = buffer.enter() else {
-        let _ = buffer.capacity().cancel(credit);
-        return Err(Refused::Closed);
-    };
-    let mut todo = Todo::default();
-    let mut tokens = Vec::new();
-    for (index, partition) in buffer.partitions().iter().enumerate() {
-        let here = list.iter_mut().filter(|entry| entry.index == index);
-        let mut here = here.peekable();
-        while here.peek().is_some() {
-            // A few at a time: the lock is not held for a whole list.
-            let some = here.by_ref().take(64);
-            let mut retired = None;
-            let write = |map: &mut Map<Arena>| {
-                let slots = some.filter_map(|entry| entry.write(map));
-                let places = slots.fold((u64::MAX, 0), |(first, end), slot| {
-                    (first.min(slot as u64), end.max(slot as u64 + 1))
-                });
-                retired = map.take_retired();
-                places.0.min(places.1)..places.1
-            };
-            match awaited {
-                None => {
-                    let written = partition.write_admitted(&mut credit, &mut todo, write);
-                    signal(env, written);
-                }
-                Some((owner, first)) => {
-                    let token = first + tokens.len() as u64;
-                    tokens.push(token);
-                    let awaited = (owner, token);
-                    let written = partition.write_awaited(&mut credit, &mut todo, awaited, write);
-                    signal(env, written);
-                }
-            }
-            reclaim(retired.unwrap_or_default());
-        }
-    }
-    todo.room |= credit.size != Size::default() && buffer.capacity().cancel(credit);
-    finish(env, shared, todo, None);
-    Ok(tokens)
-}
-
-fn wait<'a>(
-    env: Env<'a>,
-    shared: &Shared,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    reference: Term<'a>,
-    token: Option<u64>,
-) -> Result<Term<'a>, Refused> {
-    let buffer = buffer(shared)?;
-    let list = gather(shared, entries, indexes, &mut Scale::generous(), usize::MAX)?;
-    let mut request = Arena::new();
-    request.store((reference, entries, indexes, token).encode(env));
-    let waiter = Waiter {
-        pid: env.pid(),
-        request,
-    };
-    match shared
-        .waiters
-        .wait(buffer.capacity(), size_of(&list), waiter)
-    {
-        Wait::Taken(_, credit) => {
-            let awaited = token.map(|token| (env.pid(), token));
-            let written = write_list(env, shared, buffer, list, credit, awaited);
-            Ok(granted(env, token, written))
-        }
-        Wait::Waits(ticket) => Ok((atoms::wait(), ticket).encode(env)),
-        Wait::TooLarge => Err(Refused::TooLarge),
-        Wait::Closed => Err(Refused::Closed),
-    }
-}
-
-/// Makes the write of a request that room has been taken for.
-pub fn write_granted<'a>(
-    shared: &Shared,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    credit: Credit,
-    awaited: Awaited,
-) -> Result<Vec<u64>, Refused> {
-    let buffer = buffer(shared)?;
-    let list = gather(shared, entries, indexes, &mut Scale::generous(), usize::MAX);
-    let Ok(list) = list else {
-        let _ = buffer.capacity().cancel(credit);
-        return Err(Refused::Improper);
-    };
-    write_list(entries.get_env(), shared, buffer, list, credit, awaited)
-}
-
-/// An entry of a list; what is large has been copied already. `S` copies what is not.
-struct Listed<'a, S> {
-    index: usize,
-    key: Key<'a>,
-    value: Term<'a>,
-    version: Option<Term<'a>>,
-    // Of all three.
-    weight: u64,
-    // Key, value and version, until they are written.
-    given: Option<[Given<Arena, S>; 3]>,
-    record: Option<Record<S>>,
-}
-
-impl<S> Listed<'_, S> {
-    /// As a processor gets it.
-    fn row<'b>(&self, env: Env<'b>) -> Term<'b> {
-        let [key, value] = [self.key.term, self.value].map(|term| term.in_env(env));
-        let version = match self.version {
-            Some(version) => version.in_env(env),
-            None => 0.encode(env),
-        };
-        make_tuple(env, &[key, value, version, 0.encode(env)])
-    }
-}
-
-impl<S: FnOnce(&mut Arena)> Listed<'_, S> {
-    /// Answers the slot that has the key now, if any.
-    fn write(&mut self, map: &mut Map<Arena>) -> Option<usize> {
-        let [key, value, version] = self.given.take()?;
-        match (self.version, self.key.find(map)) {
-            (Some(newer), _) => {
-                let record = self.record.take();
-                write_newer(map, &self.key, key, value, version, newer, record)
-            }
-            (None, Some(slot)) => {
-                map.withdraw_version(|records| self.key.find(records), clock::now);
-                map.replace(slot, value, version, 0, clock::now);
-                Some(slot)
-            }
-            (None, None) => {
-                let slot = map.insert(self.key.hash, key, value, version, clock::now);
-                Some(slot)
-            }
-        }
-    }
-}
-
-/// Walks the list once: nothing is written before all of it is known to be in order.
-fn gather<'a>(
-    shared: &Shared,
-    entries: Term<'a>,
-    indexes: Term<'a>,
-    scale: &mut Scale,
-    limit: usize,
-) -> Result<Vec<Listed<'a, impl FnOnce(&mut Arena) + 'a>>, Refused> {
-    let partitions = buffer(shared)?.partitions().len();
-    let remembers = versions::are_remembered(shared);
-    let mut gathered = Vec::new();
-    let (mut rest, mut indexes) = (entries, indexes);
-    while let Ok((entry, tail)) = rest.list_get_cell() {
-        if gathered.len() == limit {
-            return Err(Refused::Heavy);
-        }
-        let mut parts = tuple_elements(entry).ok_or(Refused::Improper)?;
-        let (Some(key), Some(value), version, None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(Refused::Improper);
-        };
-        if version.is_some_and(|version| version.get_type() != TermType::Integer) {
-            return Err(Refused::Improper);
-        }
-        let index = match indexes.list_get_cell() {
-            Ok((index, tail)) => {
-                indexes = tail;
-                let index = index.decode().ok();
-                index
-                    .filter(|&index: &usize| index < partitions)
-                    .ok_or(Refused::Improper)?
-            }
-            Err(_) => own_route(key, partitions)?,
-        };
-        let key = Key::new(key, scale)?;
-        let weight = scale.weigh(value)?;
-        let version_weight = version.map_or(Ok(0), |version| scale.weigh(version))?;
-        let version_held = version.map_or(0, |version| held(version, version_weight));
-        let remembered = version.filter(|_| remembers);
-        let record = remembered.map(|version| {
-            Record::new(given(key.term, key.weight), given(version, version_weight))
-        });
-        gathered.push(Listed {
-            index,
-            value,
-            version,
-            weight: key.held() + held(value, weight) + version_held,
-            record,
-            given: Some([
-                given(key.term, key.weight),
-                given(value, weight),
-                version.map_or(Given::Word(SMALL_ZERO), |version| {
-                    given(version, version_weight)
-                }),
-            ]),
-            key,
-        });
-        rest = tail;
-    }
-    if rest.is_empty_list() {
-        Ok(gathered)
-    } else {
-        Err(Refused::Improper)
-    }
-}
-
 fn fetch<'a>(
     env: Env<'a>,
-    handle: Handle<'_>,
+    shared: &Shared,
     key: Term<'a>,
     index: Index,
     mut scale: Scale,
 ) -> Result<Option<Term<'a>>, Refused> {
     let key = Key::new(key, &mut scale)?;
-    let partition = key.partition(buffer(handle.0)?, index)?;
+    let partition = key.partition(buffer(shared)?, index)?;
     partition.read_live(|map| {
         let Some(slot) = key.find(map) else {
             return Ok(None);
@@ -783,15 +406,10 @@ fn fetch<'a>(
     })?
 }
 
-fn delete(
-    handle: Handle<'_>,
-    key: Term<'_>,
-    index: Index,
-    mut scale: Scale,
-) -> Result<(), Refused> {
+fn delete(shared: &Shared, key: Term<'_>, index: Index, mut scale: Scale) -> Result<(), Refused> {
     let key = Key::new(key, &mut scale)?;
-    let partition = key.partition(buffer(handle.0)?, index)?;
-    write(key.term.get_env(), handle.0, partition, |map, _| {
+    let partition = key.partition(buffer(shared)?, index)?;
+    write(key.term.get_env(), shared, partition, |map, _| {
         if let Some(slot) = key.find(map) {
             remove(map, &key, slot);
         }
@@ -805,14 +423,14 @@ fn remove(map: &mut Map<Arena>, key: &Key<'_>, slot: usize) {
 
 fn take<'a>(
     env: Env<'a>,
-    handle: Handle<'_>,
+    shared: &Shared,
     key: Term<'a>,
     index: Index,
     mut scale: Scale,
 ) -> Result<Option<Term<'a>>, Refused> {
     let key = Key::new(key, &mut scale)?;
-    let partition = key.partition(buffer(handle.0)?, index)?;
-    write(env, handle.0, partition, |map, _| {
+    let partition = key.partition(buffer(shared)?, index)?;
+    write(env, shared, partition, |map, _| {
         let Some(slot) = key.find(map) else {
             return Ok(None);
         };
@@ -826,123 +444,23 @@ fn take<'a>(
     })?
 }
 
-fn has_key(handle: Handle<'_>, key: Term<'_>, index: Index, mut scale: Scale) -> Atom {
-    let mut find = || {
-        let key = Key::new(key, &mut scale)?;
-        let partition = key.partition(buffer(handle.0)?, index)?;
-        Ok(partition.read_live(|map| key.find(map).is_some())?)
-    };
-    match find() {
+fn has_key(
+    shared: &Shared,
+    key: Term<'_>,
+    index: Index,
+    mut scale: Scale,
+) -> Result<bool, Refused> {
+    let key = Key::new(key, &mut scale)?;
+    let partition = key.partition(buffer(shared)?, index)?;
+    Ok(partition.read_live(|map| key.find(map).is_some())?)
+}
+
+fn there(result: Result<bool, Refused>) -> Atom {
+    match result {
         Ok(true) => atoms::ok(),
         Ok(false) => atoms::error(),
-        Err(refused) => Refused::atom(refused),
+        Err(refused) => refused.atom(),
     }
-}
-
-fn update(
-    handle: Handle<'_>,
-    key: Term<'_>,
-    operation: Atom,
-    operand: Term<'_>,
-    index: Index,
-    mut scale: Scale,
-) -> Result<Atom, Refused> {
-    let key = Key::new(key, &mut scale)?;
-    scale.weigh(operand)?;
-    let shared = handle.0;
-    let partition = key.partition(buffer(shared)?, index)?;
-    write(operand.get_env(), shared, partition, |map, room| {
-        let Some(slot) = key.find(map) else {
-            return atoms::error();
-        };
-        let value = map.entry(slot).value;
-        if map.weight(value) > LARGE {
-            return atoms::unsuited();
-        }
-        let current = term(operand.get_env(), map, value);
-        let new = match operation::apply(operation, current, operand) {
-            Ok(new) => new,
-            Err(reason) => return reason,
-        };
-        let Ok(weight @ ..=LARGE) = scale.weigh(new) else {
-            return atoms::unsuited();
-        };
-        if let Err(reason) = room.take(growth(map, value, held(new, weight))) {
-            return no_room(shared, reason).atom();
-        }
-        map.update(slot, given(new, weight), clock::now);
-        atoms::ok()
-    })
-}
-
-/// How much larger an entry becomes by another value.
-fn growth(map: &Map<Arena>, old: Cell, weight: u64) -> Size {
-    Size {
-        entries: 0,
-        bytes: weight.saturating_sub(u64::from(map.weight(old))),
-    }
-}
-
-fn compare_put(
-    handle: Handle<'_>,
-    key: Term<'_>,
-    expected: Term<'_>,
-    value: Term<'_>,
-    index: Index,
-) -> Result<Atom, Refused> {
-    let mut scale = Scale::generous();
-    let key = Key::new(key, &mut scale)?;
-    let weight = scale.weigh(value)?;
-    let shared = handle.0;
-    let partition = key.partition(buffer(shared)?, index)?;
-    let env = value.get_env();
-    let held = held(value, weight);
-    let value = given(value, weight);
-    write(env, shared, partition, |map, room| {
-        let Some(slot) = key.find(map) else {
-            return atoms::error();
-        };
-        let cell = map.entry(slot).value;
-        let same = match (cell.word(), map.stored(cell)) {
-            (Some(word), _) => immediate_word(expected) == Some(word),
-            (None, Some((arena, index))) => arena.is(index, expected),
-            (None, None) => false,
-        };
-        if !same {
-            return atoms::changed();
-        }
-        if let Err(reason) = room.take(growth(map, cell, held)) {
-            return no_room(shared, reason).atom();
-        }
-        map.update(slot, value, clock::now);
-        atoms::ok()
-    })
-}
-
-fn put_new(
-    handle: Handle<'_>,
-    key: Term<'_>,
-    value: Term<'_>,
-    index: Index,
-    mut scale: Scale,
-) -> Result<Atom, Refused> {
-    let key = Key::new(key, &mut scale)?;
-    let weight = scale.weigh(value)?;
-    let shared = handle.0;
-    let partition = key.partition(buffer(shared)?, index)?;
-    let env = value.get_env();
-    let total = key.held() + held(value, weight);
-    let (key_given, value) = (given(key.term, key.weight), given(value, weight));
-    write(env, shared, partition, |map, room| {
-        if key.find(map).is_some() {
-            return atoms::changed();
-        }
-        if let Err(reason) = slot_with_room(env, shared, map, room, &key, total) {
-            return no_room(shared, reason).atom();
-        }
-        map.insert(key.hash, key_given, value, zero(), clock::now);
-        atoms::ok()
-    })
 }
 
 /// The term of a cell, in the caller's environment.

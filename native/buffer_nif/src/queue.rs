@@ -1,7 +1,7 @@
 //! NIFs that write to a queue.
 //!
 //! Each answers `ok`, or says why nothing was written: `closed`, `no_partitions`, `improper` (not a
-//! proper list), `heavy` (call the `_dirty` twin; from that one: an item of 4 GB or more), `full`,
+//! proper list), `unknown` (there is no such buffer), `heavy` (call the `_dirty` twin; from that one: an item of 4 GB or more), `full`,
 //! `too_large` (for the buffer's bounds) or `wait` (there is no room now: call `queue_wait_dirty`).
 
 use buffer_core::{Arena as _, Credit, Generation as _, NoRoom, Partition, Queue, Size, Wait};
@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use crate::arena::{Arena, Copies, Handle};
 use crate::cycle::Readable;
+use crate::names::Target;
 use crate::resource::{Overflow, QueueBuffer, Shared, Storage};
 use crate::server::Waiter;
 use crate::weigh::{account, Limits, Scale};
@@ -27,39 +28,33 @@ const LISTED_UNDER_LOCK: usize = 64;
 
 /// One item, routed by itself. Bounded.
 #[rustler::nif]
-fn queue_push(handle: Handle<'_>, item: Term<'_>) -> Atom {
-    answer(push(handle, item, None, Scale::bounded()))
+fn queue_push(buffer: Target<'_>, item: Term<'_>) -> Atom {
+    answer(buffer.with(|shared| push(shared, item, None, Scale::bounded())))
 }
 
 /// One item of any size, routed by itself.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn queue_push_dirty(handle: Handle<'_>, item: Term<'_>) -> Atom {
-    answer(push(handle, item, None, Scale::generous()))
+    answer(push(handle.0, item, None, Scale::generous()))
 }
 
 /// One item to the partition of this index. Bounded.
 #[rustler::nif]
 fn queue_push_to(handle: Handle<'_>, item: Term<'_>, index: usize) -> Atom {
-    answer(push(handle, item, Some(index), Scale::bounded()))
+    answer(push(handle.0, item, Some(index), Scale::bounded()))
 }
 
 /// One item of any size to the partition of this index.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn queue_push_to_dirty(handle: Handle<'_>, item: Term<'_>, index: usize) -> Atom {
-    answer(push(handle, item, Some(index), Scale::generous()))
+    answer(push(handle.0, item, Some(index), Scale::generous()))
 }
 
 /// A list of items, each routed by itself. Bounded.
 #[rustler::nif]
-fn queue_push_list(handle: Handle<'_>, items: Term<'_>) -> Atom {
-    answer_list(push_list(
-        handle.0,
-        items,
-        Routes::Hash,
-        Scale::bounded(),
-        Limits::ENTRIES,
-        None,
-    ))
+fn queue_push_list(buffer: Target<'_>, items: Term<'_>) -> Atom {
+    let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
+    answer_list(buffer.with(|shared| push_list(shared, items, Routes::Hash, scale, limit, None)))
 }
 
 /// A list of items of any length and size, each routed by itself.
@@ -159,12 +154,11 @@ fn queue_push_awaited_dirty<'a>(
 }
 
 fn push(
-    handle: Handle<'_>,
+    shared: &Shared,
     item: Term<'_>,
     index: Option<usize>,
     mut scale: Scale,
 ) -> Result<(), Refused> {
-    let shared = handle.0;
     let partitions = queue(shared)?.partitions();
     let (weight, index) = match index {
         Some(index) => (scale.weigh(item)?, index),

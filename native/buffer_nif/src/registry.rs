@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use buffer_core::Reason;
 use dashmap::mapref::entry::Entry;
 use dashmap::DashMap;
 use once_cell::sync::Lazy;
@@ -52,6 +53,10 @@ pub fn open(name: String, kind: Kind, partitions: usize) -> Opened {
 pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
     close(env, old);
     let new = Shared::new(old.name.clone(), old.storage.kind(), partitions);
+    // A batch in flight will be tried again, if it may be: nobody has it any more.
+    for partition in old.storage.all() {
+        let _ = partition.settle(env, old, Reason::Killed, old.policy());
+    }
     let mut todo = Todo::default();
     match (&old.storage, &new.storage) {
         (Storage::Queue(from), Storage::Queue(to)) => {

@@ -13,6 +13,7 @@ use buffer_core::{Buffer, Capacity, Map, Policy, Queue, Size, Waiters};
 use rustler::{Env, LocalPid, NifMap, NifUnitEnum, Term};
 
 use crate::arena::{Arena, Handle};
+use crate::broker::{Member, SharedBroker};
 use crate::cycle::Cycle;
 use crate::server::Waiter;
 use crate::{atoms, clock, map, weigh};
@@ -281,7 +282,10 @@ impl Shared {
 /// Runs once, when the library is loaded.
 pub fn load(env: Env<'_>, _info: Term<'_>) -> bool {
     let expected = weigh::immediates_are_as_expected(env) && map::zero_is_as_expected(env);
-    if !expected || !Handle::register(env) {
+    let registered = Handle::<Shared>::register(env)
+        && Handle::<SharedBroker>::register(env)
+        && Handle::<Member>::register(env);
+    if !expected || !registered {
         return false;
     }
     // Makes all atoms, those that serde needs among them.

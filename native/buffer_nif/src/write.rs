@@ -23,6 +23,8 @@ pub enum Refused {
     Heavy,
     /// Not a proper list, or not a list of what it has to be.
     Improper,
+    /// There is no buffer of this name.
+    Unknown,
     /// There are no partitions.
     NoPartitions,
     /// The buffer is of another kind.
@@ -42,6 +44,7 @@ impl Refused {
             Refused::Closed => atoms::closed(),
             Refused::Heavy => atoms::heavy(),
             Refused::Improper => atoms::improper(),
+            Refused::Unknown => atoms::unknown(),
             Refused::NoPartitions => atoms::no_partitions(),
             Refused::OtherKind => atoms::other_kind(),
             Refused::Wait => atoms::wait(),

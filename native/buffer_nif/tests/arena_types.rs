@@ -17,6 +17,12 @@ mod resource {
     pub struct Shared;
 }
 
+mod broker {
+    /// Stand-ins as well.
+    pub struct SharedBroker;
+    pub struct Member;
+}
+
 use std::ops::Range;
 
 use arena::{Arena, Copies};

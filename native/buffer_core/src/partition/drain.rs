@@ -7,7 +7,7 @@ use crate::capacity::Size;
 use crate::delivery::{After, Batch, Discarded, Next, Piece, Policy, Settled, Wanted};
 use crate::kept::KeptBatch;
 use crate::stats::Reason;
-use crate::sync::{MutexGuard, Ordering};
+use crate::sync::Ordering;
 
 /// Copies the entries of a batch as a processor gets them, if they are to be kept when it is given up.
 pub type Keep<'a, G> = &'a dyn Fn(&G, &Batch) -> Option<<G as Generation>::Arena>;
@@ -40,8 +40,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 let part = part.filter(|part| (1..live.generation.len()).contains(part));
                 let split = part.and_then(|part| live.generation.split(part));
                 drain.generation = split.unwrap_or_else(|| live.take());
-                drain.until = drain.base + drain.generation.places().1;
-                live.since = drain.until;
+                live.since = drain.base + drain.generation.places().1;
                 live.signaled = false;
                 drain.swapped_at = now();
                 ledger.bytes = drain.generation.bytes();
@@ -131,7 +130,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             let settled = ledger.in_flight.take();
             if let Some(batch) = &settled {
                 ledger.processed += batch.held() as u64;
-                self.forget(&mut ledger, drain, batch, None, after);
+                self.forget(&mut ledger, batch, None, after);
             }
             ledger.owner = (ledger.len > 0).then_some(owner);
             settled
@@ -202,8 +201,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         (ledger.owner, ledger.in_flight.clone())
     }
 
-    /// From now on no batch is started, or batches are again. Who asks for the next one while it is paused is
-    /// the owner no more.
+    /// From now on no batch is started, or batches are again.
     pub fn pause(&self, paused: bool) {
         self.ledger.lock().paused = paused;
     }
@@ -294,7 +292,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         };
         let discarded = {
             let mut ledger = self.ledger.lock();
-            self.forget(&mut ledger, drain, batch, Some(lost), after);
+            self.forget(&mut ledger, batch, Some(lost), after);
             ledger.discard(reason, batch.held(), batch.bytes)
         };
         self.retire(drain, batch.len, after);
@@ -329,8 +327,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     /// that no writer tells of it (see `awaited`).
     fn forget(
         &self,
-        ledger: &mut MutexGuard<'_, Ledger<O>>,
-        drain: &Drain<G>,
+        ledger: &mut Ledger<O>,
         batch: &Batch,
         lost: Option<Lost>,
         after: &mut After<G::Arena, O>,
@@ -344,8 +341,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                     awaiting.lose(*from, *last, lost.reason);
                 }
             }
-            let last = if left == 0 { drain.until } else { batch.last };
-            awaiting.pass(last, &mut after.passed);
+            awaiting.pass(batch.last, &mut after.passed);
         }
         self.count_draining(ledger, left);
         if left == 0 {

@@ -38,7 +38,9 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let guard = self.drain.lock();
         let in_flight = self.ledger.lock().in_flight.as_ref().map(|it| it.last);
         let from = in_flight.unwrap_or(guard.base + guard.generation.places().0);
-        if !guard.generation.is_empty() && place.max(from) < guard.until {
+        if !guard.generation.is_empty()
+            && place.max(from) < guard.base + guard.generation.places().1
+        {
             let again = guard.pieces.iter();
             let again = again.map(|piece| (piece.len, piece.pending.clone()));
             let view = View {

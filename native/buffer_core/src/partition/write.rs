@@ -84,15 +84,6 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         self.written(live, after, ())
     }
 
-    /// Changes the live generation although the partition may be closed, and without taking room: where
-    /// nobody writes or drains meanwhile.
-    pub fn amend<R>(&self, change: impl FnOnce(&mut G) -> R) -> R {
-        let mut live = self.live.lock();
-        let result = change(&mut live.generation);
-        self.written(&mut live, &mut After::default(), result)
-            .result
-    }
-
     fn write_on_credit<R>(
         &self,
         live: &mut Live<G, O>,
@@ -185,5 +176,14 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let result = turn(&mut live.generation);
         unlock_fairly(live);
         Ok(result)
+    }
+
+    /// Changes the live generation although the partition may be closed, and without taking room: where
+    /// nobody writes or drains meanwhile, and there is no limit yet.
+    pub fn amend<R>(&self, change: impl FnOnce(&mut G) -> R) -> R {
+        let mut live = self.live.lock();
+        let result = change(&mut live.generation);
+        self.written(&mut live, &mut After::default(), result)
+            .result
     }
 }

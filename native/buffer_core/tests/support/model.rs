@@ -13,6 +13,18 @@ use buffer_core::{After, Arena, Closed, Credit, Next, Partition, Queue, Stats, W
 /// Integers in one arena.
 pub struct Ints(Vec<u8>);
 
+impl Ints {
+    /// Adds a value.
+    pub fn put(&mut self, value: u8) {
+        self.0.push(value);
+    }
+
+    /// The value at this index.
+    pub fn value(&self, index: usize) -> u8 {
+        self.0[index]
+    }
+}
+
 impl Arena for Ints {
     fn new() -> Self {
         Self(Vec::new())

@@ -1,0 +1,265 @@
+defmodule PartitionedBuffer.Broker do
+  @moduledoc false
+  # Messages and workers: what `GenBuffer` and `GenPool` have in common.
+  #
+  # A message waits natively until a worker takes it; an idle worker is sent a wake-up, not the message.
+  # Taken is started: a worker that dies before has started nothing, and one that dies after has
+  # started one message, which is reported. Workers belong to all partitions of their broker.
+  #
+  # Who uses it has to see to this:
+  #
+  #   * The keeper (`PartitionedBuffer.Broker.Keeper`) runs before the first worker joins, and as long as
+  #     any of them.
+  #   * A worker that took `:idle` does nothing but wait for `wake/0`, unless it calls `withdraw/1`
+  #     first. Otherwise a message could wait for it while others idle. After whatever it did it takes again.
+  #   * After a wake-up it takes. Wake-ups may come without need.
+  #
+  # Invariants: a message is started once at the most; none waits beside an idle worker; what is dropped is
+  # told at least once to who waits for it, once if the keeper lives.
+
+  alias PartitionedBuffer.Broker.Keeper
+  alias PartitionedBuffer.Native
+
+  @type t :: Native.broker()
+  @type worker :: Native.worker()
+  @type id :: Native.message_id()
+
+  @typedoc """
+  How messages wait.
+
+    * `:order` - which is taken: `:fifo` (default) or `:lifo`.
+    * `:max` - how many may wait, in all partitions together: `:infinity` (default).
+    * `:overflow` - what happens to one more: `:newest` (it is refused, default) or `:oldest` (the oldest
+      is dropped).
+    * `:timeout` - for how many milliseconds one may wait: `:infinity` (default). Of all that wait for
+      longer, `:min` stay (0).
+    * `:codel` - `{target_ms, interval_ms}`, or `nil` (default).
+    * `:workers` - which idle worker is woken: `:lifo` (the one that worked last, default) or `:fifo`.
+  """
+  @type config :: %{
+          optional(:order) => :fifo | :lifo,
+          optional(:max) => non_neg_integer() | :infinity,
+          optional(:overflow) => :newest | :oldest,
+          optional(:min) => non_neg_integer(),
+          optional(:timeout) => timeout(),
+          optional(:codel) => {pos_integer(), pos_integer()} | nil,
+          optional(:workers) => :fifo | :lifo
+        }
+
+  # --- the owner ---
+
+  @doc "Opens the broker of this name, or finds the one that a former owner has left."
+  @spec open(String.t(), pos_integer(), config()) :: {:created | :adopted, t()}
+  def open(name, partitions, config), do: Native.broker_open(name, partitions, settings(config))
+
+  @doc "Changes how messages wait, also those that wait already."
+  @spec configure(t(), config()) :: :ok
+  def configure(broker, config), do: Native.broker_configure(broker, settings(config))
+
+  @doc "Refuses messages from now on. Workers go on."
+  @spec close(t()) :: :ok
+  def close(broker), do: Native.broker_close(broker)
+
+  @doc "The oldest messages that wait, with their replies; they wait no more."
+  @spec take_rest(t(), pos_integer()) :: [{message :: term(), reply :: term()}]
+  def take_rest(broker, count), do: Native.broker_take_rest(broker, count)
+
+  @doc "Forgets the name. What waits is freed with the last reference to the broker."
+  @spec release(t()) :: :ok
+  def release(broker), do: Native.broker_release(broker)
+
+  # --- callers ---
+
+  @doc """
+  Sends a message.
+
+  `reply` goes with it: to the worker that takes it, or to who reports that it was dropped (`nil`: to
+  nobody). `caller` is the process whose death removes the message while it waits, or `nil`. `timeout` is
+  how long it may wait at the most, in milliseconds, whatever the broker's own is.
+  """
+  @spec ask(t(), Keeper.server(), term(), term(), pid() | nil, non_neg_integer() | nil) ::
+          id() | :queue_full | :closed
+  def ask(broker, keeper, message, reply, caller, timeout \\ nil) do
+    case Native.broker_ask(broker, message, reply, caller, timeout, false) do
+      id when is_integer(id) ->
+        id
+
+      :heavy ->
+        broker
+        |> Native.broker_ask_dirty(message, reply, caller, timeout, false)
+        |> asked(keeper)
+
+      other ->
+        asked(other, keeper)
+    end
+  end
+
+  @doc "The same, if a worker is idle: that one, or one that becomes free earlier, takes it next."
+  @spec ask_idle(t(), Keeper.server(), term(), term(), pid() | nil) ::
+          id() | :no_worker | :queue_full | :closed
+  def ask_idle(broker, keeper, message, reply, caller) do
+    case Native.broker_ask(broker, message, reply, caller, nil, true) do
+      :no_worker ->
+        :no_worker
+
+      :heavy ->
+        case Native.broker_ask_dirty(broker, message, reply, caller, nil, true) do
+          :no_worker -> :no_worker
+          other -> asked(other, keeper)
+        end
+
+      other ->
+        asked(other, keeper)
+    end
+  end
+
+  defp asked(id, _keeper) when is_integer(id), do: id
+
+  # Who causes more to be dropped than is reported waits until that is done.
+  defp asked({:wait, id}, keeper) do
+    Keeper.flush(keeper)
+    id
+  end
+
+  defp asked(:heavy, _keeper) do
+    raise ArgumentError, "a message of 4 GB or more can't be sent"
+  end
+
+  defp asked(refused, _keeper) when refused in [:queue_full, :closed], do: refused
+
+  @doc """
+  Takes a message back. `true`: it was waiting, is never started, and nobody is told. `false`: it has been
+  started or dropped.
+  """
+  @spec cancel(t(), id()) :: boolean()
+  def cancel(broker, id), do: Native.broker_cancel(broker, id)
+
+  # --- workers ---
+
+  @doc "What an idle worker is sent."
+  defmacro wake, do: :"$broker_wake"
+
+  @doc "Makes the calling process a worker. It is not idle yet."
+  @spec join(t()) :: worker()
+  def join(broker), do: Native.broker_join(broker)
+
+  @doc """
+  Is through with the message that was taken before, and takes the next one, with the nanoseconds that it
+  has waited. `:idle`: there is none, and `wake/0` will come. `:gone`: it has been dismissed, or has left.
+  """
+  @spec take(worker()) :: {message :: term(), reply :: term(), non_neg_integer()} | :idle | :gone
+  def take(worker) do
+    case Native.broker_take(worker) do
+      :again -> take(worker)
+      :heavy -> take_dirty(worker)
+      taken -> taken
+    end
+  end
+
+  defp take_dirty(worker) do
+    case Native.broker_take_dirty(worker) do
+      :again -> take(worker)
+      :heavy -> take(worker)
+      taken -> taken
+    end
+  end
+
+  @doc "Is not idle any more until it takes `:idle` again; a wake-up that was on its way goes to another worker."
+  @spec withdraw(worker()) :: :ok
+  def withdraw(worker), do: Native.broker_withdraw(worker)
+
+  @doc "Is through with the message that was taken."
+  @spec done(worker(), :done | :failed) :: :ok
+  def done(worker, how), do: Native.broker_done(worker, how == :failed)
+
+  @doc """
+  Is through with the message that was taken, and sends its answer. For a process of this node nothing can
+  fall between the two, not even a kill: it gets this answer, or the one for a dead worker.
+  """
+  @spec reply(worker(), pid() | Process.dest() | reference(), term()) :: :ok
+  def reply(worker, to, answer) when is_pid(to) and node(to) == node(),
+    do: Native.broker_reply(worker, to, answer, false)
+
+  def reply(worker, to, answer) do
+    :ok = send_answer(to, answer)
+    Native.broker_done(worker, false)
+  end
+
+  @doc "As `reply/3`, for a message that the worker has failed with."
+  @spec fail(worker(), pid() | Process.dest() | reference(), term()) :: :ok
+  def fail(worker, to, answer) when is_pid(to) and node(to) == node(),
+    do: Native.broker_reply(worker, to, answer, true)
+
+  def fail(worker, to, answer) do
+    :ok = send_answer(to, answer)
+    Native.broker_done(worker, true)
+  end
+
+  @doc "Sends to a process, an alias or a name; nobody there is nobody to be told."
+  @spec send_answer(pid() | atom() | {atom(), node()} | reference(), term()) :: :ok
+  def send_answer(to, answer) do
+    _ = :erlang.send(to, answer)
+    :ok
+  rescue
+    # No process has this name.
+    ArgumentError -> :ok
+  end
+
+  @doc "Is a worker no more."
+  @spec leave(worker()) :: :ok
+  def leave(worker), do: Native.broker_leave(worker)
+
+  @doc "This worker takes no more messages from now on; it goes on with what it has, and is told to leave then."
+  @spec dismiss(t(), pid()) :: :ok
+  def dismiss(broker, pid), do: Native.broker_dismiss(broker, pid)
+
+  # --- figures ---
+
+  @doc "How many messages wait."
+  @spec size(t()) :: non_neg_integer()
+  def size(broker), do: Native.broker_size(broker)
+
+  @doc "The workers."
+  @spec workers(t()) :: [pid()]
+  def workers(broker), do: Native.broker_workers(broker)
+
+  @doc "How many workers are idle."
+  @spec idle(t()) :: non_neg_integer()
+  def idle(broker), do: Native.broker_idle(broker)
+
+  @doc """
+  The figures. In every reading `accepted` is the sum of `done`, `failed`, `cancelled`, all of `dropped`,
+  `waiting` and `in_flight`. `busy_ns` is the time that workers spent on messages that they are through with.
+  """
+  @spec info(t()) :: map()
+  def info(broker) do
+    figures = broker |> Native.broker_info() |> Map.from_struct()
+    {started, figures} = Map.pop!(figures, :started)
+
+    Map.merge(figures, %{
+      dropped: Map.from_struct(figures.dropped),
+      in_flight: started - figures.done - figures.failed
+    })
+  end
+
+  @doc "What each worker does. `age_ns` is for how long it has worked on the message that it has."
+  @spec crew(t()) :: [map()]
+  def crew(broker) do
+    for {pid, state, done, failed, busy_ns, age_ns} <- Native.broker_crew(broker) do
+      %{pid: pid, state: state, done: done, failed: failed, busy_ns: busy_ns, age_ns: age_ns}
+    end
+  end
+
+  defp settings(config) do
+    {Map.get(config, :order, :fifo), finite(Map.get(config, :max, :infinity)),
+     Map.get(config, :overflow, :newest), Map.get(config, :min, 0),
+     finite(Map.get(config, :timeout, :infinity)), Map.get(config, :codel),
+     Map.get(config, :workers, :lifo)}
+  end
+
+  # More than this is for ever.
+  @ever 1_000_000_000_000
+
+  defp finite(bound) when is_integer(bound) and bound < @ever, do: bound
+  defp finite(_infinity), do: nil
+end

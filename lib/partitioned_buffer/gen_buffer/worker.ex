@@ -1,0 +1,293 @@
+defmodule PartitionedBuffer.GenBuffer.Worker do
+  @moduledoc false
+  # A worker: a process that takes messages and calls the handler.
+  #
+  # It looks into its mailbox between two messages, and is idle when none waits. What comes meanwhile that
+  # is no wake-up makes it withdraw first: no message may wait for a worker that does something else.
+  #
+  # Invariant: each message that was taken is settled, with its answer, before the next is taken. Whatever
+  # ends this process, the keeper knows which message it had.
+  #
+  # It traps exits: the end of its supervisor, or of the pool, does not cut a message short.
+
+  alias PartitionedBuffer.Broker
+  alias PartitionedBuffer.GenBuffer.{Handle, Telemetry}
+
+  require Broker
+
+  @shutdown_ms 5_000
+
+  @enforce_keys [:buffer, :observed?, :worker, :module, :state, :parent, :info?]
+  defstruct [:buffer, :observed?, :worker, :module, :state, :parent, :info?, timeout: :infinity]
+
+  @spec child_spec({atom(), Handle.t(), map()}) :: Supervisor.child_spec()
+  def child_spec(arg) do
+    %{
+      id: __MODULE__,
+      start: {__MODULE__, :start_link, [arg]},
+      restart: :temporary,
+      shutdown: @shutdown_ms
+    }
+  end
+
+  @spec start_link({atom(), Handle.t(), map()}) :: {:ok, pid()} | :ignore | {:error, term()}
+  def start_link({buffer, handle, opts}) do
+    :proc_lib.start_link(__MODULE__, :init, [self(), buffer, handle, opts])
+  end
+
+  @doc "Has a worker end when it is through with what it has. It takes no other message."
+  @spec leave(Broker.t(), pid()) :: :ok
+  def leave(broker, pid) do
+    :ok = Broker.dismiss(broker, pid)
+    Kernel.send(pid, {:"$gen_buffer", :leave})
+    :ok
+  end
+
+  @doc "Tells a worker whether a telemetry handler is attached."
+  @spec observe(pid(), boolean()) :: :ok
+  def observe(pid, observed?) do
+    Kernel.send(pid, {:"$gen_buffer", {:observed, observed?}})
+    :ok
+  end
+
+  @doc false
+  @spec init(pid(), atom(), Handle.t(), map()) :: no_return() | :ok
+  def init(parent, buffer, handle, %{message_handler: module, init_args: args}) do
+    Process.flag(:trap_exit, true)
+    Process.put(:"$initial_call", {module, :init, 1})
+
+    case call_init(module, args) do
+      {:ok, state, timeout} ->
+        s = %__MODULE__{
+          buffer: buffer,
+          observed?: handle.observed?,
+          worker: Broker.join(handle.broker),
+          module: module,
+          state: state,
+          parent: parent,
+          info?: function_exported?(module, :handle_info, 3),
+          timeout: timeout
+        }
+
+        :proc_lib.init_ack(parent, {:ok, self()})
+        next(s)
+
+      :ignore ->
+        :proc_lib.init_ack(parent, :ignore)
+        exit(:normal)
+
+      {:stop, reason} ->
+        :proc_lib.init_ack(parent, {:error, reason})
+        exit(reason)
+    end
+  end
+
+  defp call_init(module, args) do
+    if function_exported?(module, :init, 1) do
+      case module.init(args) do
+        {:ok, state} -> {:ok, state, :infinity}
+        {:ok, state, timeout} -> checked({:ok, state, timeout}, timeout)
+        :ignore -> :ignore
+        {:stop, reason} -> {:stop, reason}
+        other -> {:stop, {:bad_return_value, other}}
+      end
+    else
+      {:ok, args, :infinity}
+    end
+  catch
+    kind, reason -> {:stop, failure(kind, reason, __STACKTRACE__)}
+  end
+
+  defp checked(return, timeout) do
+    if timeout?(timeout), do: return, else: {:stop, {:bad_return_value, return}}
+  end
+
+  defp timeout?(timeout) do
+    timeout in [:infinity, :hibernate] or
+      (is_integer(timeout) and timeout >= 0 and timeout <= 4_294_967_295)
+  end
+
+  # --- the loop ---
+
+  # Who has a turn in its mailbox has it before the next message.
+  defp next(s) do
+    receive do
+      Broker.wake() -> next(s)
+      other -> other(other, s)
+    after
+      0 -> take(s)
+    end
+  end
+
+  defp take(s) do
+    case Broker.take(s.worker) do
+      {message, reply, waited} -> handle(message, reply, waited, s)
+      :idle -> idle(s)
+      :gone -> stop(:normal, s)
+    end
+  end
+
+  defp idle(%{timeout: :hibernate} = s) do
+    :proc_lib.hibernate(__MODULE__, :wait, [%{s | timeout: :infinity}])
+  end
+
+  defp idle(s), do: wait(s)
+
+  @doc false
+  @spec wait(%__MODULE__{}) :: no_return()
+  def wait(%{timeout: timeout} = s) do
+    receive do
+      Broker.wake() ->
+        take(s)
+
+      other ->
+        :ok = Broker.withdraw(s.worker)
+        other(other, s)
+    after
+      timeout ->
+        :ok = Broker.withdraw(s.worker)
+        info(:timeout, %{s | timeout: :infinity})
+    end
+  end
+
+  # --- a message ---
+
+  defp handle(message, reply, _waited, %{observed?: false} = s),
+    do: result(call(message, s), reply, s)
+
+  defp handle(message, reply, waited, s), do: observed(message, reply, waited, s)
+
+  defp observed(message, reply, waited, s) do
+    waited = System.convert_time_unit(waited, :nanosecond, :native)
+    metadata = %{buffer: s.buffer, worker: self()}
+    started = System.monotonic_time()
+    measured = %{system_time: System.system_time(), queue_time: waited}
+    Telemetry.execute([:start], measured, metadata)
+    result = call(message, s)
+    measured = %{duration: System.monotonic_time() - started, queue_time: waited}
+
+    case result do
+      {:failed, kind, reason, stacktrace} ->
+        failed = %{kind: kind, reason: reason, stacktrace: stacktrace}
+        Telemetry.execute([:exception], measured, Map.merge(metadata, failed))
+
+      _returned ->
+        Telemetry.execute([:stop], measured, metadata)
+    end
+
+    result(result, reply, s)
+  end
+
+  defp call(message, s) do
+    case s.module.handle_message(s.buffer, message, s.state) do
+      {:ok, _answer, _state} = returned -> returned
+      other -> {:failed, :exit, {:bad_return_value, other}, []}
+    end
+  catch
+    kind, reason -> {:failed, kind, reason, __STACKTRACE__}
+  end
+
+  # Taking the next message settles one that nobody waits for.
+  defp result({:ok, _answer, state}, nil, s), do: next(%{s | state: state, timeout: :infinity})
+
+  defp result({:ok, answer, state}, {destination, ref}, s) do
+    :ok = Broker.reply(s.worker, destination, {:reply, ref, s.buffer, answer})
+    next(%{s | state: state, timeout: :infinity})
+  end
+
+  defp result({:failed, kind, reason, stacktrace}, reply, s) do
+    case reply do
+      nil -> Broker.done(s.worker, :failed)
+      {to, ref} -> Broker.fail(s.worker, to, {:error, ref, s.buffer, reason})
+    end
+
+    stop(failure(kind, reason, stacktrace), s)
+  end
+
+  defp failure(:error, reason, stacktrace), do: {reason, stacktrace}
+  defp failure(:throw, value, stacktrace), do: {{:nocatch, value}, stacktrace}
+  defp failure(:exit, reason, _stacktrace), do: reason
+
+  # --- everything else ---
+
+  defp other({:system, from, request}, s) do
+    :sys.handle_system_msg(request, from, s.parent, __MODULE__, [], s)
+  end
+
+  defp other({:EXIT, parent, reason}, %{parent: parent} = s), do: stop(reason, s)
+  defp other({:"$gen_buffer", :leave}, s), do: stop(:normal, s)
+  defp other({:"$gen_buffer", {:observed, observed?}}, s), do: next(%{s | observed?: observed?})
+  defp other({:EXIT, _pid, :normal}, %{info?: false} = s), do: next(s)
+  # Without a callback for it, it ends a worker as it ends any process that is linked.
+  defp other({:EXIT, _pid, reason}, %{info?: false} = s), do: stop(reason, s)
+  defp other(message, s), do: info(message, %{s | timeout: :infinity})
+
+  defp info(_message, %{info?: false} = s), do: next(s)
+
+  defp info(message, s) do
+    returned =
+      try do
+        s.module.handle_info(s.buffer, message, s.state)
+      catch
+        :throw, thrown -> thrown
+        kind, reason -> {:failed, failure(kind, reason, __STACKTRACE__)}
+      end
+
+    case returned do
+      {:noreply, state} ->
+        next(%{s | state: state})
+
+      {:noreply, state, timeout} ->
+        if timeout?(timeout),
+          do: next(%{s | state: state, timeout: timeout}),
+          else: stop({:bad_return_value, returned}, s)
+
+      {:stop, reason, state} ->
+        stop(reason, %{s | state: state})
+
+      {:failed, reason} ->
+        stop(reason, s)
+
+      other ->
+        stop({:bad_return_value, other}, s)
+    end
+  end
+
+  @spec stop(term(), %__MODULE__{}) :: no_return()
+  defp stop(reason, s) do
+    :ok = Broker.leave(s.worker)
+
+    reason =
+      try do
+        if function_exported?(s.module, :terminate, 3),
+          do: s.module.terminate(s.buffer, reason, s.state)
+
+        reason
+      catch
+        :throw, _ignored -> reason
+        kind, other -> failure(kind, other, __STACKTRACE__)
+      end
+
+    exit(reason)
+  end
+
+  # --- :sys ---
+
+  @doc false
+  @spec system_continue(pid(), list(), %__MODULE__{}) :: no_return()
+  def system_continue(_parent, _debug, s), do: next(s)
+  @doc false
+  @spec system_terminate(term(), pid(), list(), %__MODULE__{}) :: no_return()
+  def system_terminate(reason, _parent, _debug, s), do: stop(reason, s)
+  @doc false
+  def system_get_state(s), do: {:ok, s.state}
+
+  @doc false
+  def system_replace_state(replace, s) do
+    state = replace.(s.state)
+    {:ok, state, %{s | state: state}}
+  end
+
+  @doc false
+  def system_code_change(s, _module, _old, _extra), do: {:ok, s}
+end

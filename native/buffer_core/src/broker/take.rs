@@ -1,0 +1,163 @@
+//! How a worker takes its next message.
+
+use std::sync::Arc;
+
+use super::dropped::{Drop, Dropped};
+use super::partition::{Effects, Partition};
+use super::waiting::{Chunk, Entry, Place};
+use super::worker::{End, State, Worker};
+use super::{around, After, Broker, DROPS};
+use crate::sync::Mutex;
+use crate::Arena;
+
+/// What became of a call to take.
+pub enum Taken<R, A, P> {
+    /// The worker has started this message.
+    Message(R),
+    /// The worker has started this one, which was alone in its chunk.
+    Alone(Entry<P>, Box<Chunk<A, P>>, i64),
+    /// The next one is heavier than was asked for. The worker is not idle.
+    Heavy,
+    /// Much was dropped, and nothing found yet. The worker is not idle.
+    Again,
+    /// Nothing waits. The worker is idle and will be woken.
+    Idle,
+    /// The worker has left, or is to leave.
+    Gone,
+}
+
+impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
+    /// The worker is through with what it had, and takes the next message. `read` makes something of
+    /// it under the partition's lock, unless it is alone in its chunk: that is handed over. Both come
+    /// with the moment at which it was taken.
+    pub fn take<R>(
+        &self,
+        worker: &Arc<Worker<A, P>>,
+        now: impl Fn() -> i64,
+        heaviest: u32,
+        alive: impl Fn(P) -> bool,
+        read: impl FnOnce(&A, &Entry<P>, i64) -> R,
+    ) -> (Taken<R, A, P>, After<A, P>) {
+        let mut effects = Effects::default();
+        let mut woken = match worker.state() {
+            State::Running => false,
+            State::Leaving | State::Gone => {
+                worker.settle(End::Done, now());
+                return (Taken::Gone, effects.into());
+            }
+            _ => self.rise(worker),
+        };
+        let mut task = worker.task.lock();
+        // Asking for the time takes longer than to find that nothing waits: it is asked when it is needed.
+        let mut moment = None;
+        if task.works() {
+            task.settle(End::Done, *moment.insert(now()));
+        }
+        let mut read = Some(read);
+        // Who is woken for nothing again and again is better off receiving its messages in between.
+        for _ in 0..4 {
+            let mut again = false;
+            for index in around(task.turn(), self.partitions.len()) {
+                let mut partition = self.partitions[index].lock();
+                if partition.waiting.is_empty() {
+                    partition.rest();
+                    continue;
+                }
+                let now = *moment.get_or_insert_with(&now);
+                let found = look(&mut partition, now, &alive, &self.dropped, &mut effects);
+                let place = match found {
+                    Look::Nothing => continue,
+                    Look::Again => {
+                        again = true;
+                        continue;
+                    }
+                    Look::Found(place) => place,
+                };
+                let Some((&entry, arena)) = partition.waiting.get(place) else {
+                    continue;
+                };
+                if entry.weight > heaviest {
+                    drop(partition);
+                    drop(task);
+                    return (Taken::Heavy, self.after_take(woken, effects));
+                }
+                task.start(now, entry.reply.map(|reply| (arena, reply)));
+                let read = read.take_if(|_| !entry.alone);
+                let value = read.map(|read| read(arena, &entry, now));
+                let chunk = partition.start(place).and_then(|(_, chunk)| chunk);
+                drop(partition);
+                drop(task);
+                let taken = match (value, chunk) {
+                    (Some(value), chunk) => {
+                        effects.freed.extend(chunk);
+                        Taken::Message(value)
+                    }
+                    (None, Some(chunk)) => Taken::Alone(entry, chunk, now),
+                    (None, None) => unreachable!("one that came alone leaves with its chunk"),
+                };
+                self.tell_of_room(true, &mut effects);
+                return (taken, self.after_take(woken, effects));
+            }
+            if again {
+                break;
+            }
+            if !self.rest(worker) {
+                drop(task);
+                return (Taken::Gone, self.after_take(woken, effects));
+            }
+            if !self.any_waiting() {
+                self.tell_of_room(true, &mut effects);
+                return (Taken::Idle, effects.into());
+            }
+            // It may have been woken in between.
+            woken |= self.rise(worker);
+        }
+        drop(task);
+        (Taken::Again, self.after_take(woken, effects))
+    }
+
+    fn after_take(&self, woken: bool, effects: Effects<A, P>) -> After<A, P> {
+        let mut after = After::from(effects);
+        if woken {
+            after.wake = self.pass_on();
+        }
+        after
+    }
+}
+
+enum Look {
+    Found(Place),
+    Nothing,
+    Again,
+}
+
+/// The next message that may be started. Drops a bounded number of those that may not.
+fn look<A: Arena, P: Copy>(
+    partition: &mut Partition<A, P>,
+    now: i64,
+    alive: &impl Fn(P) -> bool,
+    dropped: &Mutex<Dropped<A>>,
+    effects: &mut Effects<A, P>,
+) -> Look {
+    if !partition.expire(now, DROPS, dropped, effects) {
+        return Look::Again;
+    }
+    for _ in 0..DROPS {
+        if partition.control_delay(now, dropped, effects) {
+            continue;
+        }
+        let Some(place) = partition.next_place() else {
+            return Look::Nothing;
+        };
+        let caller = partition
+            .waiting
+            .get(place)
+            .and_then(|(entry, _)| entry.caller);
+        if caller.is_some_and(|caller| !alive(caller)) {
+            partition.drop_at(place, Drop::CallerDown, dropped, effects);
+            continue;
+        }
+        return Look::Found(place);
+    }
+    Look::Again
+}

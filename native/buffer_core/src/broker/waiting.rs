@@ -1,0 +1,378 @@
+//! Messages that wait, in the order in which they came. Any of them can leave: from either end, or by
+//! its id.
+//!
+//! Messages lie in chunks of one segment each. Those that left from the middle leave a gap, which goes
+//! with the last message of its chunk.
+//!
+//! Invariants:
+//!
+//! * Ids grow from the front to the back, over all chunks.
+//! * Every chunk but the last holds a message. The first and the last entry of a chunk are no gaps.
+//! * A chunk that was filled before it came (`push_chunk`) has one message and takes no other, so it
+//!   leaves with it.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::{Arena, Segment};
+
+/// A message while it waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<P> {
+    /// Its name; greater than that of every message before it.
+    pub id: u64,
+    /// When it came, in nanoseconds.
+    pub at: i64,
+    /// A deadline of its own; `i64::MAX` for none.
+    pub due: i64,
+    /// Whose death removes it.
+    pub caller: Option<P>,
+    /// Where in the arena it is.
+    pub message: u32,
+    /// Where in the arena that is which says whom to answer.
+    pub reply: Option<u32>,
+    /// What all of it weighs.
+    pub weight: u32,
+    /// It came in a segment of its own.
+    pub alone: bool,
+}
+
+/// Where a message and its reply were stored.
+pub type Stored = (u32, Option<u32>);
+
+/// A message that left, and its chunk if that went with it.
+pub type Left<A, P> = (Entry<P>, Option<Box<Chunk<A, P>>>);
+
+/// A segment and the messages in it.
+pub struct Chunk<A, P> {
+    segment: Segment<A>,
+    // With its id each, which stays when the message leaves.
+    entries: VecDeque<(u64, Option<Entry<P>>)>,
+    held: usize,
+    first: u64,
+    sealed: bool,
+}
+
+impl<A: Arena, P: Copy> Chunk<A, P> {
+    /// Terms that were consumed stay until their chunk goes. One that holds nothing goes at once if that
+    /// many bytes lie in it.
+    const IDLE_BYTES: u64 = 16 * 1024;
+
+    fn open(now: i64, first: u64) -> Self {
+        Self {
+            segment: Segment::open(now),
+            entries: VecDeque::with_capacity(Segment::<A>::FIRST_ENTRIES),
+            held: 0,
+            first,
+            sealed: false,
+        }
+    }
+
+    fn push(&mut self, entry: Entry<P>) {
+        self.entries.push_back((entry.id, Some(entry)));
+        self.held += 1;
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Entry<P>> {
+        let entry = self.entries.get_mut(index)?.1.take()?;
+        self.held -= 1;
+        while let Some((_, None)) = self.entries.front() {
+            self.entries.pop_front();
+        }
+        while let Some((_, None)) = self.entries.back() {
+            self.entries.pop_back();
+        }
+        Some(entry)
+    }
+
+    fn takes_more(&self) -> bool {
+        !self.sealed && !self.segment.is_full()
+    }
+
+    /// Whether to let it go although it is the last.
+    fn is_spent(&self) -> bool {
+        self.held == 0 && (!self.takes_more() || self.segment.bytes() > Self::IDLE_BYTES)
+    }
+
+    /// Its memory.
+    pub fn into_segment(self) -> Segment<A> {
+        self.segment
+    }
+
+    /// Where its messages are.
+    pub fn arena(&self) -> &A {
+        self.segment.arena()
+    }
+}
+
+/// Where a message is; good until something leaves or comes.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    chunk: usize,
+    index: usize,
+}
+
+/// All messages that wait in one partition.
+pub struct Waiting<A, P> {
+    // Boxed: see `Queue`.
+    chunks: VecDeque<Box<Chunk<A, P>>>,
+    // Deadlines of their own, of those messages that have one.
+    timed: BTreeSet<(i64, u64)>,
+    len: usize,
+    bytes: u64,
+    // How many have a caller.
+    called: usize,
+}
+
+impl<A, P> Default for Waiting<A, P> {
+    fn default() -> Self {
+        Self {
+            chunks: VecDeque::new(),
+            timed: BTreeSet::new(),
+            len: 0,
+            bytes: 0,
+            called: 0,
+        }
+    }
+}
+
+impl<A: Arena, P: Copy> Waiting<A, P> {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What they weigh.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many have a caller.
+    pub fn called(&self) -> usize {
+        self.called
+    }
+
+    /// Adds a message at the back. `store` puts its terms into the segment and says where they are.
+    pub fn push(&mut self, mut entry: Entry<P>, store: impl FnOnce(&mut Segment<A>) -> Stored) {
+        let chunk = match self.chunks.back_mut() {
+            Some(chunk) if chunk.takes_more() => chunk,
+            _ => {
+                let chunk = Box::new(Chunk::open(entry.at, entry.id));
+                self.chunks.push_back(chunk);
+                self.chunks.back_mut().expect("there is one, just pushed")
+            }
+        };
+        (entry.message, entry.reply) = store(&mut chunk.segment);
+        chunk.push(entry);
+        self.count(&entry);
+    }
+
+    /// Adds a message that was stored in a segment of its own before.
+    pub fn push_stored(&mut self, entry: Entry<P>, segment: Segment<A>) {
+        let mut chunk = Box::new(Chunk {
+            segment,
+            ..Chunk::open(entry.at, entry.id)
+        });
+        chunk.sealed = true;
+        chunk.push(entry);
+        // What was the last chunk may be empty, and is no longer the last.
+        if self.chunks.back().is_some_and(|last| last.held == 0) {
+            self.chunks.pop_back();
+        }
+        self.chunks.push_back(chunk);
+        self.count(&entry);
+    }
+
+    fn count(&mut self, entry: &Entry<P>) {
+        self.len += 1;
+        self.bytes += u64::from(entry.weight);
+        self.called += usize::from(entry.caller.is_some());
+        if entry.due != i64::MAX {
+            self.timed.insert((entry.due, entry.id));
+        }
+    }
+
+    /// The oldest.
+    pub fn front(&self) -> Option<Place> {
+        (self.len > 0).then_some(Place { chunk: 0, index: 0 })
+    }
+
+    /// The newest.
+    pub fn back(&self) -> Option<Place> {
+        if self.len == 0 {
+            return None;
+        }
+        let last = self.chunks.len() - 1;
+        let chunk = if self.chunks[last].held > 0 {
+            last
+        } else {
+            last - 1
+        };
+        let index = self.chunks[chunk].entries.len() - 1;
+        Some(Place { chunk, index })
+    }
+
+    /// The one of this id.
+    pub fn find(&self, id: u64) -> Option<Place> {
+        let after = self.chunks.partition_point(|chunk| chunk.first <= id);
+        let chunk = after.checked_sub(1)?;
+        let index = self.chunks[chunk]
+            .entries
+            .binary_search_by_key(&id, |(id, _)| *id)
+            .ok()?;
+        let place = Place { chunk, index };
+        self.get(place).map(|_| place)
+    }
+
+    /// The message at a place, with the arena it lies in.
+    pub fn get(&self, place: Place) -> Option<(&Entry<P>, &A)> {
+        let chunk = self.chunks.get(place.chunk)?;
+        let entry = chunk.entries.get(place.index)?.1.as_ref()?;
+        Some((entry, chunk.arena()))
+    }
+
+    /// Takes a message out, and its chunk with it if nothing is left there.
+    pub fn remove(&mut self, place: Place) -> Option<Left<A, P>> {
+        let chunk = self.chunks.get_mut(place.chunk)?;
+        let entry = chunk.remove(place.index)?;
+        let last = place.chunk + 1 == self.chunks.len();
+        let chunk = &self.chunks[place.chunk];
+        let gone = if chunk.held == 0 && (!last || chunk.is_spent()) {
+            self.chunks.remove(place.chunk)
+        } else {
+            None
+        };
+        self.len -= 1;
+        self.bytes -= u64::from(entry.weight);
+        self.called -= usize::from(entry.caller.is_some());
+        if entry.due != i64::MAX {
+            self.timed.remove(&(entry.due, entry.id));
+        }
+        Some((entry, gone))
+    }
+
+    /// The earliest deadline that a message has of its own, and that message.
+    pub fn first_due(&self) -> Option<(i64, Place)> {
+        let &(due, id) = self.timed.first()?;
+        self.find(id).map(|place| (due, place))
+    }
+
+    /// Up to `count` messages with an id of at least `from`, in order: id and caller.
+    pub fn callers(&self, from: u64, count: usize) -> Vec<(u64, Option<P>)> {
+        let first = self.chunks.partition_point(|chunk| chunk.first <= from);
+        let chunks = self.chunks.range(first.saturating_sub(1)..);
+        chunks
+            .flat_map(|chunk| {
+                let from = chunk.entries.partition_point(|(id, _)| *id < from);
+                chunk.entries.range(from..)
+            })
+            .filter_map(|(_, entry)| entry.as_ref())
+            .take(count)
+            .map(|entry| (entry.id, entry.caller))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(usize);
+
+    impl Arena for Count {
+        fn new() -> Self {
+            Self::default()
+        }
+
+        fn copy_from(&mut self, _other: &Self, _index: usize) {
+            self.0 += 1;
+        }
+
+        fn len(&self) -> usize {
+            self.0
+        }
+    }
+
+    fn entry(id: u64, weight: u32) -> Entry<u8> {
+        Entry {
+            id,
+            at: 0,
+            due: i64::MAX,
+            caller: None,
+            message: 0,
+            reply: None,
+            weight,
+            alone: false,
+        }
+    }
+
+    fn push(waiting: &mut Waiting<Count, u8>, id: u64, weight: u32) {
+        waiting.push(entry(id, weight), |segment| {
+            let at = segment.arena().len();
+            segment.push(weight, |arena| arena.0 += 1);
+            (at as u32, None)
+        });
+    }
+
+    fn remove(waiting: &mut Waiting<Count, u8>, id: u64) -> bool {
+        let place = waiting.find(id);
+        place.and_then(|place| waiting.remove(place)).is_some()
+    }
+
+    #[test]
+    fn gaps_go_with_their_chunk() {
+        let mut waiting = Waiting::default();
+        (0..600).for_each(|id| push(&mut waiting, id, 1));
+        assert_eq!(waiting.chunks.len(), 3);
+        for id in 256..512 {
+            assert!(remove(&mut waiting, id));
+            assert!(!remove(&mut waiting, id));
+        }
+        assert_eq!(
+            (waiting.chunks.len(), waiting.len(), waiting.bytes()),
+            (2, 344, 344)
+        );
+        for id in (0..256).rev().chain(512..600) {
+            assert!(remove(&mut waiting, id));
+        }
+        assert!(waiting.is_empty() && waiting.chunks.len() <= 1);
+        assert!(waiting.front().is_none() && waiting.back().is_none());
+    }
+
+    #[test]
+    fn memory_of_what_left_does_not_grow() {
+        let mut waiting = Waiting::default();
+        for id in 0..10_000 {
+            push(&mut waiting, id, 100);
+            let back = waiting.back().expect("one was just pushed");
+            assert_eq!(waiting.remove(back).expect("it is there").0.id, id);
+            assert!(waiting.chunks.len() <= 1);
+            let kept = waiting
+                .chunks
+                .front()
+                .map_or(0, |chunk| chunk.segment.bytes());
+            assert!(kept <= Chunk::<Count, u8>::IDLE_BYTES);
+        }
+    }
+
+    #[test]
+    fn one_that_came_in_a_segment_of_its_own_leaves_with_it() {
+        let mut waiting = Waiting::default();
+        push(&mut waiting, 1, 1);
+        assert!(remove(&mut waiting, 1));
+        let mut segment = Segment::open(0);
+        segment.push(9_999, |arena: &mut Count| arena.0 += 1);
+        waiting.push_stored(entry(2, 9_999), segment);
+        push(&mut waiting, 3, 1);
+        let front = waiting.front().expect("two are there");
+        let (entry, chunk) = waiting.remove(front).expect("it is there");
+        assert_eq!(entry.id, 2);
+        assert_eq!(chunk.expect("it was alone").arena().len(), 1);
+        assert!(waiting.find(3).is_some());
+    }
+}

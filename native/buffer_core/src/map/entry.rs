@@ -1,0 +1,141 @@
+//! What a map keeps for a key, and where: an entry of three cells, in a slot.
+
+use super::SLOTS_A_CHUNK;
+
+/// Where a term is: in its word, or in a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cell(u64);
+
+impl Cell {
+    pub(super) const NONE: Cell = Cell(u64::MAX - 3);
+
+    /// A word that says all of its term. Its two low bits must be set.
+    #[inline]
+    pub fn inline(word: u64) -> Self {
+        debug_assert_eq!(word & 0b11, 0b11, "an inline word has its two low bits set");
+        Cell(word | 0b11)
+    }
+
+    #[inline]
+    pub(super) fn at(segment: usize, index: usize) -> Self {
+        Cell((segment as u64) << 32 | (index as u64) << 2)
+    }
+
+    /// The word, if the term is in it.
+    #[inline]
+    pub fn word(self) -> Option<u64> {
+        (self.0 & 0b11 == 0b11).then_some(self.0)
+    }
+
+    #[inline]
+    pub(super) fn place(self) -> Option<(usize, usize)> {
+        let place = ((self.0 >> 32) as usize, (self.0 as u32 >> 2) as usize);
+        (self.0 & 0b11 == 0 && self != Self::NONE).then_some(place)
+    }
+}
+
+/// A term that is about to be written.
+#[derive(Debug)]
+pub enum Given<A, S> {
+    /// It is all in its word.
+    Word(u64),
+    /// It is to be copied into an arena, and has this weight then.
+    Copy(u32, S),
+    /// It has been copied into an arena of its own already, being [`LARGE`](super::LARGE).
+    Staged(u32, A),
+}
+
+/// What is kept for a key.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    pub(super) hash: u32,
+    /// The key.
+    pub key: Cell,
+    /// The value.
+    pub value: Cell,
+    /// The version.
+    pub version: Cell,
+    /// How often the value was updated since it was put.
+    pub updates: u64,
+}
+
+impl Entry {
+    pub(super) const FREE: Entry = Entry {
+        hash: 0,
+        key: Cell::NONE,
+        value: Cell::NONE,
+        version: Cell::NONE,
+        updates: 0,
+    };
+
+    pub(super) fn is_free(&self) -> bool {
+        self.key == Cell::NONE
+    }
+
+    pub(super) fn cell_mut(&mut self, part: Part) -> &mut Cell {
+        match part {
+            Part::Key => &mut self.key,
+            Part::Value => &mut self.value,
+            Part::Version => &mut self.version,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Key,
+    Value,
+    Version,
+}
+
+/// Which cell refers to a term: a slot and a part of its entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner(u32);
+
+impl Owner {
+    pub(super) const DEAD: Owner = Owner(u32::MAX);
+
+    pub(super) fn new(slot: usize, part: Part) -> Self {
+        Owner((slot as u32) << 2 | part as u32)
+    }
+
+    pub(super) fn cell(self) -> Option<(usize, Part)> {
+        let part = match self.0 & 0b11 {
+            0 => Part::Key,
+            1 => Part::Value,
+            2 => Part::Version,
+            _ => return None,
+        };
+        Some(((self.0 >> 2) as usize, part))
+    }
+}
+
+/// Slots that are allocated together.
+pub(super) struct Chunk {
+    pub(super) entries: Box<[Entry; SLOTS_A_CHUNK]>,
+    pub(super) held: usize,
+}
+
+impl Chunk {
+    pub(super) fn new() -> Self {
+        Self {
+            entries: Box::new([Entry::FREE; SLOTS_A_CHUNK]),
+            held: 0,
+        }
+    }
+
+    pub(super) fn set(&mut self, slot: usize, entry: Entry) {
+        self.entries[slot % SLOTS_A_CHUNK] = entry;
+        self.held += 1;
+    }
+
+    /// Frees a slot and returns what was in it; nothing if it is free.
+    pub(super) fn take(&mut self, slot: usize) -> Option<Entry> {
+        let entry = &mut self.entries[slot % SLOTS_A_CHUNK];
+        if entry.is_free() {
+            return None;
+        }
+        self.held -= 1;
+        Some(std::mem::replace(entry, Entry::FREE))
+    }
+}

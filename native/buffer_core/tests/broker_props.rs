@@ -1,0 +1,607 @@
+//! A `Broker` against lists of messages and workers, one call after the other.
+//!
+//! Properties, for one to three partitions and every configuration but CoDel, which has tests of its own:
+//!
+//! 1. What each call answers: ids, refusals, which message is taken by whom, which worker is woken.
+//! 2. Bounds hold for all partitions together, whatever they are changed to.
+//! 3. Messages that waited for too long, or whose callers are dead, are never taken; what was dropped is told
+//!    once, with its reason, to who waits for an answer, and counted.
+//! 4. The account of every message; no message waits beside an idle worker unless one has been woken.
+//! 5. When all messages have left, no arena holds a waiting one.
+#![cfg(not(loom))]
+
+#[path = "support/ledger.rs"]
+#[allow(dead_code, reason = "shared: this file needs a part of it")]
+mod ledger;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use buffer_core::broker::config::{Config, Order, Overflow};
+use buffer_core::broker::dropped::{Drop, Drops};
+use buffer_core::broker::worker::{End, State, Worker};
+use buffer_core::broker::{Ask, Asked, Broker, Taken};
+use buffer_core::Segment;
+use ledger::Ints;
+use proptest::prelude::*;
+
+type Desk = Broker<Ints, u8>;
+
+const WORKERS: usize = 3;
+const CALLERS: u8 = 3;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Ask {
+        home: usize,
+        due: Option<i64>,
+        caller: Option<u8>,
+        reply: bool,
+        alone: bool,
+        idle_only: bool,
+    },
+    Take(usize),
+    Done(usize, bool),
+    Withdraw(usize),
+    Die(usize),
+    Dismiss(usize),
+    Cancel(usize),
+    Kill(u8),
+    Wait(i64),
+    Expire,
+    Sweep,
+    Report(usize),
+    Configure(Config),
+}
+
+fn order() -> impl Strategy<Value = Order> {
+    prop_oneof![Just(Order::Fifo), Just(Order::Lifo)]
+}
+
+fn config() -> impl Strategy<Value = Config> {
+    (
+        order(),
+        prop_oneof![Just(usize::MAX), 0..8usize],
+        prop_oneof![Just(Overflow::Newest), Just(Overflow::Oldest)],
+        prop_oneof![3 => Just(0), 1 => 0..4usize],
+        prop_oneof![Just(None), (0..20i64).prop_map(Some)],
+        order(),
+    )
+        .prop_map(|(order, max, overflow, min, timeout, workers)| Config {
+            order,
+            max,
+            overflow,
+            min,
+            timeout,
+            codel: None,
+            workers,
+        })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let ask = (
+        0..4usize,
+        prop_oneof![3 => Just(None), 1 => (0..20i64).prop_map(Some)],
+        prop_oneof![2 => Just(None), 1 => (0..CALLERS).prop_map(Some)],
+        any::<bool>(),
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.1),
+    );
+    prop_oneof![
+        12 => ask.prop_map(|(home, due, caller, reply, alone, idle_only)| Op::Ask {
+            home,
+            due,
+            caller,
+            reply,
+            alone,
+            idle_only,
+        }),
+        8 => (0..WORKERS).prop_map(Op::Take),
+        1 => (0..WORKERS, any::<bool>()).prop_map(|(worker, failed)| Op::Done(worker, failed)),
+        1 => (0..WORKERS).prop_map(Op::Withdraw),
+        1 => (0..WORKERS).prop_map(Op::Die),
+        1 => (0..WORKERS).prop_map(Op::Dismiss),
+        2 => (0..40usize).prop_map(Op::Cancel),
+        1 => (0..CALLERS).prop_map(Op::Kill),
+        3 => (0..8i64).prop_map(Op::Wait),
+        1 => Just(Op::Expire),
+        1 => Just(Op::Sweep),
+        1 => (0..5usize).prop_map(Op::Report),
+        1 => config().prop_map(Op::Configure),
+    ]
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Message {
+    id: u64,
+    value: u64,
+    at: i64,
+    due: Option<i64>,
+    caller: Option<u8>,
+    reply: Option<u64>,
+}
+
+fn value(arena: &Ints, index: usize) -> u64 {
+    arena.load(index..index + 1)[0]
+}
+
+/// A worker of the model: what it does, its message's reply, and where it looks next.
+struct Hand {
+    worker: Arc<Worker<Ints, u8>>,
+    state: State,
+    in_flight: Option<Option<u64>>,
+    next: usize,
+}
+
+struct Run {
+    desk: Desk,
+    config: Config,
+    partitions: Vec<VecDeque<Message>>,
+    next: Vec<u64>,
+    hands: Vec<Hand>,
+    idle: VecDeque<usize>,
+    joined: usize,
+    dead: Vec<u8>,
+    now: i64,
+    value: u64,
+    ids: Vec<u64>,
+    told: Vec<(u64, Drop)>,
+    dropped: Drops,
+    reported: Drops,
+    accepted: u64,
+    started: u64,
+    done: u64,
+    failed: u64,
+    cancelled: u64,
+    refused: u64,
+}
+
+impl Run {
+    fn new(partitions: usize, config: Config) -> Self {
+        let mut run = Run {
+            desk: Desk::new(partitions, &config),
+            config,
+            partitions: vec![VecDeque::new(); partitions],
+            next: vec![1; partitions],
+            hands: Vec::new(),
+            idle: VecDeque::new(),
+            joined: 0,
+            dead: Vec::new(),
+            now: 0,
+            value: 0,
+            ids: Vec::new(),
+            told: Vec::new(),
+            dropped: Drops::default(),
+            reported: Drops::default(),
+            accepted: 0,
+            started: 0,
+            done: 0,
+            failed: 0,
+            cancelled: 0,
+            refused: 0,
+        };
+        for index in 0..WORKERS {
+            let hand = run.join(index);
+            run.hands.push(hand);
+        }
+        run
+    }
+
+    fn join(&mut self, index: usize) -> Hand {
+        let worker = self.desk.join(index as u8);
+        let next = self.joined % self.partitions.len();
+        self.joined += 1;
+        Hand {
+            worker,
+            state: State::Running,
+            in_flight: None,
+            next,
+        }
+    }
+
+    fn share(&self, index: usize) -> Config {
+        self.config.share(index, self.partitions.len())
+    }
+
+    fn woken(&self) -> usize {
+        let hands = self.hands.iter();
+        hands.filter(|hand| hand.state == State::Woken).count()
+    }
+
+    /// Who is woken, if anybody is.
+    fn wake(&mut self, urgent: bool) -> Option<u8> {
+        if self.woken() > 0 && !urgent {
+            return None;
+        }
+        let index = match self.config.workers {
+            Order::Fifo => self.idle.pop_front(),
+            Order::Lifo => self.idle.pop_back(),
+        }?;
+        self.hands[index].state = State::Woken;
+        Some(index as u8)
+    }
+
+    fn pass_on(&mut self) -> Option<u8> {
+        let waiting = self
+            .partitions
+            .iter()
+            .any(|partition| !partition.is_empty());
+        waiting.then(|| self.wake(false)).flatten()
+    }
+
+    fn rise(&mut self, index: usize) -> bool {
+        self.idle.retain(|&idle| idle != index);
+        let before = std::mem::replace(&mut self.hands[index].state, State::Running);
+        before == State::Woken
+    }
+
+    fn give_up(&mut self, message: Message, reason: Drop) {
+        self.dropped[reason as usize] += 1;
+        if let (Some(reply), true) = (message.reply, reason != Drop::CallerDown) {
+            self.told.push((reply, reason));
+        }
+    }
+
+    fn expire(&mut self, index: usize) {
+        let config = self.share(index);
+        loop {
+            let partition = &mut self.partitions[index];
+            let own = partition
+                .iter()
+                .enumerate()
+                .filter_map(|(place, message)| message.due.map(|due| (due, message.id, place)))
+                .min()
+                .filter(|(due, _, _)| *due <= self.now)
+                .map(|(_, _, place)| place);
+            let common = config.timeout.filter(|timeout| {
+                let oldest = partition.front().filter(|_| partition.len() > config.min);
+                oldest.is_some_and(|oldest| oldest.at + timeout <= self.now)
+            });
+            let Some(place) = own.or(common.map(|_| 0)) else {
+                return;
+            };
+            let message = partition.remove(place).expect("it was found there");
+            self.give_up(message, Drop::Timeout);
+        }
+    }
+
+    fn step(&mut self, op: &Op) {
+        match op.clone() {
+            Op::Ask {
+                home,
+                due,
+                caller,
+                reply,
+                alone,
+                idle_only,
+            } => self.ask(home, due, caller, reply, alone, idle_only),
+            Op::Take(index) => self.take(index),
+            Op::Done(index, failed) => {
+                let end = if failed { End::Failed } else { End::Done };
+                let settled = self.hands[index].worker.settle(end, self.now);
+                let was = self.hands[index].in_flight.take();
+                assert_eq!(settled, was.is_some());
+                self.failed += u64::from(settled && failed);
+                self.done += u64::from(settled && !failed);
+            }
+            Op::Withdraw(index) => {
+                let worker = Arc::clone(&self.hands[index].worker);
+                let woken = self.desk.withdraw(&worker).map(|woken| woken.pid);
+                let expected = self.rise(index).then(|| self.pass_on()).flatten();
+                assert_eq!(woken, expected);
+            }
+            Op::Die(index) => self.die(index),
+            Op::Dismiss(index) => self.dismiss(index),
+            Op::Cancel(which) => self.cancel(which),
+            Op::Kill(caller) => self.dead.push(caller),
+            Op::Wait(time) => self.now += time,
+            Op::Expire => {
+                self.desk.expire(self.now);
+                (0..self.partitions.len()).for_each(|index| self.expire(index));
+            }
+            Op::Sweep => self.sweep(),
+            Op::Report(count) => self.report(count),
+            Op::Configure(config) => {
+                self.desk.configure(&config, self.now);
+                self.config = config;
+            }
+        }
+        self.check();
+    }
+
+    fn ask(
+        &mut self,
+        home: usize,
+        due: Option<i64>,
+        caller: Option<u8>,
+        reply: bool,
+        alone: bool,
+        idle_only: bool,
+    ) {
+        self.value += 1;
+        let (value, reply) = (self.value, reply.then_some(self.value + 1_000_000));
+        let due = due.map(|due| self.now + due);
+        let ask = Ask {
+            caller,
+            now: self.now,
+            due: due.unwrap_or(i64::MAX),
+            weight: 1,
+            alone,
+            idle_only,
+        };
+        let (asked, after) = self.desk.ask(home, &ask, |segment: &mut Segment<Ints>| {
+            let at = segment.stored() as u32;
+            segment.push(1, |arena| arena.store(value));
+            if let Some(reply) = reply {
+                segment.push(1, |arena| arena.store(reply));
+            }
+            (at, reply.map(|_| at + 1))
+        });
+        let reserved = idle_only.then(|| self.wake(true)).flatten();
+        if idle_only && reserved.is_none() {
+            assert_eq!(asked, Asked::NoWorker);
+            return;
+        }
+        let message = Message {
+            id: 0,
+            value,
+            at: self.now,
+            due,
+            caller,
+            reply,
+        };
+        let expected = self.put(home, message);
+        assert_eq!(asked, expected);
+        let woken = match expected {
+            Asked::Accepted(_) if !idle_only => self.wake(false),
+            _ => reserved,
+        };
+        assert_eq!(after.wake.map(|worker| worker.pid), woken);
+    }
+
+    fn put(&mut self, home: usize, mut message: Message) -> Asked {
+        let count = self.partitions.len();
+        for index in (0..count).map(|step| (home + step) % count) {
+            let config = self.share(index);
+            if self.partitions[index].len() >= config.max {
+                self.expire(index);
+            }
+            if self.partitions[index].len() >= config.max {
+                if config.overflow == Overflow::Newest || config.max == 0 {
+                    continue;
+                }
+                while self.partitions[index].len() >= config.max {
+                    let oldest = self.partitions[index].pop_front().expect("it is full");
+                    self.give_up(oldest, Drop::Full);
+                }
+            }
+            message.id = self.next[index] * count as u64 + index as u64;
+            self.next[index] += 1;
+            self.partitions[index].push_back(message);
+            self.ids.push(message.id);
+            self.accepted += 1;
+            return Asked::Accepted(message.id);
+        }
+        self.refused += 1;
+        Asked::Full
+    }
+
+    fn take(&mut self, index: usize) {
+        let worker = Arc::clone(&self.hands[index].worker);
+        let dead = self.dead.clone();
+        let read = |arena: &Ints, entry: &buffer_core::broker::waiting::Entry<u8>| {
+            let reply = entry.reply.map(|reply| value(arena, reply as usize));
+            (value(arena, entry.message as usize), reply)
+        };
+        let (taken, after) = self.desk.take(
+            &worker,
+            || self.now,
+            u32::MAX,
+            |caller| !dead.contains(&caller),
+            |arena, entry, _now| read(arena, entry),
+        );
+        let taken = match taken {
+            Taken::Message(message) => Some(message),
+            Taken::Alone(entry, chunk, _now) => Some(read(chunk.arena(), &entry)),
+            Taken::Idle => None,
+            _ => unreachable!("no other answer is possible here"),
+        };
+        let woken = self.rise(index);
+        self.done += u64::from(self.hands[index].in_flight.take().is_some());
+        let expected = self.find(index);
+        assert_eq!(
+            taken,
+            expected.map(|message| (message.value, message.reply))
+        );
+        let wakes = match expected {
+            Some(message) => {
+                self.started += 1;
+                self.hands[index].in_flight = Some(message.reply);
+                woken.then(|| self.pass_on()).flatten()
+            }
+            None => {
+                self.hands[index].state = State::Idle;
+                self.idle.push_back(index);
+                None
+            }
+        };
+        assert_eq!(after.wake.map(|worker| worker.pid), wakes);
+    }
+
+    fn find(&mut self, index: usize) -> Option<Message> {
+        self.hands[index].next += 1;
+        let (first, count) = (self.hands[index].next, self.partitions.len());
+        for index in (0..count).map(|step| (first + step) % count) {
+            self.expire(index);
+            loop {
+                let partition = &mut self.partitions[index];
+                let message = match self.config.order {
+                    Order::Fifo => partition.pop_front(),
+                    Order::Lifo => partition.pop_back(),
+                };
+                match message {
+                    Some(message) if message.caller.is_some_and(|who| self.dead.contains(&who)) => {
+                        self.give_up(message, Drop::CallerDown);
+                    }
+                    Some(message) => return Some(message),
+                    None => break,
+                }
+            }
+        }
+        None
+    }
+
+    fn die(&mut self, index: usize) {
+        let worker = Arc::clone(&self.hands[index].worker);
+        let in_flight = self.hands[index].in_flight.take();
+        let reply = worker.in_flight(value);
+        assert_eq!(reply, in_flight.flatten());
+        assert_eq!(self.desk.workers_of(index as u8).len(), 1);
+        let woken = self.desk.leave(&worker, self.now).map(|woken| woken.pid);
+        self.failed += u64::from(in_flight.is_some());
+        self.rise(index);
+        self.hands[index].state = State::Gone;
+        assert_eq!(woken, self.pass_on());
+        assert!(matches!(
+            self.desk
+                .take(&worker, || 0, 1, |_| true, |_: &Ints, _, _| ())
+                .0,
+            Taken::Gone
+        ));
+        self.hands[index] = self.join(index);
+    }
+
+    /// It settles what it has, takes nothing, and leaves.
+    fn dismiss(&mut self, index: usize) {
+        let worker = Arc::clone(&self.hands[index].worker);
+        let woken = self.desk.dismiss(&worker).map(|woken| woken.pid);
+        let passes = self.rise(index);
+        self.hands[index].state = State::Leaving;
+        assert_eq!(woken, passes.then(|| self.pass_on()).flatten());
+        assert_eq!(worker.state(), State::Leaving);
+        assert!(self.desk.withdraw(&worker).is_none());
+        let (taken, _) = self
+            .desk
+            .take(&worker, || self.now, 1, |_| true, |_: &Ints, _, _| ());
+        assert!(matches!(taken, Taken::Gone));
+        self.done += u64::from(self.hands[index].in_flight.take().is_some());
+        let woken = self.desk.leave(&worker, self.now).map(|woken| woken.pid);
+        assert_eq!(woken, self.pass_on());
+        self.hands[index] = self.join(index);
+    }
+
+    fn cancel(&mut self, which: usize) {
+        let id = self.ids.get(which).copied().unwrap_or(which as u64);
+        let place = self
+            .partitions
+            .iter()
+            .enumerate()
+            .find_map(|(index, partition)| {
+                let place = partition.iter().position(|message| message.id == id)?;
+                Some((index, place))
+            });
+        assert_eq!(self.desk.cancel(id).0, place.is_some());
+        if let Some((index, place)) = place {
+            self.partitions[index].remove(place);
+            self.cancelled += 1;
+        }
+    }
+
+    fn sweep(&mut self) {
+        for index in 0..self.partitions.len() {
+            let dead = self.dead.clone();
+            let mut after = 0;
+            while let (Some(next), _) = self
+                .desk
+                .sweep(index, after, 2, |caller| !dead.contains(&caller))
+            {
+                assert!(next > after);
+                after = next;
+            }
+            let (gone, kept) = self.partitions[index]
+                .drain(..)
+                .partition(|message: &Message| {
+                    message.caller.is_some_and(|who| dead.contains(&who))
+                });
+            self.partitions[index] = kept;
+            let gone: VecDeque<Message> = gone;
+            gone.into_iter()
+                .for_each(|message| self.give_up(message, Drop::CallerDown));
+        }
+    }
+
+    fn report(&mut self, count: usize) {
+        let mut told = Vec::new();
+        let read = |arena: &Ints, index: usize, reason| told.push((value(arena, index), reason));
+        let counts = self.desk.dropped(count, read);
+        assert_eq!(told, self.told[..count.min(self.told.len())]);
+        self.told.drain(..told.len());
+        self.desk.reported(told.len(), &counts);
+        for (sum, count) in self.reported.iter_mut().zip(counts) {
+            *sum += count;
+        }
+        assert_eq!(self.reported, self.dropped);
+    }
+
+    fn check(&self) {
+        let figures = self.desk.figures();
+        let waiting: usize = self.partitions.iter().map(VecDeque::len).sum();
+        let counts = figures.counts;
+        assert_eq!((figures.waiting, self.desk.waiting()), (waiting, waiting));
+        assert_eq!(figures.bytes, waiting as u64);
+        assert_eq!(figures.oldest.is_some(), waiting > 0);
+        assert_eq!(counts.dropped, self.dropped);
+        assert_eq!(
+            [
+                counts.accepted,
+                counts.started,
+                counts.cancelled,
+                counts.refused
+            ],
+            [self.accepted, self.started, self.cancelled, self.refused]
+        );
+        assert_eq!(
+            [figures.tally.done, figures.tally.failed],
+            [self.done, self.failed]
+        );
+        assert_eq!(figures.idle, self.idle.len());
+        for hand in &self.hands {
+            assert_eq!(hand.worker.state(), hand.state);
+        }
+        let in_flight = self
+            .hands
+            .iter()
+            .filter(|hand| hand.in_flight.is_some())
+            .count();
+        assert_eq!(self.desk.in_flight(), in_flight);
+        let forgotten = waiting > 0 && !self.idle.is_empty() && self.woken() == 0;
+        assert!(!forgotten, "{waiting} wait beside {} idle", self.idle.len());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn a_broker_is_its_model(
+        partitions in 1..4usize,
+        config in config(),
+        ops in prop::collection::vec(op(), 0..120),
+    ) {
+        let mut run = Run::new(partitions, config);
+        for op in &ops {
+            run.step(op);
+        }
+        run.config.timeout = None;
+        run.desk.configure(&run.config, run.now);
+        while run.partitions.iter().any(|partition| !partition.is_empty()) {
+            run.step(&Op::Take(0));
+        }
+        run.step(&Op::Report(usize::MAX));
+        prop_assert!(run.told.is_empty());
+        // One that is open in each partition, what each worker has kept, and what was just told.
+        prop_assert!(ledger::alive().len() <= partitions + WORKERS + 1);
+        drop(run);
+        prop_assert!(ledger::alive().is_empty());
+    }
+}

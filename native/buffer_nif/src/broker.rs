@@ -1,0 +1,418 @@
+//! NIFs of a broker: messages and workers.
+//!
+//! What a call has to do for others (wake a worker, tell the keeper, free memory) it does at the end,
+//! with no lock held.
+
+mod figures;
+mod keeper;
+
+use std::cell::Cell;
+use std::sync::{Arc, Weak};
+
+use buffer_core::broker::codel::Codel;
+use buffer_core::broker::config::{Config, Order, Overflow};
+use buffer_core::broker::waiting::Entry;
+use buffer_core::broker::worker::{End, Worker};
+use buffer_core::broker::{After, Ask, Asked, Broker, Taken};
+use buffer_core::sync::Mutex;
+use buffer_core::{Retired, Segment};
+use dashmap::DashMap;
+use once_cell::sync::Lazy;
+use rustler::types::tuple::make_tuple;
+use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
+
+use crate::arena::{Arena, Handle};
+use crate::reclaimer::reclaim;
+use crate::weigh::{account, Limits, Scale};
+use crate::{atoms, clock};
+
+/// Messages up to this weight are copied under the partition's lock.
+const COPIED_UNDER_LOCK: u32 = 8 * 1024;
+/// Memory beyond this is not freed on a scheduler.
+const FREED_HERE: u64 = 64 * 1024;
+/// What a reply weighs: it is a pid, a name or an alias, and a reference; the Elixir side makes it.
+const REPLY_WEIGHT: u32 = 96;
+/// Looked at under one hold of a lock.
+const SWEPT: usize = 256;
+const MS: i64 = 1_000_000;
+
+static OPEN: Lazy<DashMap<String, Arc<SharedBroker>>> = Lazy::new(DashMap::new);
+
+/// A broker of Erlang terms and processes.
+pub struct SharedBroker {
+    name: String,
+    core: Broker<Arena, LocalPid>,
+    // The process that looks after what nobody else can. It is told, never waited for.
+    keeper: Mutex<Option<LocalPid>>,
+    this: Weak<SharedBroker>,
+}
+
+/// A worker of a broker.
+pub struct Member {
+    broker: Arc<SharedBroker>,
+    worker: Arc<Worker<Arena, LocalPid>>,
+}
+
+// A panic under one of their locks leaves the lock usable and the structure consistent.
+impl std::panic::RefUnwindSafe for SharedBroker {}
+impl std::panic::RefUnwindSafe for Member {}
+
+impl SharedBroker {
+    /// How many messages wait, and what they weigh.
+    pub fn held(&self) -> (usize, u64) {
+        let figures = self.core.figures();
+        (figures.waiting, figures.bytes)
+    }
+
+    fn finish(&self, env: Env<'_>, after: After<Arena, LocalPid>) {
+        self.wake(env, after.wake);
+        if after.look {
+            self.tell(env, atoms::look());
+        }
+        if after.freed.is_empty() {
+            return;
+        }
+        let mut retired = Retired::default();
+        for chunk in after.freed {
+            let segment = chunk.into_segment();
+            if segment.bytes() > FREED_HERE {
+                retired.extend([Box::new(segment)]);
+            }
+        }
+        reclaim(retired);
+    }
+
+    fn wake(&self, env: Env<'_>, mut worker: Option<Arc<Worker<Arena, LocalPid>>>) {
+        while let Some(woken) = worker {
+            if env.send(&woken.pid, atoms::wake()).is_ok() {
+                break;
+            }
+            worker = self.core.unreachable(&woken);
+        }
+    }
+
+    fn tell(&self, env: Env<'_>, what: impl Encoder) {
+        let keeper = *self.keeper.lock();
+        if let Some(keeper) = keeper {
+            // One that is dead has a successor, who looks at everything first.
+            _ = env.send(&keeper, what);
+        }
+    }
+}
+
+/// All open brokers.
+pub fn all() -> Vec<Arc<SharedBroker>> {
+    OPEN.iter().map(|entry| Arc::clone(entry.value())).collect()
+}
+
+/// `{order, max | nil, overflow, min, timeout_ms | nil, {target_ms, interval_ms} | nil, order of workers}`.
+type Settings = (
+    Atom,
+    Option<usize>,
+    Atom,
+    usize,
+    Option<i64>,
+    Option<(i64, i64)>,
+    Atom,
+);
+
+fn config(settings: Settings) -> NifResult<Config> {
+    let (order, max, overflow, min, timeout, codel, workers) = settings;
+    let order_of = |atom: Atom| match atom {
+        atom if atom == atoms::fifo() => Ok(Order::Fifo),
+        atom if atom == atoms::lifo() => Ok(Order::Lifo),
+        _ => Err(Error::BadArg),
+    };
+    Ok(Config {
+        order: order_of(order)?,
+        max: max.unwrap_or(usize::MAX),
+        overflow: match overflow {
+            atom if atom == atoms::newest() => Overflow::Newest,
+            atom if atom == atoms::oldest() => Overflow::Oldest,
+            _ => return Err(Error::BadArg),
+        },
+        min,
+        timeout: timeout.map(|ms| ms.saturating_mul(MS)),
+        codel: codel.map(|(target, interval)| Codel {
+            target: target.saturating_mul(MS),
+            interval: interval.saturating_mul(MS),
+        }),
+        workers: order_of(workers)?,
+    })
+}
+
+/// Opens the broker of this name: `{:created | :adopted, broker}`. One that is adopted keeps its
+/// partitions and what waits in them. O(partitions).
+#[rustler::nif]
+fn broker_open(
+    env: Env<'_>,
+    name: String,
+    partitions: usize,
+    settings: Settings,
+) -> NifResult<(Atom, Term<'_>)> {
+    let config = config(settings)?;
+    let mut how = atoms::adopted();
+    let shared = Arc::clone(&OPEN.entry(name.clone()).or_insert_with(|| {
+        how = atoms::created();
+        Arc::new_cyclic(|this| SharedBroker {
+            name,
+            core: Broker::new(partitions, &config),
+            keeper: Mutex::new(None),
+            this: Weak::clone(this),
+        })
+    }));
+    shared.core.configure(&config, clock::now());
+    shared.core.open();
+    Ok((how, Handle::make(env, shared)))
+}
+
+/// Changes how messages wait. O(partitions).
+#[rustler::nif]
+fn broker_configure(
+    env: Env<'_>,
+    broker: Handle<'_, SharedBroker>,
+    settings: Settings,
+) -> NifResult<Atom> {
+    broker.0.core.configure(&config(settings)?, clock::now());
+    broker.0.tell(env, atoms::look());
+    Ok(atoms::ok())
+}
+
+/// Refuses messages from now on. O(partitions).
+#[rustler::nif]
+fn broker_close(env: Env<'_>, broker: Handle<'_, SharedBroker>) -> Atom {
+    broker.0.core.close();
+    // Those that wait for room wait in vain.
+    broker.0.tell(env, atoms::look());
+    atoms::ok()
+}
+
+/// Forgets the broker's name. O(1).
+#[rustler::nif]
+fn broker_release(broker: Handle<'_, SharedBroker>) -> Atom {
+    OPEN.remove_if(&broker.0.name, |_, open| {
+        std::ptr::eq(&raw const **open, broker.0)
+    });
+    atoms::ok()
+}
+
+/// The names of all open brokers. O(brokers).
+#[rustler::nif]
+fn broker_names() -> Vec<String> {
+    all().iter().map(|shared| shared.name.clone()).collect()
+}
+
+/// Hands back the oldest messages, up to `count` of them, of all sizes: `[{message, reply}]`.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn broker_take_rest<'a>(
+    env: Env<'a>,
+    broker: Handle<'_, SharedBroker>,
+    count: usize,
+) -> Vec<(Term<'a>, Term<'a>)> {
+    let read = |arena: &Arena, entry: &Entry<LocalPid>| {
+        let reply = entry.reply.map(|reply| arena.load(reply as usize, env));
+        (
+            arena.load(entry.message as usize, env),
+            reply.unwrap_or_else(|| atoms::nil().encode(env)),
+        )
+    };
+    let (rest, after) = broker.0.core.take_rest(count, u64::from(u32::MAX), read);
+    broker.0.finish(env, after);
+    rest
+}
+
+thread_local! {
+    // Where the next message of this scheduler goes: in turn, from another start on each.
+    static TURN: Cell<usize> = Cell::new(clock::now() as usize);
+}
+
+fn turn() -> usize {
+    TURN.with(|turn| {
+        let next = turn.get().wrapping_add(1);
+        turn.set(next);
+        next
+    })
+}
+
+/// Sends a message: its id; or `{:wait, id}` if drops outrun their reporting; or, when it is not taken,
+/// `:queue_full`, `:closed`, `:no_worker` (only with `idle_only`) or `:heavy` (call the `_dirty` twin).
+/// Bounded.
+#[rustler::nif]
+fn broker_ask<'a>(
+    broker: Handle<'a, SharedBroker>,
+    message: Term<'a>,
+    reply: Term<'a>,
+    caller: Option<LocalPid>,
+    timeout: Option<i64>,
+    idle_only: bool,
+) -> Term<'a> {
+    let with = (caller, timeout, idle_only);
+    ask(broker.0, message, reply, with, Scale::bounded())
+}
+
+/// The same for messages of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn broker_ask_dirty<'a>(
+    broker: Handle<'a, SharedBroker>,
+    message: Term<'a>,
+    reply: Term<'a>,
+    caller: Option<LocalPid>,
+    timeout: Option<i64>,
+    idle_only: bool,
+) -> Term<'a> {
+    let with = (caller, timeout, idle_only);
+    ask(broker.0, message, reply, with, Scale::generous())
+}
+
+fn ask<'a>(
+    shared: &SharedBroker,
+    message: Term<'a>,
+    reply: Term<'a>,
+    (caller, timeout, idle_only): (Option<LocalPid>, Option<i64>, bool),
+    mut scale: Scale,
+) -> Term<'a> {
+    let env = message.get_env();
+    let has_reply = reply.as_c_arg() != atoms::nil().as_c_arg();
+    let Ok(message_weight) = scale.weigh(message) else {
+        return atoms::heavy().encode(env);
+    };
+    let weight = message_weight.saturating_add(REPLY_WEIGHT);
+    account(env, 0, u64::from(weight));
+    let now = clock::now();
+    let due = timeout.map_or(i64::MAX, |ms| now.saturating_add(ms.saturating_mul(MS)));
+    let with = Ask {
+        caller,
+        now,
+        due,
+        weight,
+        alone: weight > COPIED_UNDER_LOCK,
+        idle_only,
+    };
+    let (asked, after) = shared
+        .core
+        .ask(turn(), &with, |segment: &mut Segment<Arena>| {
+            let at = segment.stored() as u32;
+            segment.push(message_weight, |arena| arena.store(message));
+            if has_reply {
+                segment.push(REPLY_WEIGHT, |arena| arena.store(reply));
+            }
+            (at, has_reply.then_some(at + 1))
+        });
+    let crowded = after.crowded;
+    shared.finish(env, after);
+    match asked {
+        Asked::Accepted(id) if crowded => (atoms::wait(), id).encode(env),
+        Asked::Accepted(id) => id.encode(env),
+        Asked::Full => atoms::queue_full().encode(env),
+        Asked::NoWorker => atoms::no_worker().encode(env),
+        Asked::Closed => atoms::closed().encode(env),
+    }
+}
+
+/// Whether the message was waiting; it is not any more, and nobody is told. Bounded.
+#[rustler::nif]
+fn broker_cancel(env: Env<'_>, broker: Handle<'_, SharedBroker>, id: u64) -> bool {
+    let (cancelled, after) = broker.0.core.cancel(id);
+    broker.0.finish(env, after);
+    cancelled
+}
+
+/// Makes the caller a worker. O(1).
+#[rustler::nif]
+fn broker_join<'a>(env: Env<'a>, broker: Handle<'_, SharedBroker>) -> NifResult<Term<'a>> {
+    let shared = broker.0.this.upgrade().ok_or(Error::BadArg)?;
+    let pid = env.pid();
+    let worker = shared.core.join(pid);
+    shared.tell(env, (atoms::joined(), pid));
+    let member = Member {
+        broker: shared,
+        worker,
+    };
+    Ok(Handle::make(env, Arc::new(member)))
+}
+
+/// The worker is through with its message and takes the next one: `{message, reply, ns it has waited}`;
+/// `:idle` (it will be sent `:"$broker_wake"`); or, not idle, `:again`, `:heavy` (call the `_dirty`
+/// twin) or `:gone` (it has left). Bounded.
+#[rustler::nif]
+fn broker_take<'a>(env: Env<'a>, worker: Handle<'_, Member>) -> Term<'a> {
+    take(env, worker.0, Limits::BYTES as u32)
+}
+
+/// The same for messages of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn broker_take_dirty<'a>(env: Env<'a>, worker: Handle<'_, Member>) -> Term<'a> {
+    take(env, worker.0, u32::MAX)
+}
+
+fn take<'a>(env: Env<'a>, member: &Member, heaviest: u32) -> Term<'a> {
+    let read = |arena: &Arena, entry: &Entry<LocalPid>, now: i64| {
+        let message = arena.load(entry.message as usize, env);
+        let reply = match entry.reply {
+            Some(reply) => arena.load(reply as usize, env),
+            None => atoms::nil().encode(env),
+        };
+        let waited = now.saturating_sub(entry.at).max(0);
+        make_tuple(env, &[message, reply, waited.encode(env)])
+    };
+    let alive = |pid: LocalPid| pid.is_alive(env);
+    let core = &member.broker.core;
+    let (taken, after) = core.take(&member.worker, clock::now, heaviest, alive, read);
+    let answer = match taken {
+        Taken::Message(message) => message,
+        Taken::Alone(entry, chunk, now) => {
+            account(env, 0, u64::from(entry.weight));
+            let message = read(chunk.arena(), &entry, now);
+            let mut retired = Retired::default();
+            retired.extend([Box::new(chunk.into_segment())]);
+            reclaim(retired);
+            message
+        }
+        Taken::Heavy => atoms::heavy().encode(env),
+        Taken::Again => atoms::again().encode(env),
+        Taken::Idle => atoms::idle().encode(env),
+        Taken::Gone => atoms::gone().encode(env),
+    };
+    member.broker.finish(env, after);
+    answer
+}
+
+/// The worker is not idle from now on, until it has taken `:idle`. O(idle workers).
+#[rustler::nif]
+fn broker_withdraw(env: Env<'_>, worker: Handle<'_, Member>) -> Atom {
+    let Member { broker, worker } = worker.0;
+    broker.wake(env, broker.core.withdraw(worker));
+    atoms::ok()
+}
+
+/// The worker is through with its message, well or not. O(1).
+#[rustler::nif]
+fn broker_done(worker: Handle<'_, Member>, failed: bool) -> Atom {
+    let end = if failed { End::Failed } else { End::Done };
+    worker.0.worker.settle(end, clock::now());
+    atoms::ok()
+}
+
+/// The same, and sends the answer: no end of the worker can fall between the two. As bounded as a send.
+#[rustler::nif]
+fn broker_reply<'a>(
+    env: Env<'a>,
+    worker: Handle<'a, Member>,
+    to: LocalPid,
+    answer: Term<'a>,
+    failed: bool,
+) -> Atom {
+    let end = if failed { End::Failed } else { End::Done };
+    worker.0.worker.settle(end, clock::now());
+    // Nobody there is nobody to be answered.
+    _ = env.send(&to, answer);
+    atoms::ok()
+}
+
+/// The worker is none any more. O(workers).
+#[rustler::nif]
+fn broker_leave(env: Env<'_>, worker: Handle<'_, Member>) -> Atom {
+    let Member { broker, worker } = worker.0;
+    broker.wake(env, broker.core.leave(worker, clock::now()));
+    atoms::ok()
+}

@@ -1,0 +1,432 @@
+//! NIFs that write a list of entries: all of it or nothing.
+//!
+//! The list is walked once before anything is written, and what is large is copied then. After that the
+//! entries of a partition are written a few at a time, so that its lock is not held for a whole list.
+
+use buffer_core::map::{Given, LARGE};
+use buffer_core::{Arena as _, Credit, Map, NoRoom, Size, Wait};
+use rustler::types::tuple::make_tuple;
+use rustler::{Atom, Encoder, Env, Term, TermType};
+
+use super::versions::{self, Record};
+use super::{buffer, entry_size, held, write_newer, zero, Index, Key};
+use crate::arena::{immediate_word, tuple_elements, Arena, Handle};
+use crate::names::Target;
+use crate::reclaimer::reclaim;
+use crate::resource::{MapBuffer, Overflow, Shared};
+use crate::server::Waiter;
+use crate::weigh::{account, Limits, Scale};
+use crate::write::{
+    answer, finish, granted, make_room, no_room, own_route, signal, tokens, Awaited, Refused, Todo,
+};
+use crate::{atoms, clock};
+
+/// Entries that are written under one hold of the lock.
+const AT_A_TIME: usize = 64;
+
+/// Puts all of a list of `{Key, Value}`, or of `{Key, Value, Version}` if it is `versioned`, each routed by its
+/// key or by a list of indexes (nil for none). Bounded.
+#[rustler::nif]
+fn map_put_all<'a>(
+    buffer: Target<'_>,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    versioned: bool,
+) -> Atom {
+    let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
+    let put =
+        buffer.with(|shared| put_all(shared, entries, indexes, versioned, scale, limit, None));
+    answer(put.map(|_| ()))
+}
+
+/// The same for lists of any length and terms of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_put_all_dirty<'a>(
+    handle: Handle<'_>,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    versioned: bool,
+) -> Atom {
+    let (scale, limit) = (Scale::generous(), usize::MAX);
+    let put = put_all(handle.0, entries, indexes, versioned, scale, limit, None);
+    answer(put.map(|_| ()))
+}
+
+/// Puts entries as soon as there is room, as `queue_wait_dirty` does.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_wait_dirty<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    versioned: bool,
+    reference: Term<'a>,
+    token: Option<u64>,
+) -> Term<'a> {
+    let list = (entries, indexes, versioned);
+    wait(env, handle.0, list, reference, token).unwrap_or_else(|refused| refused.atom().encode(env))
+}
+
+/// Puts `{Key, Value}` and answers `{ok, [Token]}` or why nothing was written, as `queue_push_awaited` does.
+/// Bounded.
+#[rustler::nif]
+fn map_put_awaited<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    token: u64,
+) -> Term<'a> {
+    let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
+    let awaited = Some((env.pid(), token));
+    let put = put_all(handle.0, entries, indexes, false, scale, limit, awaited);
+    tokens(env, put)
+}
+
+/// The same for lists of any length and terms of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_put_awaited_dirty<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    token: u64,
+) -> Term<'a> {
+    let (scale, limit) = (Scale::generous(), usize::MAX);
+    let awaited = Some((env.pid(), token));
+    let put = put_all(handle.0, entries, indexes, false, scale, limit, awaited);
+    tokens(env, put)
+}
+
+/// Puts one entry where there was no room for it in its partition's turn.
+#[cold]
+pub(super) fn put_one(
+    shared: &Shared,
+    entry: Term<'_>,
+    versioned: bool,
+    index: Index,
+    scale: Scale,
+) -> Result<(), Refused> {
+    let env = entry.get_env();
+    let entries = vec![entry].encode(env);
+    let indexes: Vec<usize> = index.into_iter().collect();
+    let indexes = indexes.encode(env);
+    put_all(shared, entries, indexes, versioned, scale, 1, None)?;
+    Ok(())
+}
+
+/// Puts all entries of a list; answers the tokens by which the caller is told when they have been through.
+fn put_all<'a>(
+    shared: &Shared,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    versioned: bool,
+    mut scale: Scale,
+    limit: usize,
+    awaited: Awaited,
+) -> Result<Vec<u64>, Refused> {
+    let buffer = buffer(shared)?;
+    let env = entries.get_env();
+    let list = gather(shared, entries, indexes, versioned, &mut scale, limit)?;
+    account(env, list.len(), scale.weighed());
+    let Some(first) = list.first() else {
+        return Ok(Vec::new());
+    };
+    let credit = if buffer.capacity().is_limited() {
+        let size = size_of(&list);
+        match buffer.capacity().take(size) {
+            Ok(credit) => credit,
+            Err(reason) => match (reason, shared.overflow()) {
+                (NoRoom::Full, Overflow::DropNewest) => return drop_all(env, shared, &list),
+                (NoRoom::Full, Overflow::DropOldest) => {
+                    make_room(env, shared, buffer, size, first.index)?
+                }
+                _ => return Err(no_room(shared, reason)),
+            },
+        }
+    } else {
+        Credit::NONE
+    };
+    write_all(env, shared, buffer, list, credit, awaited)
+}
+
+fn size_of(list: &[Listed<'_>]) -> Size {
+    list.iter()
+        .fold(Size::default(), |sum, entry| sum + entry.size())
+}
+
+/// Drops a list for which there is no room, as a whole.
+fn drop_all(env: Env<'_>, shared: &Shared, list: &[Listed<'_>]) -> Result<Vec<u64>, Refused> {
+    let buffer = buffer(shared)?;
+    let _pass = buffer.enter()?;
+    for entry in list {
+        let keep = |arena: &mut Arena| arena.store(entry.row(env));
+        let keep = shared.keeps_discarded().then_some(keep);
+        let partition = &buffer.partitions()[entry.index];
+        // Closed in between: then the whole buffer is about to end, and this counts no more.
+        if let Ok(written) = partition.drop_new(entry.size(), keep) {
+            signal(env, written);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Writes entries for which room has been taken, all or, if the buffer is closed, none.
+fn write_all(
+    env: Env<'_>,
+    shared: &Shared,
+    buffer: &MapBuffer,
+    mut list: Vec<Listed<'_>>,
+    mut credit: Credit,
+    awaited: Awaited,
+) -> Result<Vec<u64>, Refused> {
+    let Ok(_pass) = buffer.enter() else {
+        let _ = buffer.capacity().cancel(credit);
+        return Err(Refused::Closed);
+    };
+    let mut todo = Todo::default();
+    let mut tokens = Vec::new();
+    for (index, partition) in buffer.partitions().iter().enumerate() {
+        let here = list.iter_mut().filter(|entry| entry.index == index);
+        let mut here = here.peekable();
+        while here.peek().is_some() {
+            let some = here.by_ref().take(AT_A_TIME);
+            let mut retired = None;
+            let write = |map: &mut Map<Arena>| {
+                let slots = some.filter_map(|entry| entry.write(map));
+                let places = slots.fold((u64::MAX, 0), |(first, end), slot| {
+                    (first.min(slot as u64), end.max(slot as u64 + 1))
+                });
+                retired = map.take_retired();
+                places.0.min(places.1)..places.1
+            };
+            match awaited {
+                None => {
+                    let written = partition.write_admitted(&mut credit, &mut todo, write);
+                    signal(env, written);
+                }
+                Some((owner, first)) => {
+                    let token = first + tokens.len() as u64;
+                    tokens.push(token);
+                    let awaited = (owner, token);
+                    let written = partition.write_awaited(&mut credit, &mut todo, awaited, write);
+                    signal(env, written);
+                }
+            }
+            reclaim(retired.unwrap_or_default());
+        }
+    }
+    todo.room |= credit.size != Size::default() && buffer.capacity().cancel(credit);
+    finish(env, shared, todo, None);
+    Ok(tokens)
+}
+
+fn wait<'a>(
+    env: Env<'a>,
+    shared: &Shared,
+    (entries, indexes, versioned): (Term<'a>, Term<'a>, bool),
+    reference: Term<'a>,
+    token: Option<u64>,
+) -> Result<Term<'a>, Refused> {
+    let buffer = buffer(shared)?;
+    let mut scale = Scale::generous();
+    let list = gather(shared, entries, indexes, versioned, &mut scale, usize::MAX)?;
+    let mut request = Arena::new();
+    request.store((reference, (entries, versioned), indexes, token).encode(env));
+    let waiter = Waiter {
+        pid: env.pid(),
+        request,
+    };
+    match shared
+        .waiters
+        .wait(buffer.capacity(), size_of(&list), waiter)
+    {
+        Wait::Taken(_, credit) => {
+            let awaited = token.map(|token| (env.pid(), token));
+            let written = write_all(env, shared, buffer, list, credit, awaited);
+            Ok(granted(env, token, written))
+        }
+        Wait::Waits(ticket) => Ok((atoms::wait(), ticket).encode(env)),
+        Wait::TooLarge => Err(Refused::TooLarge),
+        Wait::Closed => Err(Refused::Closed),
+    }
+}
+
+/// Makes the write of a request that room has been taken for.
+pub fn write_granted<'a>(
+    shared: &Shared,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    credit: Credit,
+    awaited: Awaited,
+) -> Result<Vec<u64>, Refused> {
+    let buffer = buffer(shared)?;
+    let gathered = entries
+        .decode::<(Term, bool)>()
+        .map_err(|_| Refused::Improper)
+        .and_then(|(entries, versioned)| {
+            let mut scale = Scale::generous();
+            gather(shared, entries, indexes, versioned, &mut scale, usize::MAX)
+        });
+    let Ok(list) = gathered else {
+        let _ = buffer.capacity().cancel(credit);
+        return Err(Refused::Improper);
+    };
+    write_all(entries.get_env(), shared, buffer, list, credit, awaited)
+}
+
+/// An entry of a list.
+struct Listed<'a> {
+    index: usize,
+    key: Key<'a>,
+    value: Term<'a>,
+    weight: u32,
+    version: Option<Term<'a>>,
+    version_weight: u32,
+    is_recorded: bool,
+    // Copies of what is large, the one that is needed first at the end.
+    large: Vec<Arena>,
+}
+
+impl<'a> Listed<'a> {
+    /// The room that it takes if its key is new.
+    fn size(&self) -> Size {
+        let version = self
+            .version
+            .map_or(0, |version| held(version, self.version_weight));
+        entry_size(self.key.held() + held(self.value, self.weight) + version)
+    }
+
+    /// As a processor gets it.
+    fn row<'b>(&self, env: Env<'b>) -> Term<'b> {
+        let [key, value] = [self.key.term, self.value].map(|term| term.in_env(env));
+        let version = match self.version {
+            Some(version) => version.in_env(env),
+            None => 0.encode(env),
+        };
+        make_tuple(env, &[key, value, version, 0.encode(env)])
+    }
+
+    fn stage(&mut self) {
+        let key = (self.key.term, self.key.weight);
+        let version = self.version.map(|version| (version, self.version_weight));
+        let recorded = version.filter(|_| self.is_recorded);
+        let recorded = [recorded, recorded.map(|_| key)];
+        let terms = [version, Some((self.value, self.weight)), Some(key)];
+        for (term, weight) in recorded.into_iter().chain(terms).flatten() {
+            if weight > LARGE {
+                let mut arena = Arena::new();
+                arena.store(term);
+                self.large.push(arena);
+            }
+        }
+    }
+
+    fn given(&mut self, term: Term<'a>, weight: u32) -> Given<Arena, impl FnOnce(&mut Arena) + 'a> {
+        let large = (weight > LARGE).then(|| self.large.pop()).flatten();
+        match (immediate_word(term), large) {
+            (Some(word), _) => Given::Word(word),
+            (None, Some(arena)) => Given::Staged(weight, arena),
+            (None, None) => Given::Copy(weight, move |arena: &mut Arena| arena.store(term)),
+        }
+    }
+
+    /// Answers the slot that has the key then, if any.
+    fn write(&mut self, map: &mut Map<Arena>) -> Option<usize> {
+        let found = self.key.find(map);
+        let (key_term, key_weight) = (self.key.term, self.key.weight);
+        let key = self.given(key_term, key_weight);
+        let value = self.given(self.value, self.weight);
+        match (self.version, found) {
+            (Some(version), _) => {
+                let weight = self.version_weight;
+                let version_given = self.given(version, weight);
+                let record = self.is_recorded.then(|| {
+                    let key = self.given(key_term, key_weight);
+                    Record::new(key, self.given(version, weight))
+                });
+                let given = (key, value, version_given);
+                write_newer(map, &self.key, found, given, version, record)
+            }
+            (None, Some(slot)) => {
+                map.withdraw_version(|records| self.key.find(records), clock::now);
+                map.replace(slot, value, zero(), 0, clock::now);
+                Some(slot)
+            }
+            (None, None) => {
+                let slot = map.insert(self.key.hash, key, value, zero(), clock::now);
+                Some(slot)
+            }
+        }
+    }
+}
+
+/// Walks the list once: nothing is written before all of it is known to be in order.
+fn gather<'a>(
+    shared: &Shared,
+    entries: Term<'a>,
+    indexes: Term<'a>,
+    versioned: bool,
+    scale: &mut Scale,
+    limit: usize,
+) -> Result<Vec<Listed<'a>>, Refused> {
+    let partitions = buffer(shared)?.partitions().len();
+    let is_recorded = versioned && versions::are_remembered(shared);
+    let mut gathered = Vec::with_capacity(AT_A_TIME);
+    let (mut rest, mut indexes) = (entries, indexes);
+    while let Ok((entry, tail)) = rest.list_get_cell() {
+        if gathered.len() == limit {
+            return Err(Refused::Heavy);
+        }
+        let (key, value, version) = elements(entry, versioned).ok_or(Refused::Improper)?;
+        let index = match indexes.list_get_cell() {
+            Ok((index, tail)) => {
+                indexes = tail;
+                let index = index.decode().ok();
+                index
+                    .filter(|&index: &usize| index < partitions)
+                    .ok_or(Refused::Improper)?
+            }
+            Err(_) => own_route(key, partitions)?,
+        };
+        let key = Key::new(key, scale)?;
+        let weight = scale.weigh(value)?;
+        let version_weight = version.map_or(Ok(0), |version| scale.weigh(version))?;
+        let mut listed = Listed {
+            index,
+            key,
+            value,
+            weight,
+            version,
+            version_weight,
+            is_recorded,
+            large: Vec::new(),
+        };
+        if listed.key.weight.max(weight).max(version_weight) > LARGE {
+            listed.stage();
+        }
+        gathered.push(listed);
+        rest = tail;
+    }
+    if rest.is_empty_list() {
+        Ok(gathered)
+    } else {
+        Err(Refused::Improper)
+    }
+}
+
+/// Key, value and, if there is to be one, version.
+fn elements<'a>(
+    entry: Term<'a>,
+    versioned: bool,
+) -> Option<(Term<'a>, Term<'a>, Option<Term<'a>>)> {
+    let mut parts = tuple_elements(entry)?;
+    if parts.len() != if versioned { 3 } else { 2 } {
+        return None;
+    }
+    let (key, value, version) = (parts.next()?, parts.next()?, parts.next());
+    let is_integer = |version: Term<'a>| version.get_type() == TermType::Integer;
+    version
+        .is_none_or(is_integer)
+        .then_some((key, value, version))
+}

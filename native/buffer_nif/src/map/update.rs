@@ -1,0 +1,162 @@
+//! NIFs that write what depends on what is there.
+
+use buffer_core::map::{Cell, LARGE};
+use buffer_core::{Map, Size};
+use rustler::{Atom, Term};
+
+use super::{buffer, given, held, slot_with_room, term, write, zero, Index, Key};
+use crate::arena::{immediate_word, Arena};
+use crate::names::Target;
+use crate::resource::Shared;
+use crate::weigh::Scale;
+use crate::write::{no_room, Refused};
+use crate::{atoms, clock, operation};
+
+/// Changes the value of a key by an operation: `ok`; `error` if the key is not there; `wrong_type`; or
+/// `unsuited`, if it takes Elixir's arithmetic or more time than there is under a lock. Bounded.
+#[rustler::nif]
+fn map_update<'a>(
+    buffer: Target<'_>,
+    key: Term<'a>,
+    operation: Atom,
+    operand: Term<'a>,
+    index: Index,
+) -> Atom {
+    buffer
+        .with(|shared| update(shared, key, operation, operand, index, Scale::bounded()))
+        .unwrap_or_else(Refused::atom)
+}
+
+/// Puts a value if the value of the key is still `expected`, as an update: `ok`, `changed`, or `error`
+/// if the key is not there. Dirty, since terms may be of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_compare_put_dirty<'a>(
+    buffer: Target<'_>,
+    key: Term<'a>,
+    expected: Term<'a>,
+    value: Term<'a>,
+    index: Index,
+) -> Atom {
+    buffer
+        .with(|shared| compare_put(shared, key, expected, value, index))
+        .unwrap_or_else(Refused::atom)
+}
+
+/// Puts a value if the key is not there: `ok` or `changed`. Bounded.
+#[rustler::nif]
+fn map_put_new<'a>(buffer: Target<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
+    buffer
+        .with(|shared| put_new(shared, key, value, index, Scale::bounded()))
+        .unwrap_or_else(Refused::atom)
+}
+
+/// The same for terms of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn map_put_new_dirty<'a>(buffer: Target<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
+    buffer
+        .with(|shared| put_new(shared, key, value, index, Scale::generous()))
+        .unwrap_or_else(Refused::atom)
+}
+
+fn update(
+    shared: &Shared,
+    key: Term<'_>,
+    operation: Atom,
+    operand: Term<'_>,
+    index: Index,
+    mut scale: Scale,
+) -> Result<Atom, Refused> {
+    let key = Key::new(key, &mut scale)?;
+    scale.weigh(operand)?;
+    let partition = key.partition(buffer(shared)?, index)?;
+    write(operand.get_env(), shared, partition, |map, room| {
+        let Some(slot) = key.find(map) else {
+            return atoms::error();
+        };
+        let value = map.entry(slot).value;
+        if map.weight(value) > LARGE {
+            return atoms::unsuited();
+        }
+        let current = term(operand.get_env(), map, value);
+        let new = match operation::apply(operation, current, operand) {
+            Ok(new) => new,
+            Err(reason) => return reason,
+        };
+        let Ok(weight @ ..=LARGE) = scale.weigh(new) else {
+            return atoms::unsuited();
+        };
+        if let Err(reason) = room.take(growth(map, value, held(new, weight))) {
+            return no_room(shared, reason).atom();
+        }
+        map.update(slot, given(new, weight), clock::now);
+        atoms::ok()
+    })
+}
+
+/// How much larger an entry becomes by another value.
+fn growth(map: &Map<Arena>, old: Cell, held: u64) -> Size {
+    Size {
+        entries: 0,
+        bytes: held.saturating_sub(map.weight(old).into()),
+    }
+}
+
+fn compare_put(
+    shared: &Shared,
+    key: Term<'_>,
+    expected: Term<'_>,
+    value: Term<'_>,
+    index: Index,
+) -> Result<Atom, Refused> {
+    let mut scale = Scale::generous();
+    let key = Key::new(key, &mut scale)?;
+    let weight = scale.weigh(value)?;
+    let partition = key.partition(buffer(shared)?, index)?;
+    let env = value.get_env();
+    let held = held(value, weight);
+    let value = given(value, weight);
+    write(env, shared, partition, |map, room| {
+        let Some(slot) = key.find(map) else {
+            return atoms::error();
+        };
+        let cell = map.entry(slot).value;
+        let same = match (cell.word(), map.stored(cell)) {
+            (Some(word), _) => immediate_word(expected) == Some(word),
+            (None, Some((arena, index))) => arena.is(index, expected),
+            (None, None) => false,
+        };
+        if !same {
+            return atoms::changed();
+        }
+        if let Err(reason) = room.take(growth(map, cell, held)) {
+            return no_room(shared, reason).atom();
+        }
+        map.update(slot, value, clock::now);
+        atoms::ok()
+    })
+}
+
+fn put_new(
+    shared: &Shared,
+    key: Term<'_>,
+    value: Term<'_>,
+    index: Index,
+    mut scale: Scale,
+) -> Result<Atom, Refused> {
+    let key = Key::new(key, &mut scale)?;
+    let weight = scale.weigh(value)?;
+    let partition = key.partition(buffer(shared)?, index)?;
+    let env = value.get_env();
+    let total = key.held() + held(value, weight);
+    let (key_given, value) = (given(key.term, key.weight), given(value, weight));
+    write(env, shared, partition, |map, room| {
+        if key.find(map).is_some() {
+            return atoms::changed();
+        }
+        if let Err(reason) = slot_with_room(env, shared, map, room, &key, total) {
+            return no_room(shared, reason).atom();
+        }
+        map.insert(key.hash, key_given, value, zero(), clock::now);
+        atoms::ok()
+    })
+}
