@@ -13,7 +13,7 @@
 //! | [`server`] | makes the writes of those who waited for room |
 //! | [`reclaimer`] | frees drained memory away from the schedulers |
 //! | [`broker`] | messages and workers, and the NIFs on them |
-//! | [`buffer`], [`queue`], [`map`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
+//! | [`buffer`], [`queue`], [`data_buffer`], [`map`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
 //!
 //! No NIF that runs on a normal scheduler does more than [`weigh::Limits`] allows; what may take
 //! longer has a twin ending in `_dirty`.
@@ -24,6 +24,7 @@ mod broker;
 mod buffer;
 mod clock;
 mod cycle;
+mod data_buffer;
 mod info;
 mod map;
 mod names;
