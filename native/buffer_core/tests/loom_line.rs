@@ -158,7 +158,9 @@ fn writers_do_not_overtake_who_stands_in_line() {
     check(|| {
         let shared = Shared::full();
         assert_eq!(shared.stand(3), Ok(Stood::Waits));
-        let newcomer = spawn(&shared, |shared| shared.insert(4) || shared.stand(4).is_ok());
+        let newcomer = spawn(&shared, |shared| {
+            shared.insert(4) || shared.stand(4).is_ok()
+        });
         let mut all = shared.drain();
         assert!(newcomer.join().unwrap());
         all.extend(shared.rest());
@@ -177,7 +179,9 @@ fn two_that_find_it_full_swap_it_once() {
             told: Mutex::new(Vec::new()),
         });
         assert!(shared.insert(1) && shared.insert(2));
-        let other = spawn(&shared, |shared| shared.insert(3) || shared.stand(3).is_ok());
+        let other = spawn(&shared, |shared| {
+            shared.insert(3) || shared.stand(3).is_ok()
+        });
         assert!(shared.insert(4) || shared.stand(4).is_ok());
         assert!(other.join().unwrap());
         assert_eq!(
