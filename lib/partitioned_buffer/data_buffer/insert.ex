@@ -89,8 +89,8 @@ defmodule PartitionedBuffer.DataBuffer.Insert do
 
   defp waited(:ok, _buffer, _handle, _what, _opts), do: :ok
 
-  defp waited(:timeout, buffer, _handle, what, {timeout, on_timeout}) do
-    _ = Room.rejected(buffer, :timeout)
+  defp waited(:timeout, buffer, %{ref: ref}, what, {timeout, on_timeout}) do
+    _ = Room.rejected(buffer, ref, :timeout)
 
     case {on_timeout, what} do
       {:error, _what} -> {:error, :full}

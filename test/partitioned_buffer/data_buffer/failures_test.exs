@@ -39,7 +39,7 @@ defmodule PartitionedBuffer.DataBuffer.FailuresTest do
       {flush, [1], _opts} = next_flush()
       monitor = Process.monitor(flush)
       waiting = Task.async(fn -> DataBuffer.insert(name, 3) end)
-      assert_receive {:DOWN, ^monitor, :process, _flush, :killed}, 5_000
+      assert_receive {:DOWN, ^monitor, :process, _flush, _killed}, 5_000
       assert Task.await(waiting) == :ok
       assert {:timeout, 1} in discarded(name)
       {_flush, [2], _opts} = next_flush()
@@ -87,16 +87,18 @@ defmodule PartitionedBuffer.DataBuffer.FailuresTest do
     end
 
     test "of nothing is told, too" do
-      name = start_buffer!(flush_empty: true, flush_timeout: 100)
-
-      for {how, reason} <- [{{:raise, "boom"}, :exception}, {:kill, :killed}, {nil, :timeout}] do
+      for {how, reason, timeout} <- [
+            {{:raise, "boom"}, :exception, 60_000},
+            {:kill, :killed, 60_000},
+            {nil, :timeout, 20}
+          ] do
+        name = start_buffer!(flush_empty: true, flush_timeout: timeout)
         call = Task.async(fn -> catch_exit(DataBuffer.sync_flush(name)) end)
         {flush, [], _opts} = next_flush()
         if how, do: open(flush, how)
         assert {{:flush_failed, ^reason}, _call} = Task.await(call)
+        assert discarded(name) == []
       end
-
-      assert discarded(name) == []
     end
 
     test "is flushed again where that is asked for" do

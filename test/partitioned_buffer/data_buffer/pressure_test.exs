@@ -54,7 +54,7 @@ defmodule PartitionedBuffer.DataBuffer.PressureTest do
 
     close(flush, name)
     assert DataBuffer.dump(name) == [{1, 3}, {2, 4}]
-    assert %{accepted: 4, blocked: 0} = PartitionedBuffer.info(name)
+    assert %{accepted: 4, blocked: 0, rejected: 2} = PartitionedBuffer.info(name)
   end
 
   test "return an error where that is asked for" do
