@@ -209,19 +209,19 @@ defmodule PartitionedBuffer.DataBuffer do
 
   def insert(buffer, item, timeout)
       when timeout == :infinity or (is_integer(timeout) and timeout >= 0) do
-    handle = Handle.fetch!(buffer)
-
-    case Native.data_buffer_insert(handle.ref, item) do
+    case Native.data_buffer_insert(buffer, item) do
       :ok -> :ok
-      other -> Insert.go_on(other, buffer, check!(handle, buffer), {:one, item}, timeout)
+      other -> Insert.go_on(other, buffer, fetch!(buffer), {:one, item}, timeout)
     end
   end
 
   def insert(buffer, item, opts) do
     _valid = Options.insert!(opts)
-    handle = fetch!(buffer)
-    answer = Native.data_buffer_insert(handle.ref, item)
-    if answer == :ok, do: :ok, else: Insert.go_on(answer, buffer, handle, {:one, item}, opts)
+
+    case Native.data_buffer_insert(buffer, item) do
+      :ok -> :ok
+      other -> Insert.go_on(other, buffer, fetch!(buffer), {:one, item}, opts)
+    end
   end
 
   @doc """
@@ -241,12 +241,11 @@ defmodule PartitionedBuffer.DataBuffer do
   @spec insert_batch(buffer(), Enumerable.t(), timeout() | keyword()) :: :ok | {:error, :full}
   def insert_batch(buffer, items, timeout \\ 5_000) do
     _valid = Options.insert!(timeout)
-    handle = fetch!(buffer)
     items = list(items)
 
-    case Native.data_buffer_insert_all(handle.ref, items) do
+    case Native.data_buffer_insert_all(buffer, items) do
       :ok -> :ok
-      other -> Insert.go_on(other, buffer, handle, {:all, items}, timeout)
+      other -> Insert.go_on(other, buffer, fetch!(buffer), {:all, items}, timeout)
     end
   end
 
@@ -379,12 +378,14 @@ defmodule PartitionedBuffer.DataBuffer do
 
   defp list(items), do: Enum.to_list(items)
 
-  defp fetch!(buffer), do: buffer |> Handle.fetch!() |> check!(buffer)
+  defp fetch!(buffer) do
+    case Handle.fetch!(buffer) do
+      %{module: __MODULE__} = handle ->
+        handle
 
-  defp check!(%{module: __MODULE__} = handle, _buffer), do: handle
-
-  defp check!(%{ref: ref}, buffer) do
-    other = fn -> :other_kind end
-    Refused.go_on(:other_kind, buffer, ref, other, other)
+      %{ref: ref} ->
+        other = fn -> :other_kind end
+        Refused.go_on(:other_kind, buffer, ref, other, other)
+    end
   end
 end

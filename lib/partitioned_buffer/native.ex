@@ -190,8 +190,8 @@ defmodule PartitionedBuffer.Native do
 
   # data_buffer
 
-  @spec data_buffer_insert(handle(), term()) :: :who_listens | :listening | inserted()
-  def data_buffer_insert(_handle, _item), do: not_loaded()
+  @spec data_buffer_insert(atom(), term()) :: :who_listens | :listening | :unknown | inserted()
+  def data_buffer_insert(_buffer, _item), do: not_loaded()
 
   @spec data_buffer_insert_to(handle(), term(), index()) :: inserted()
   def data_buffer_insert_to(_handle, _item, _index), do: not_loaded()
@@ -199,8 +199,9 @@ defmodule PartitionedBuffer.Native do
   @spec data_buffer_insert_to_dirty(handle(), term(), index()) :: inserted()
   def data_buffer_insert_to_dirty(_handle, _item, _index), do: not_loaded()
 
-  @spec data_buffer_insert_all(handle(), list()) :: :who_listens | :listening | inserted()
-  def data_buffer_insert_all(_handle, _items), do: not_loaded()
+  @spec data_buffer_insert_all(atom(), list()) ::
+          :who_listens | :listening | :unknown | inserted()
+  def data_buffer_insert_all(_buffer, _items), do: not_loaded()
 
   @spec data_buffer_insert_all_to(handle(), list(), index()) :: inserted()
   def data_buffer_insert_all_to(_handle, _items, _index), do: not_loaded()

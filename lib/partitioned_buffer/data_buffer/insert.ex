@@ -18,6 +18,8 @@ defmodule PartitionedBuffer.DataBuffer.Insert do
     if listening?, do: told(buffer, handle, what, opts), else: untold(buffer, handle, what, opts)
   end
 
+  # It is there now.
+  def go_on(:unknown, buffer, handle, what, opts), do: untold(buffer, handle, what, opts)
   def go_on(:listening, buffer, handle, what, opts), do: told(buffer, handle, what, opts)
 
   def go_on(answer, buffer, handle, what, opts) do
@@ -72,6 +74,9 @@ defmodule PartitionedBuffer.DataBuffer.Insert do
     Telemetry.write([:blocked], %{duration: duration}, %{buffer: buffer, result: result})
     waited(result, buffer, handle, what, opts)
   end
+
+  # Another buffer has taken over the name that has fewer of them.
+  defp finish(:no_partitions, buffer, _handle, what, opts), do: again(buffer, what, opts)
 
   # The buffer has been stopped, or another one has taken over its name: it keeps the partition.
   defp finish(refused, buffer, %{ref: ref}, what, opts) do

@@ -1,6 +1,6 @@
 //! NIFs of a queue whose partitions fill one after the other and are handed over when they are full.
 //!
-//! A write answers `ok`, or why nothing was written: `closed`, `no_partitions`, `other_kind`, `improper` (not
+//! A write answers `ok`, or why nothing was written: `closed`, `unknown`, `no_partitions`, `other_kind`, `improper` (not
 //! a proper list), `{heavy, Index}` (call the `_dirty` twin with this partition; from that one: an item of
 //! 4 GB or more) or `{wait, Index}` (the partition is full and drains: `data_buffer_stand`). It also answers
 //! `who_listens` when it is time to look whether somebody listens to what is written, and `listening` while somebody
@@ -13,6 +13,7 @@ use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 use smallvec::SmallVec;
 
 use crate::arena::{Arena, Handle};
+use crate::names::Target;
 use crate::queue::{queue, store, COPIED_UNDER_LOCK, LISTED_UNDER_LOCK};
 use crate::resource::Shared;
 use crate::weigh::{account, Limits, Scale};
@@ -61,15 +62,12 @@ impl Round {
 /// Why nothing was written, and to which partition it was to be.
 struct Not(Refused, usize);
 
-/// One item to the next partition. Bounded.
+/// One item to the next partition of the buffer that has this name. Bounded.
 #[rustler::nif]
-fn data_buffer_insert<'a>(env: Env<'a>, handle: Handle<'_>, item: Term<'a>) -> Term<'a> {
-    let shared = handle.0;
-    if let Some(ask) = shared.round.ask() {
-        return ask.encode(env);
-    }
-    let index = shared.round.next(shared.storage.partitions());
-    answer(env, insert(shared, item, index, Scale::bounded()))
+fn data_buffer_insert<'a>(env: Env<'a>, buffer: Target<'a>, item: Term<'a>) -> Term<'a> {
+    next(env, buffer, |shared, index| {
+        insert(shared, item, index, Scale::bounded())
+    })
 }
 
 /// One item to this partition. Bounded.
@@ -94,16 +92,13 @@ fn data_buffer_insert_to_dirty<'a>(
     answer(env, insert(handle.0, item, index, Scale::generous()))
 }
 
-/// All items of a list to the next partition. Bounded.
+/// All items of a list to the next partition of the buffer that has this name. Bounded.
 #[rustler::nif]
-fn data_buffer_insert_all<'a>(env: Env<'a>, handle: Handle<'_>, items: Term<'a>) -> Term<'a> {
-    let shared = handle.0;
-    if let Some(ask) = shared.round.ask() {
-        return ask.encode(env);
-    }
-    let index = shared.round.next(shared.storage.partitions());
-    let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
-    answer(env, insert_all(shared, items, index, scale, limit))
+fn data_buffer_insert_all<'a>(env: Env<'a>, buffer: Target<'a>, items: Term<'a>) -> Term<'a> {
+    next(env, buffer, |shared, index| {
+        let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
+        insert_all(shared, items, index, scale, limit)
+    })
 }
 
 /// All items of a list to this partition. Bounded.
@@ -253,6 +248,23 @@ type QueuePartition = Partition<Queue<Arena>, LocalPid>;
 fn partition(shared: &Shared, index: usize) -> NifResult<&QueuePartition> {
     let buffer = queue(shared).map_err(|_| Error::BadArg)?;
     buffer.partitions().get(index).ok_or(Error::BadArg)
+}
+
+/// Writes to the next partition, if nobody is to be told of it.
+#[inline]
+fn next<'a>(
+    env: Env<'a>,
+    buffer: Target<'a>,
+    write: impl FnOnce(&Shared, usize) -> Result<(), Not>,
+) -> Term<'a> {
+    let written = buffer.with(|shared| {
+        if let Some(ask) = shared.round.ask() {
+            return Ok(ask.encode(env));
+        }
+        let index = shared.round.next(shared.storage.partitions());
+        Ok(answer(env, write(shared, index)))
+    });
+    written.unwrap_or_else(|refused| refused.atom().encode(env))
 }
 
 fn answer<'a>(env: Env<'a>, result: Result<(), Not>) -> Term<'a> {
