@@ -10,12 +10,18 @@ defmodule PartitionedBuffer.Handle do
   alias PartitionedBuffer.{Names, Native, Options, Router}
 
   @enforce_keys [:ref, :partitions, :module]
-  defstruct [:ref, :partitions, :module]
+  defstruct [:extra | @enforce_keys]
 
-  @type t :: %__MODULE__{ref: Native.handle(), partitions: tuple(), module: module()}
+  @typedoc "`extra` is what the module of the buffer keeps with it."
+  @type t :: %__MODULE__{
+          ref: Native.handle(),
+          partitions: tuple(),
+          module: module(),
+          extra: term()
+        }
 
-  @spec put(atom(), Native.handle(), module()) :: :ok
-  def put(buffer, ref, module) do
+  @spec put(atom(), Native.handle(), module(), term()) :: :ok
+  def put(buffer, ref, module, extra) do
     partitions = for index <- indexes(ref), do: Names.partition(buffer, index)
 
     alone(buffer, fn ->
@@ -24,7 +30,8 @@ defmodule PartitionedBuffer.Handle do
       :persistent_term.put(key(buffer), %__MODULE__{
         ref: ref,
         partitions: List.to_tuple(partitions),
-        module: module
+        module: module,
+        extra: extra
       })
     end)
   end

@@ -42,6 +42,14 @@ defmodule PartitionedBuffer.Native do
           | :full
           | :too_large
   @type written :: :ok | refused()
+  @type inserted ::
+          :ok
+          | :closed
+          | :no_partitions
+          | :other_kind
+          | :improper
+          | {:heavy, index()}
+          | {:wait, index()}
   @type reason ::
           :exception | :killed | :timeout | :shutdown | :failed | :expired | :overflow
   @type token :: non_neg_integer()
@@ -179,6 +187,50 @@ defmodule PartitionedBuffer.Native do
   @spec queue_push_awaited_dirty(handle(), list(), [index()], token()) ::
           {:ok, [token()]} | refused()
   def queue_push_awaited_dirty(_handle, _items, _indexes, _token), do: not_loaded()
+
+  # data_buffer
+
+  @spec data_buffer_insert(atom(), term()) :: :who_listens | :listening | :unknown | inserted()
+  def data_buffer_insert(_buffer, _item), do: not_loaded()
+
+  @spec data_buffer_insert_to(handle(), term(), index()) :: inserted()
+  def data_buffer_insert_to(_handle, _item, _index), do: not_loaded()
+
+  @spec data_buffer_insert_to_dirty(handle(), term(), index()) :: inserted()
+  def data_buffer_insert_to_dirty(_handle, _item, _index), do: not_loaded()
+
+  @spec data_buffer_insert_all(atom(), list()) ::
+          :who_listens | :listening | :unknown | inserted()
+  def data_buffer_insert_all(_buffer, _items), do: not_loaded()
+
+  @spec data_buffer_insert_all_to(handle(), list(), index()) :: inserted()
+  def data_buffer_insert_all_to(_handle, _items, _index), do: not_loaded()
+
+  @spec data_buffer_insert_all_to_dirty(handle(), list(), index()) :: inserted()
+  def data_buffer_insert_all_to_dirty(_handle, _items, _index), do: not_loaded()
+
+  @spec data_buffer_next(handle()) :: index()
+  def data_buffer_next(_handle), do: not_loaded()
+
+  @spec data_buffer_looked(handle(), boolean()) :: :ok
+  def data_buffer_looked(_handle, _listening), do: not_loaded()
+
+  @spec data_buffer_stand(handle(), list(), index(), token()) :: :ok | refused()
+  def data_buffer_stand(_handle, _items, _index, _token), do: not_loaded()
+
+  @spec data_buffer_step_out(handle(), index(), token()) :: boolean()
+  def data_buffer_step_out(_handle, _index, _token), do: not_loaded()
+
+  @spec data_buffer_arm(handle(), index(), non_neg_integer() | nil) :: boolean()
+  def data_buffer_arm(_handle, _index, _full), do: not_loaded()
+
+  @spec data_buffer_turn(handle(), index()) :: non_neg_integer()
+  def data_buffer_turn(_handle, _index), do: not_loaded()
+
+  @spec data_buffer_standings(handle(), index()) ::
+          {base :: non_neg_integer(), size :: non_neg_integer(), full :: pos_integer() | nil,
+           in_line :: non_neg_integer()}
+  def data_buffer_standings(_handle, _index), do: not_loaded()
 
   # map
 

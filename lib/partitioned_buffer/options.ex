@@ -304,13 +304,21 @@ defmodule PartitionedBuffer.Options do
          else: ({:ok, t} -> t)
   end
 
-  @doc "What the processes of a buffer share: the processor and the options that can be updated."
+  @doc """
+  What the processes of a buffer share: the processor and the options that can be updated. And what a
+  `PartitionedBuffer.DataBuffer` sets: `in_turn`, whether a generation is full with `:max_size` entries and
+  handed over as a stream, and `flush_empty`, whether the processor is called when there is nothing, too.
+  """
   @spec settings(keyword()) :: map()
   def settings(opts) do
     opts
     |> Keyword.take([:processor, :manual | @updatable_keys])
     |> Map.new()
-    |> Map.put(:paused, false)
+    |> Map.merge(%{
+      paused: false,
+      in_turn: Keyword.get(opts, :in_turn, false),
+      flush_empty: Keyword.get(opts, :flush_empty, false)
+    })
   end
 
   @doc "What of them the native side goes by."

@@ -29,8 +29,11 @@ defmodule PartitionedBuffer.Partition do
                 supervisor: nil,
                 # the owner that ends the buffer
                 owner: nil,
-                # the process that drains: %{pid, monitor, killed_for}
+                # the process that drains: %{pid, monitor, killed_for}; for an empty flush: also since when
                 runner: nil,
+                # who waits for a flush of nothing, and whether one was made at the end
+                empties: [],
+                emptied?: false,
                 tick: nil,
                 watchdog: nil,
                 # until a batch is tried again
@@ -63,6 +66,13 @@ defmodule PartitionedBuffer.Partition do
   @doc "Starts a cycle now, if there is anything to process."
   @spec flush(atom()) :: :ok
   def flush(name), do: GenServer.cast(name, :flush)
+
+  @doc """
+  Has the processor called although there is nothing, of a buffer that wants that; its result, or why there
+  is none. Use it only then.
+  """
+  @spec flush_nothing(atom()) :: :gen_server.request_id()
+  def flush_nothing(name), do: :gen_server.send_request(name, :flush_nothing)
 
   @doc "The buffer is closed: process what is left and tell the owner."
   @spec finish(pid(), owner :: pid()) :: :ok
@@ -128,6 +138,10 @@ defmodule PartitionedBuffer.Partition do
     {:reply, :ok, if(was_paused?, do: cycle(state, :resume), else: state)}
   end
 
+  def handle_call(:flush_nothing, from, state) do
+    {:noreply, cycle(%{state | empties: [from | state.empties]}, :flush)}
+  end
+
   def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
   @impl true
@@ -144,9 +158,10 @@ defmodule PartitionedBuffer.Partition do
     {:noreply, state |> schedule_tick() |> cycle(:interval)}
   end
 
-  # The native side: the live generation has become large enough, or entries have been dropped.
+  # The native side: the live generation has become large enough, or, in turn, has been swapped out because
+  # of that; or entries have been dropped.
   def handle_info(:due, state) do
-    due? = arm(state)
+    due? = arm(state) or state.settings.in_turn
     state = discards(state)
     {:noreply, if(due?, do: cycle(state, :max_size), else: state)}
   end
@@ -164,6 +179,13 @@ defmodule PartitionedBuffer.Partition do
       when result in [:done, :not_owner] do
     Process.demonitor(monitor, [:flush])
     {:noreply, after_runner(cancel_watchdog(%{state | runner: nil}), result)}
+  end
+
+  # That of one that had nothing.
+  def handle_info({monitor, {:nothing, result}}, %{runner: %{monitor: monitor}} = state) do
+    Process.demonitor(monitor, [:flush])
+    answer(state.runner, {:ok, result})
+    {:noreply, after_runner(cancel_watchdog(%{state | runner: nil}), :done)}
   end
 
   def handle_info(
@@ -215,7 +237,7 @@ defmodule PartitionedBuffer.Partition do
         cycle(state, :rest)
 
       {runner, _ms} ->
-        watch(%{state | runner: %{pid: runner, monitor: Process.monitor(runner), killed_for: nil}})
+        watch(%{state | runner: runner(runner, Process.monitor(runner))})
     end
   end
 
@@ -223,7 +245,7 @@ defmodule PartitionedBuffer.Partition do
   # what is draining; `:more`: of the next part of the live generation.
   defp cycle(state, trigger)
   defp cycle(%{runner: runner} = state, :rest) when runner != nil, do: state
-  defp cycle(%{runner: runner} = state, trigger) when runner != nil, do: %{state | late: trigger}
+  defp cycle(%{runner: runner} = state, trigger) when runner != nil, do: late(state, trigger)
 
   defp cycle(%{expired?: true} = state, _trigger), do: state |> give_up() |> ended()
 
@@ -233,25 +255,29 @@ defmodule PartitionedBuffer.Partition do
     cond do
       closed? -> start_cycle(%{state | late: nil}, :stop)
       paused?(state) -> state
-      state.backoff != nil -> if trigger == :rest, do: state, else: %{state | late: trigger}
-      trigger in [:rest, :more] -> start_cycle(state, trigger)
+      state.backoff != nil -> if trigger == :rest, do: state, else: late(state, trigger)
+      trigger in [:rest, :more] or in_turn?(state, trigger) -> start_cycle(state, trigger)
       # What is left of a former generation comes first, and then what this is about.
-      draining(state) > 0 -> start_cycle(%{state | late: trigger}, :rest)
+      draining(state) > 0 -> start_cycle(late(state, trigger), :rest)
       true -> start_cycle(%{state | late: nil}, trigger)
     end
   end
 
+  # In turn, a size that was reached takes less than any other trigger does.
+  defp late(%{late: late} = state, :max_size) when late != nil, do: state
+  defp late(state, trigger), do: %{state | late: trigger}
+
   defp start_cycle(state, trigger) do
     case to_drain(state, trigger) do
       0 ->
-        if trigger == :stop, do: ended(state), else: later(state)
+        nothing(state, trigger)
 
       entries ->
         if trigger not in [:rest, :more], do: triggered(state, trigger, entries)
-        state = start_runner(state)
+        state = state |> started(trigger) |> start_runner(:run)
         # The next generation has a size of its own.
         if state.settings.max_size_jitter > 0 and arm(state),
-          do: %{state | late: :max_size},
+          do: late(state, :max_size),
           else: state
     end
   end
@@ -260,7 +286,41 @@ defmodule PartitionedBuffer.Partition do
   defp later(%{late: nil} = state), do: state
   defp later(%{late: trigger} = state), do: cycle(%{state | late: nil}, trigger)
 
+  # In turn, what drains may be what was full: the writer that found it so has swapped it out.
+  defp in_turn?(state, trigger), do: trigger == :max_size and state.settings.in_turn
+
+  # A new generation: in turn, its time begins now.
+  defp started(%{settings: %{in_turn: true}} = state, trigger) when trigger != :rest,
+    do: schedule_tick(%{state | emptied?: trigger == :stop})
+
+  defp started(state, _trigger), do: state
+
+  defp nothing(state, trigger) do
+    cond do
+      wants_nothing?(state, trigger) ->
+        start_runner(%{state | emptied?: trigger == :stop}, :run_nothing)
+
+      trigger == :stop ->
+        ended(state)
+
+      true ->
+        later(state)
+    end
+  end
+
+  defp wants_nothing?(%{empties: [_ | _]}, _trigger), do: true
+  defp wants_nothing?(%{settings: %{flush_empty: false}}, _trigger), do: false
+  defp wants_nothing?(%{emptied?: emptied?}, :stop), do: not emptied?
+  defp wants_nothing?(_state, trigger), do: trigger in [:interval, :flush]
+
   defp to_drain(state, :rest), do: draining(state)
+
+  # In turn, a generation that is full stays until somebody waits for the next one.
+  defp to_drain(%{settings: %{in_turn: true}} = state, trigger) do
+    if trigger != :max_size, do: Native.partition_swap(state.ref, state.index)
+    Native.data_buffer_turn(state.ref, state.index)
+  end
+
   defp to_drain(state, _trigger), do: Native.partition_swap(state.ref, state.index)
 
   defp draining(state), do: Native.partition_draining(state.ref, state.index)
@@ -281,34 +341,40 @@ defmodule PartitionedBuffer.Partition do
     false
   end
 
-  defp arm(%{settings: settings} = state) do
-    jitter = settings.max_size_jitter
-
-    size =
-      case settings.max_size do
-        :infinity -> nil
-        size when jitter > 0 -> size + :rand.uniform(jitter + 1) - 1
-        size -> size
-      end
-
-    Native.partition_arm(state.ref, state.index, size, Options.finite(settings.max_bytes))
+  defp arm(%{settings: %{in_turn: true} = settings} = state) do
+    Native.data_buffer_arm(state.ref, state.index, size(settings))
   end
+
+  defp arm(%{settings: settings} = state) do
+    bytes = Options.finite(settings.max_bytes)
+    Native.partition_arm(state.ref, state.index, size(settings), bytes)
+  end
+
+  defp size(%{max_size: :infinity}), do: nil
+  defp size(%{max_size: size, max_size_jitter: 0}), do: size
+  defp size(%{max_size: size, max_size_jitter: jitter}), do: size + :rand.uniform(jitter + 1) - 1
 
   defp paused?(%{settings: settings} = state), do: settings.paused and not closing?(state)
 
-  defp start_runner(state) do
+  # `:run_nothing`: of a drain without entries, which is the processor's call alone.
+  defp start_runner(state, how) do
     job = %ProcessorRunner{
       ref: state.ref,
       index: state.index,
       metadata: state.metadata,
       module: state.module,
       processor: state.settings.processor,
-      info?: info?(state.settings)
+      info?: info?(state.settings),
+      stream?: state.settings.in_turn
     }
 
-    case spawn_runner(state, job) do
+    case spawn_runner(state, how, job) do
+      {pid, monitor} when how == :run_nothing ->
+        runner = %{runner(pid, monitor) | since: now(), empties: state.empties}
+        schedule_watchdog(%{state | runner: runner, empties: []})
+
       {pid, monitor} ->
-        schedule_watchdog(%{state | runner: %{pid: pid, monitor: monitor, killed_for: nil}})
+        schedule_watchdog(%{state | runner: runner(pid, monitor)})
 
       nil ->
         _timer = Process.send_after(self(), :resume, @again_ms)
@@ -316,12 +382,17 @@ defmodule PartitionedBuffer.Partition do
     end
   end
 
-  defp spawn_runner(state, job) do
+  defp runner(pid, monitor),
+    do: %{pid: pid, monitor: monitor, killed_for: nil, since: nil, empties: []}
+
+  defp answer(runner, outcome), do: Enum.each(runner.empties, &GenServer.reply(&1, outcome))
+
+  defp spawn_runner(state, how, job) do
     task =
       Task.Supervisor.async_nolink(
         Names.task_supervisor(state.buffer),
         ProcessorRunner,
-        :run,
+        how,
         [job],
         shutdown: :brutal_kill
       )
@@ -331,7 +402,7 @@ defmodule PartitionedBuffer.Partition do
     # The task supervisor is just being started again; waiting for it would only make the entries wait
     # too. But an orphan is about to end, and its successor is to find the drain as it is.
     :exit, _reason ->
-      if supervised?(state) or closing?(state), do: spawn_monitor(ProcessorRunner, :run, [job])
+      if supervised?(state) or closing?(state), do: spawn_monitor(ProcessorRunner, how, [job])
   end
 
   defp info?(%{processor: processor, processor_info: info?}),
@@ -340,6 +411,10 @@ defmodule PartitionedBuffer.Partition do
   defp after_runner(state, :not_owner), do: resume(state)
   defp after_runner(%{late: nil} = state, :done), do: state |> discards() |> more()
   defp after_runner(state, :done), do: state |> discards() |> later()
+
+  # Somebody may stand in line, or wait for a flush of nothing.
+  defp more(%{settings: %{in_turn: true}, empties: []} = state), do: cycle(state, :max_size)
+  defp more(%{settings: %{in_turn: true}} = state), do: cycle(state, :flush)
 
   # Where the oldest entries make room, a cycle takes them batch by batch; those that were there when it
   # began are not counted, but all that there are: they wait for nothing else.
@@ -353,8 +428,9 @@ defmodule PartitionedBuffer.Partition do
   # batch any more.
   defp runner_gone(state, reason) do
     killed_for = state.runner.killed_for
-    state = cancel_watchdog(%{state | runner: nil})
     why = killed_for || discard_reason(reason)
+    answer(state.runner, {:error, why})
+    state = cancel_watchdog(%{state | runner: nil})
     settled = Native.partition_settle(state.ref, state.index, why, killed_for != :shutdown)
     finished? = settled == :ok and reason == :normal
     unless finished?, do: report_failure(state, killed_for || failure(reason))
@@ -552,6 +628,13 @@ defmodule PartitionedBuffer.Partition do
         # A call that began with the end and has had all its time has had all the time for the end.
         if state.finishing_since != nil and ms <= now() - state.finishing_since,
           do: expire_now(state),
+          else: kill_runner(state, :timeout)
+
+      {_owner, nil} when is_integer(timeout) and state.runner.since != nil ->
+        left = state.runner.since + timeout - now()
+
+        if left > 0,
+          do: schedule_watchdog(state, timeout - left),
           else: kill_runner(state, :timeout)
 
       {_owner, ms} ->

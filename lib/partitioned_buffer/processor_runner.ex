@@ -6,7 +6,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
   # Invariant: the batch that the processor has is the only one that this process can fail. All of them are
   # held natively: a batch is settled by taking the next one.
 
-  alias PartitionedBuffer.{Names, Native, Telemetry}
+  alias PartitionedBuffer.{Entries, Names, Native, Telemetry}
 
   # How long nobody listening to `processing` events may stay unnoticed to have changed.
   @look_again_ms 10
@@ -17,7 +17,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
   @min_heap 50_000
 
   @enforce_keys [:ref, :index, :metadata, :module, :processor, :info?]
-  defstruct [:look_again, :since | @enforce_keys]
+  defstruct [:look_again, :since, stream?: false] ++ @enforce_keys
 
   @type t :: %__MODULE__{
           ref: Native.handle(),
@@ -27,6 +27,8 @@ defmodule PartitionedBuffer.ProcessorRunner do
           processor: PartitionedBuffer.processor(),
           # whether the processor gets to know which batch it has
           info?: boolean(),
+          # whether it gets all there is at once, as a stream
+          stream?: boolean(),
           since: non_neg_integer() | nil,
           look_again: integer() | nil
         }
@@ -40,19 +42,27 @@ defmodule PartitionedBuffer.ProcessorRunner do
     drain(job)
   end
 
+  @doc "Calls the processor with nothing, which drains nothing."
+  @spec run_nothing(t()) :: {:nothing, result :: term()}
+  def run_nothing(%__MODULE__{} = job) do
+    {:nothing, call(looking(job), [], 0, Telemetry.listening?(), now())}
+  end
+
   @doc "The same in a process that does other things too."
   @spec drain(t()) :: :done | :not_owner
   def drain(%__MODULE__{} = job) do
-    look_again = System.convert_time_unit(@look_again_ms, :millisecond, :native)
-    since = Native.buffer_since(job.ref)
-
     case Native.partition_claim(job.ref, job.index) do
       :ok ->
-        batches(%{job | look_again: look_again, since: since}, nil, Telemetry.listening?(), now())
+        batches(looking(job), nil, Telemetry.listening?(), now())
 
       :not_owner ->
         :not_owner
     end
+  end
+
+  defp looking(job) do
+    look_again = System.convert_time_unit(@look_again_ms, :millisecond, :native)
+    %{job | look_again: look_again, since: Native.buffer_since(job.ref)}
   end
 
   # The size of a batch is native, so that it can be changed while a generation is drained.
@@ -64,6 +74,9 @@ defmodule PartitionedBuffer.ProcessorRunner do
         listening? = if look?, do: Telemetry.listening?(), else: listening?
         result = call(job, batch, nil, listening?, now)
         batches(job, result, listening?, if(look?, do: now, else: looked_at))
+
+      :table when job.stream? ->
+        stream(job, result)
 
       :table ->
         table(job, result)
@@ -121,6 +134,21 @@ defmodule PartitionedBuffer.ProcessorRunner do
     end
   end
 
+  # All that is left is one batch, which stays where it is and is read while the processor runs.
+  defp stream(job, result) do
+    case Native.partition_start_all(job.ref, job.index, result) do
+      size when is_integer(size) ->
+        stream = Entries.stream(job.ref, job.index)
+        stream(job, call(job, stream, size, Telemetry.listening?(), now()))
+
+      nothing when nothing in [:empty, :paused] ->
+        :done
+
+      :not_owner ->
+        :not_owner
+    end
+  end
+
   defp call(job, batch, size, listening?, started) do
     info = if listening? or job.info?, do: info(job)
 
@@ -160,6 +188,9 @@ defmodule PartitionedBuffer.ProcessorRunner do
     check(job, batch, result)
   end
 
+  defp process(%{stream?: true, processor: {module, function, args}} = job, batch, info),
+    do: apply(module, function, [batch, Map.merge(info, job.metadata) | args])
+
   defp process(%{processor: processor}, batch, _info) when is_function(processor, 1),
     do: processor.(batch)
 
@@ -171,6 +202,9 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
   defp process(%{processor: {module, function, args}}, batch, _info),
     do: apply(module, function, [batch | args])
+
+  # Whatever comes back from a stream is what whoever asked for it gets.
+  defp check(%{stream?: true}, _batch, result), do: result
 
   # A list comes from a batch; a table has no entries to be named.
   defp check(job, batch, {:failed, [_ | _] = failed} = bad) do

@@ -46,7 +46,7 @@ defmodule PartitionedBuffer.Supervisor do
       do: :ok = Native.map_remember_dirty(ref, opts[:version_memory])
 
     :ok = Handle.put_settings(ref, Options.settings(opts))
-    :ok = Handle.put(buffer, ref, opts[:module])
+    :ok = Handle.put(buffer, ref, opts[:module], opts[:extra])
 
     module = opts[:module]
 

@@ -66,7 +66,8 @@ defmodule PartitionedBuffer.Testing do
           metadata: metadata,
           module: module,
           processor: settings.processor,
-          info?: settings.processor_info or is_function(settings.processor, 2)
+          info?: settings.processor_info or is_function(settings.processor, 2),
+          stream?: settings.in_turn
         }
 
         try do

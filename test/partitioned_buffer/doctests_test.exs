@@ -5,6 +5,7 @@ defmodule PartitionedBuffer.DoctestsTest do
   doctest PartitionedBuffer
   doctest PartitionedBuffer.GenBuffer
   doctest PartitionedBuffer.GenBuffer.Telemetry
+  doctest PartitionedBuffer.DataBuffer
   doctest PartitionedBuffer.Map
   doctest PartitionedBuffer.Queue
   doctest PartitionedBuffer.GenPool

@@ -188,6 +188,13 @@
 //! returns, every accepted write is complete, and there will be no other. The wait is as long as one
 //! write takes, since writes that come later leave a closed gate alone.
 //!
+//! # In turn
+//!
+//! A live generation may be full with a number of entries, for writes that ask
+//! ([`insert`](crate::Partition::insert)). They stand in line while it is full and another one drains:
+//! `partition/line.rs` says how, and why no turn is lost. The line is guarded by `live`; who stands in it is
+//! counted nowhere, since it has not written yet.
+//!
 //! # Maps
 //!
 //! * A slot is held or free, and a chunk of 256 slots knows how many are held. The index has each held

@@ -57,7 +57,8 @@ pub use gate::Gate;
 pub use kept::KeptBatch;
 pub use map::Map;
 pub use partition::{
-    Again, Closed, First, Generation, Legacy, NotOwner, Partition, Room, Rows, Tally, View, Written,
+    Again, Closed, First, Generation, Legacy, NoTurn, NotOwner, Partition, Room, Rows, Served,
+    Standings, Stood, Tally, View, Written,
 };
 pub use queue::Queue;
 pub use segment::{Retired, Segment};

@@ -28,6 +28,7 @@ mod drain;
 mod end;
 mod figures;
 mod generation;
+mod line;
 mod queued;
 mod room;
 mod write;
@@ -49,6 +50,7 @@ use generation::size_of;
 
 pub use end::Legacy;
 pub use generation::{First, Generation, Tally};
+pub use line::{NoTurn, Served, Standings, Stood};
 pub use queued::{Again, View};
 pub use room::{set_limit, Room, Rows};
 
@@ -102,6 +104,8 @@ struct Live<G, O> {
     // whether somebody has been told of that.
     overflow: Size,
     overflow_signaled: bool,
+    // When it is full, and who waits for the next generation.
+    line: line::Line<G, O>,
 }
 
 struct Drain<G: Generation> {
@@ -154,6 +158,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 signaled: false,
                 overflow: Size::default(),
                 overflow_signaled: false,
+                line: line::Line::default(),
             })),
             ledger: CachePadded::new(Mutex::new(Ledger {
                 len: 0,

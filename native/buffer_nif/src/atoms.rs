@@ -18,6 +18,8 @@ rustler::atoms! {
     wait,
     full,
     too_large,
+    who_listens,
+    listening,
     // messages
     partitioned_buffer,
     due,

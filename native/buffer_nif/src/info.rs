@@ -7,7 +7,7 @@ use rustler::{Atom, Env, Error, NifResult, SerdeTerm};
 use serde::Serialize;
 
 use crate::arena::{Arena, Handle};
-use crate::{atoms, broker, cell, clock, reclaimer, registry, server};
+use crate::{atoms, broker, cell, clock, data_buffer, reclaimer, registry, server};
 
 /// A partition's figures as the Elixir side sees them.
 #[derive(Serialize)]
@@ -108,7 +108,8 @@ fn info_room(env: Env<'_>, handle: Handle<'_>) -> (Option<(usize, u64)>, usize, 
     let used = capacity.is_limited().then(|| capacity.used());
     let used = used.map(|used| (used.entries, used.bytes));
     let rejected = shared.rejected.load(Ordering::Relaxed);
-    (used, shared.waiters.len(), rejected)
+    let waiting = shared.waiters.len() + data_buffer::in_line(env, shared);
+    (used, waiting, rejected)
 }
 
 /// What the library holds in this VM: arenas, and entries with their bytes in open buffers, in cells, or

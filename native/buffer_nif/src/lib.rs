@@ -14,7 +14,7 @@
 //! | [`cell`], [`turns`] | the NIFs of a pool's shared state |
 //! | [`reclaimer`] | frees drained memory away from the schedulers |
 //! | [`broker`] | messages and workers, and the NIFs on them |
-//! | [`buffer`], [`queue`], [`map`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
+//! | [`buffer`], [`queue`], [`data_buffer`], [`map`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
 //!
 //! No NIF that runs on a normal scheduler does more than [`weigh::Limits`] allows; what may take
 //! longer has a twin ending in `_dirty`.
@@ -26,6 +26,7 @@ mod buffer;
 mod cell;
 mod clock;
 mod cycle;
+mod data_buffer;
 mod info;
 mod map;
 mod names;

@@ -23,8 +23,9 @@ use crate::{atoms, clock};
 /// Entries up to this weight, and lists of which a partition gets no more than that many, are copied
 /// under the partition's lock.
 /// What is larger is copied into segments of its own first, and only those are handed over under it.
-const COPIED_UNDER_LOCK: u32 = 8 * 1024;
-const LISTED_UNDER_LOCK: usize = 64;
+pub const COPIED_UNDER_LOCK: u32 = 8 * 1024;
+/// Such lists.
+pub const LISTED_UNDER_LOCK: usize = 64;
 
 /// One item, routed by itself. Bounded.
 #[rustler::nif]
@@ -231,7 +232,8 @@ fn push_full(
     }
 }
 
-fn queue(shared: &Shared) -> Result<&QueueBuffer, Refused> {
+/// The storage, if it is that of a queue.
+pub fn queue(shared: &Shared) -> Result<&QueueBuffer, Refused> {
     match &shared.storage {
         Storage::Queue(buffer) => Ok(buffer),
         Storage::Map(_) => Err(Refused::OtherKind),
@@ -516,7 +518,8 @@ impl Routed<'_> {
     }
 }
 
-fn store(queue: &mut Queue<Arena>, item: Term<'_>, weight: u32) {
+/// Copies an item to the end.
+pub fn store(queue: &mut Queue<Arena>, item: Term<'_>, weight: u32) {
     queue.push(weight, clock::now, |arena| arena.store(item));
 }
 

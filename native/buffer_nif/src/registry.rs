@@ -11,10 +11,10 @@ use dashmap::DashMap;
 use once_cell::sync::Lazy;
 use rustler::Env;
 
-use crate::atoms;
 use crate::map::scatter;
 use crate::resource::{Kind, Shared, Storage};
 use crate::write::{finish, Todo};
+use crate::{atoms, data_buffer};
 
 static OPEN: Lazy<DashMap<String, Arc<Shared>>> = Lazy::new(DashMap::new);
 
@@ -89,6 +89,7 @@ pub fn close(env: Env<'_>, shared: &Shared) {
         // Dead: nobody waits.
         let _ = env.send(&waiter.pid, (reference, atoms::closed()));
     }
+    data_buffer::dismiss(env, shared);
 }
 
 /// Forgets a closed buffer.

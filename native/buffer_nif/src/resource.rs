@@ -16,6 +16,7 @@ use crate::arena::{Arena, Handle};
 use crate::broker::{Member, SharedBroker};
 use crate::cell::{SharedCell, Staged};
 use crate::cycle::Cycle;
+use crate::data_buffer::Round;
 use crate::server::Waiter;
 use crate::{atoms, clock, map, weigh};
 
@@ -161,6 +162,8 @@ pub struct Shared {
     pub waiters: Waiters<Waiter>,
     /// Writes that were refused because there was no room.
     pub rejected: AtomicU64,
+    /// What writes go by that go to one partition after the other.
+    pub round: Round,
     /// One for each partition.
     pub marks: Box<[Mark]>,
     /// One term of the Elixir side's own: the options in force.
@@ -195,6 +198,7 @@ impl Shared {
             storage: Storage::new(kind, partitions),
             waiters: Waiters::default(),
             rejected: AtomicU64::new(0),
+            round: Round::default(),
             marks: (0..partitions).map(|_| Mark::default()).collect(),
             settings: Mutex::new(None),
             batch_size: AtomicUsize::new(1),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Drain, Generation, Ledger, NotOwner, Partition};
+use super::{Drain, Generation, Ledger, Live, NotOwner, Partition};
 use crate::capacity::Size;
 use crate::delivery::{After, Batch, Discarded, Next, Piece, Policy, Settled, Wanted};
 use crate::kept::KeptBatch;
@@ -25,17 +25,29 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     /// Makes the live generation the draining one, in O(1), if the draining one is empty; or, if that can
     /// be done, only its first `part` entries. Returns how many entries there are to drain.
     pub fn swap(&self, part: Option<usize>, now: impl FnOnce() -> i64) -> usize {
+        self.swap_if(part, |_| true, now).0
+    }
+
+    /// The same if the live generation, as it is at that moment, is `due`. Whether it was done.
+    pub(super) fn swap_if(
+        &self,
+        part: Option<usize>,
+        due: impl FnOnce(&Live<G, O>) -> bool,
+        now: impl FnOnce() -> i64,
+    ) -> (usize, bool) {
         // Without waiting for who copies a batch of it.
         let draining = self.draining();
         if draining > 0 {
-            return draining;
+            return (draining, false);
         }
+        let mut swapped = false;
         let mut drain = self.drain.lock();
         let mut ledger = self.ledger.lock();
         if ledger.len == 0 {
             let mut live = self.live.lock();
             // One that is empty is kept: what it has allocated will be used.
-            if !live.generation.is_empty() {
+            if !live.generation.is_empty() && due(&live) {
+                swapped = true;
                 drain.base = live.base;
                 let part = part.filter(|part| (1..live.generation.len()).contains(part));
                 let split = part.and_then(|part| live.generation.split(part));
@@ -48,7 +60,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 self.count_draining(&mut ledger, drain.generation.len());
             }
         }
-        ledger.len
+        (ledger.len, swapped)
     }
 
     /// Entries of the draining generation, those in flight included.

@@ -84,7 +84,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         self.written(live, after, ())
     }
 
-    fn write_on_credit<R>(
+    pub(super) fn write_on_credit<R>(
         &self,
         live: &mut Live<G, O>,
         credit: &mut Credit,
@@ -104,7 +104,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         written.unwrap_or_else(|cause| resume_unwind(cause))
     }
 
-    fn written<R>(
+    pub(super) fn written<R>(
         &self,
         live: &mut Live<G, O>,
         after: &mut After<G::Arena, O>,

@@ -1,0 +1,74 @@
+defmodule PartitionedBuffer.DataBuffer.Flush do
+  @moduledoc false
+  # A flush: what calls `handle_flush/2`, and what is done to have it called at once.
+  #
+  # Invariant: the calls for a partition come one after the other, each with all that the partition held.
+
+  alias PartitionedBuffer.{Awaited, Handle, Names, Native, OnDemand, Partition}
+
+  @type outcome :: {:ok, result :: term()} | {:error, :timeout | {:flush_failed, atom()}}
+
+  @doc "The processor of a module buffer."
+  @spec run(Enumerable.t(), map(), module(), map()) :: term()
+  def run(items, %{size: size} = info, module, %{flush_meta: meta, event_prefix: prefix}) do
+    metadata = %{buffer: info.buffer, partition: info.partition, size: size}
+
+    :telemetry.span(prefix ++ [:flush], metadata, fn ->
+      {module.handle_flush(items, size: size, meta: meta), metadata}
+    end)
+  end
+
+  @doc "Flushes all partitions and waits for it: what came of each, in their order."
+  @spec sync(atom(), timeout()) :: [outcome()]
+  def sync(buffer, timeout) do
+    %{ref: ref, extra: %{flush_empty: empty?}} = Handle.fetch!(buffer)
+    deadline = Awaited.deadline(timeout)
+    first = Awaited.token()
+
+    flushes = for index <- Handle.indexes(ref), do: flush(buffer, ref, index, first, empty?)
+    tokens = for token when is_integer(token) <- flushes, do: token
+    outcomes = merge(flushes, Awaited.collect(ref, tokens, Awaited.left(deadline)), deadline)
+    late? = Awaited.left(deadline) == 0
+    Enum.map(outcomes, &failure(&1, late?))
+  end
+
+  # A flush that took too long, before the caller had waited too long?
+  defp failure({:error, :timeout}, true), do: {:error, :timeout}
+  defp failure({:error, reason}, _late?), do: {:error, {:flush_failed, reason}}
+  defp failure(ok, _late?), do: ok
+
+  # A token, a request, or nil.
+  defp flush(buffer, ref, index, first, empty?) do
+    cond do
+      Native.partition_await(ref, index, first + index) ->
+        OnDemand.flush(buffer, [index])
+        first + index
+
+      empty? ->
+        Partition.flush_nothing(Names.partition(buffer, index))
+
+      true ->
+        nil
+    end
+  end
+
+  defp merge([nil | flushes], outcomes, deadline),
+    do: [{:ok, nil} | merge(flushes, outcomes, deadline)]
+
+  defp merge([token | flushes], [outcome | outcomes], deadline) when is_integer(token),
+    do: [outcome | merge(flushes, outcomes, deadline)]
+
+  defp merge([request | flushes], outcomes, deadline),
+    do: [nothing(request, Awaited.left(deadline)) | merge(flushes, outcomes, deadline)]
+
+  defp merge([], [], _deadline), do: []
+
+  defp nothing(request, timeout) do
+    case :gen_server.receive_response(request, timeout) do
+      {:reply, outcome} -> outcome
+      :timeout -> {:error, :timeout}
+      # The partition's process was killed meanwhile: there was nothing that it could have lost.
+      {:error, {_reason, _partition}} -> {:error, :killed}
+    end
+  end
+end
