@@ -264,7 +264,8 @@ defmodule PartitionedBuffer.DataBuffer do
   """
   @spec flush(buffer(), timeout()) :: :ok
   def flush(buffer, _timeout \\ 5_000) do
-    OnDemand.flush(buffer, Enum.to_list(Handle.indexes(fetch!(buffer).ref)))
+    %{ref: ref} = handle = fetch!(buffer)
+    OnDemand.flush(handle, Enum.to_list(Handle.indexes(ref)))
   end
 
   @doc """
