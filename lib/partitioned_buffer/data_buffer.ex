@@ -1,6 +1,6 @@
 defmodule PartitionedBuffer.DataBuffer do
   alias PartitionedBuffer.DataBuffer.{Flush, Insert, Options}
-  alias PartitionedBuffer.{Entries, Handle, Names, Native, OnDemand, Refused}
+  alias PartitionedBuffer.{Entries, Handle, Names, Native, OnDemand}
 
   @moduledoc """
   A buffer that is a module: what it collects goes to the module's `c:handle_flush/2`, a batch at a time.
@@ -381,12 +381,8 @@ defmodule PartitionedBuffer.DataBuffer do
 
   defp fetch!(buffer) do
     case Handle.fetch!(buffer) do
-      %{module: __MODULE__} = handle ->
-        handle
-
-      %{ref: ref} ->
-        other = fn -> :other_kind end
-        Refused.go_on(:other_kind, buffer, ref, other, other)
+      %{module: __MODULE__} = handle -> handle
+      _other -> raise ArgumentError, "#{inspect(buffer)} is a buffer of another kind"
     end
   end
 end
