@@ -1,6 +1,6 @@
 defmodule PartitionedBuffer.DataBuffer do
   alias PartitionedBuffer.DataBuffer.{Flush, Insert, Options}
-  alias PartitionedBuffer.{Entries, Handle, Names, Native, OnDemand, Refused}
+  alias PartitionedBuffer.{Entries, Handle, Names, Native, OnDemand}
 
   @moduledoc """
   A buffer that is a module: what it collects goes to the module's `c:handle_flush/2`, a batch at a time.
@@ -264,7 +264,8 @@ defmodule PartitionedBuffer.DataBuffer do
   """
   @spec flush(buffer(), timeout()) :: :ok
   def flush(buffer, _timeout \\ 5_000) do
-    OnDemand.flush(buffer, Enum.to_list(Handle.indexes(fetch!(buffer).ref)))
+    %{ref: ref} = handle = fetch!(buffer)
+    OnDemand.flush(handle, Enum.to_list(Handle.indexes(ref)))
   end
 
   @doc """
@@ -380,12 +381,8 @@ defmodule PartitionedBuffer.DataBuffer do
 
   defp fetch!(buffer) do
     case Handle.fetch!(buffer) do
-      %{module: __MODULE__} = handle ->
-        handle
-
-      %{ref: ref} ->
-        other = fn -> :other_kind end
-        Refused.go_on(:other_kind, buffer, ref, other, other)
+      %{module: __MODULE__} = handle -> handle
+      _other -> raise ArgumentError, "#{inspect(buffer)} is a buffer of another kind"
     end
   end
 end

@@ -317,7 +317,7 @@ defmodule PartitionedBuffer.Partition do
 
   # In turn, a generation that is full stays until somebody waits for the next one.
   defp to_drain(%{settings: %{in_turn: true}} = state, trigger) do
-    if trigger != :max_size, do: Native.partition_swap(state.ref, state.index)
+    _entries = if trigger != :max_size, do: Native.partition_swap(state.ref, state.index)
     Native.data_buffer_turn(state.ref, state.index)
   end
 

@@ -4,7 +4,7 @@ defmodule PartitionedBuffer.DataBuffer.Flush do
   #
   # Invariant: the calls for a partition come one after the other, each with all that the partition held.
 
-  alias PartitionedBuffer.{Awaited, Handle, Names, Native, OnDemand, Partition}
+  alias PartitionedBuffer.{Awaited, Handle, Native, OnDemand, Partition}
 
   @type outcome :: {:ok, result :: term()} | {:error, :timeout | {:flush_failed, atom()}}
 
@@ -21,31 +21,31 @@ defmodule PartitionedBuffer.DataBuffer.Flush do
   @doc "Flushes all partitions and waits for it: what came of each, in their order."
   @spec sync(atom(), timeout()) :: [outcome()]
   def sync(buffer, timeout) do
-    %{ref: ref, extra: %{flush_empty: empty?}} = Handle.fetch!(buffer)
+    %{ref: ref, extra: %{flush_empty: empty?}} = handle = Handle.fetch!(buffer)
     deadline = Awaited.deadline(timeout)
     first = Awaited.token()
 
-    flushes = for index <- Handle.indexes(ref), do: flush(buffer, ref, index, first, empty?)
+    flushes = for index <- Handle.indexes(ref), do: flush(handle, index, first, empty?)
     tokens = for token when is_integer(token) <- flushes, do: token
     outcomes = merge(flushes, Awaited.collect(ref, tokens, Awaited.left(deadline)), deadline)
-    late? = Awaited.left(deadline) == 0
-    Enum.map(outcomes, &failure(&1, late?))
+    Enum.map(outcomes, &failure/1)
   end
 
-  # A flush that took too long, before the caller had waited too long?
-  defp failure({:error, :timeout}, true), do: {:error, :timeout}
-  defp failure({:error, reason}, _late?), do: {:error, {:flush_failed, reason}}
-  defp failure(ok, _late?), do: ok
+  # The caller has waited for too long, or a flush has failed, maybe because it took too long.
+  defp failure({:error, :timeout}), do: {:error, :timeout}
+  defp failure({:error, :processing_timeout}), do: {:error, {:flush_failed, :timeout}}
+  defp failure({:error, reason}), do: {:error, {:flush_failed, reason}}
+  defp failure(ok), do: ok
 
   # A token, a request, or nil.
-  defp flush(buffer, ref, index, first, empty?) do
+  defp flush(%{ref: ref, partitions: names} = handle, index, first, empty?) do
     cond do
       Native.partition_await(ref, index, first + index) ->
-        OnDemand.flush(buffer, [index])
+        :ok = OnDemand.flush(handle, [index])
         first + index
 
       empty? ->
-        Partition.flush_nothing(Names.partition(buffer, index))
+        Partition.flush_nothing(elem(names, index))
 
       true ->
         nil
@@ -65,6 +65,7 @@ defmodule PartitionedBuffer.DataBuffer.Flush do
 
   defp nothing(request, timeout) do
     case :gen_server.receive_response(request, timeout) do
+      {:reply, {:error, :timeout}} -> {:error, :processing_timeout}
       {:reply, outcome} -> outcome
       :timeout -> {:error, :timeout}
       # The partition's process was killed meanwhile: there was nothing that it could have lost.
