@@ -112,6 +112,8 @@ defmodule Bench.Bounds do
       capacity: capacity,
       max_size: 100,
       processing_batch_size: 100,
+      # For the last ones, which are no hundred.
+      processing_interval_ms: 5,
       processor: &work(&1, seen)
     )
 

@@ -42,7 +42,7 @@ defmodule PartitionedBuffer.AwaitTest do
           name =
             start!(@kind,
               processor: {__MODULE__, :fail, [unquote(how)]},
-              processing_timeout_ms: 100
+              processing_timeout_ms: unquote(if how == :hang, do: 50, else: 60_000)
             )
 
           assert write_await(@kind, name, 1) == {:error, unquote(reason)}
