@@ -582,6 +582,8 @@ impl Run {
             let expected = if model.draining.is_empty() {
                 Next::Empty
             } else {
+                // Whoever goes on may be another one.
+                model.owner = None;
                 Next::Paused
             };
             assert_eq!(next, Ok(expected));
