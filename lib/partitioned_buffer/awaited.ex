@@ -58,10 +58,12 @@ defmodule PartitionedBuffer.Awaited do
   @doc "Until when a call may wait that begins now."
   @spec deadline(timeout()) :: integer() | :infinity
   def deadline(:infinity), do: :infinity
-  def deadline(timeout), do: System.monotonic_time(:millisecond) + timeout
+  def deadline(ms) when is_integer(ms), do: System.monotonic_time(:millisecond) + ms
 
   @doc "What of that is left, in milliseconds."
   @spec left(integer() | :infinity) :: timeout()
   def left(:infinity), do: :infinity
-  def left(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
+
+  def left(deadline) when is_integer(deadline),
+    do: max(deadline - System.monotonic_time(:millisecond), 0)
 end

@@ -218,6 +218,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
   defp check(job, _batch, {:error, reason}), do: fail(job, reason)
   defp check(_job, _batch, result), do: result
 
+  @spec fail_some(t(), [non_neg_integer()]) :: no_return()
   defp fail_some(job, places) do
     case Native.partition_fail_some(job.ref, job.index, places) do
       true -> fail(job, {:failed, length(places)})

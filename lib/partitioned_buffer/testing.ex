@@ -48,7 +48,7 @@ defmodule PartitionedBuffer.Testing do
     if settings.paused, do: raise(ArgumentError, "#{inspect(buffer)} is paused")
 
     indexes = OnDemand.indexes!(buffer, handle, opts[:partition])
-    Enum.sum(for index <- indexes, do: drain(buffer, ref, module, settings, index, 0))
+    Enum.reduce(indexes, 0, &drain(buffer, ref, module, settings, &1, &2))
   end
 
   # What is draining still, and what is live: each may be there.
@@ -57,7 +57,7 @@ defmodule PartitionedBuffer.Testing do
       0 ->
         count
 
-      entries ->
+      entries when is_integer(entries) ->
         metadata = %{buffer: buffer, partition: Names.partition(buffer, index)}
 
         job = %ProcessorRunner{
