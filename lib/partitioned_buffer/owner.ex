@@ -119,11 +119,34 @@ defmodule PartitionedBuffer.Owner do
     {waiting, state} = await(MapSet.new(Handle.indexes(ref)), deadline, state)
 
     for {index, partition} <- partitions(state), index in waiting, do: Partition.expire(partition)
-    {waiting, _state} = await(waiting, now() + @grace_ms, state)
+    {waiting, _state} = await_given_up(waiting, state)
 
     Enum.each(waiting, &Partition.abandon(buffer, ref, &1))
     Handle.erase(buffer, ref)
   end
+
+  # Without `on_discard` that is only counting and reporting. With it, each of its calls may take as long as a
+  # call of the processor, and there may be many: they go on while there is progress.
+  defp await_given_up(waiting, %{ref: ref} = state) do
+    %{on_discard: on_discard, processing_timeout_ms: timeout} = Handle.settings(ref)
+    grace = if on_discard == nil, do: @grace_ms, else: max(@grace_ms, timeout)
+    await_given_up(waiting, grace, kept(waiting, ref), state)
+  end
+
+  # (`:infinity` is more than any number.)
+  defp await_given_up(waiting, grace, kept, state) do
+    deadline = if grace == :infinity, do: :infinity, else: now() + grace
+    {waiting, state} = await(waiting, deadline, state)
+
+    case kept(waiting, state.ref) do
+      0 -> {waiting, state}
+      ^kept -> {waiting, state}
+      left -> await_given_up(waiting, grace, left, state)
+    end
+  end
+
+  defp kept(waiting, ref),
+    do: Enum.sum(for index <- waiting, do: Native.partition_kept(ref, index))
 
   defp finish_partitions(state, supervisor) do
     state = Map.merge(state, %{supervisor: supervisor, monitor: Process.monitor(supervisor)})
