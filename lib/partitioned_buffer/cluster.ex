@@ -1,6 +1,6 @@
 defmodule PartitionedBuffer.Cluster do
-  alias PartitionedBuffer.Cluster.{Delivery, Error, Everywhere, Options, Receiver, Rendezvous}
-  alias PartitionedBuffer.Cluster.{Supervisor, View}
+  alias PartitionedBuffer.Cluster.{Call, Delivery, Error, Everywhere, Handover, Options, Receiver}
+  alias PartitionedBuffer.Cluster.{Rendezvous, Supervisor, View}
   alias PartitionedBuffer.{Awaited, Router}
 
   @moduledoc """
@@ -135,7 +135,13 @@ defmodule PartitionedBuffer.Cluster do
 
   """
   @spec start_link(keyword()) :: Elixir.Supervisor.on_start()
-  def start_link(opts), do: opts |> Options.start!() |> Supervisor.start_link()
+  def start_link(opts) do
+    {own, buffer_opts} = Options.start!(opts)
+    defaults = Map.take(own, [:partition_key, :on_lost, :on_full])
+    buffer_opts = buffer_opts |> Handover.options(own) |> Keyword.put(:name, own.name)
+    child = if own.member, do: {own.module, buffer_opts}
+    Supervisor.start_link(own, defaults, child)
+  end
 
   @doc """
   A child specification; its id is the buffer's name.
@@ -457,7 +463,7 @@ defmodule PartitionedBuffer.Cluster do
       cond do
         node == nil -> {:refused, :no_nodes}
         node == node() -> apply(Receiver, :read, args)
-        true -> ask(node, :read, args, timeout)
+        true -> Call.call(node, Receiver, :read, args, timeout)
       end
 
     case answer do
@@ -465,11 +471,6 @@ defmodule PartitionedBuffer.Cluster do
       {:refused, reason} -> {:error, reason}
       {:lost, _reason} -> {:error, {:lost, node}}
     end
-  end
-
-  defp ask(node, function, args, timeout) do
-    deadline = Awaited.deadline(timeout)
-    node |> Delivery.spawn_call(function, args, timeout) |> Delivery.await_call(deadline)
   end
 
   ## All nodes
@@ -487,7 +488,7 @@ defmodule PartitionedBuffer.Cluster do
   @spec size(buffer(), keyword()) :: rows(non_neg_integer())
   def size(buffer, opts \\ []) do
     {timeout, []} = Options.all_nodes!(opts)
-    Everywhere.call(View.fetch!(buffer), :buffer_size, [], timeout)
+    everywhere(View.fetch!(buffer), :buffer_size, [], timeout)
   end
 
   @doc """
@@ -507,14 +508,14 @@ defmodule PartitionedBuffer.Cluster do
   def info(buffer, opts \\ []) do
     {timeout, []} = Options.all_nodes!(opts)
     view = View.fetch!(buffer)
-    %{nodes: Everywhere.call(view, :info, [], timeout), calls: View.counted(view)}
+    %{nodes: everywhere(view, :info, [], timeout), calls: View.counted(view)}
   end
 
   @doc "Starts to process on all nodes, without waiting. `[{node, :ok}]`; takes the options of `size/2`."
   @spec flush(buffer(), keyword()) :: rows(:ok)
   def flush(buffer, opts \\ []) do
     {timeout, []} = Options.all_nodes!(opts)
-    Everywhere.call(View.fetch!(buffer), :flush, [[]], timeout)
+    everywhere(View.fetch!(buffer), :flush, [[]], timeout)
   end
 
   @doc """
@@ -528,7 +529,12 @@ defmodule PartitionedBuffer.Cluster do
     {timeout, []} = Options.all_nodes!(Keyword.put_new(opts, :timeout, 60_000))
     # So that nodes have the time to tell what they could not do in time.
     there = if is_integer(timeout), do: max(timeout - min(100, div(timeout, 2)), 0), else: timeout
-    Everywhere.call(View.fetch!(buffer), :sync_flush, [[timeout: there]], timeout)
+    everywhere(View.fetch!(buffer), :sync_flush, [[timeout: there]], timeout)
+  end
+
+  defp everywhere(%{buffer: buffer, members: members}, function, args, timeout) do
+    nodes = for {node, _weight} <- members, do: node
+    Everywhere.call(nodes, Receiver, :call, [buffer, function, args], timeout)
   end
 
   @spec view!(buffer(), module()) :: View.t()

@@ -6,6 +6,7 @@ defmodule PartitionedBuffer.DoctestsTest do
   doctest PartitionedBuffer.Cluster
   doctest PartitionedBuffer.Cluster.Telemetry
   doctest PartitionedBuffer.GenBuffer
+  doctest PartitionedBuffer.GenBuffer.Dist
   doctest PartitionedBuffer.GenBuffer.Telemetry
   doctest PartitionedBuffer.DataBuffer
   doctest PartitionedBuffer.Map

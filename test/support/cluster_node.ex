@@ -2,7 +2,7 @@ defmodule PartitionedBuffer.ClusterNode do
   @moduledoc false
   # What tests of several nodes run on these: called through `PartitionedBuffer.ClusterCase.on/4`.
 
-  alias PartitionedBuffer.{Cluster, Telemetry}
+  alias PartitionedBuffer.{Cluster, GenBuffer, Telemetry}
 
   @records __MODULE__.Records
   @events __MODULE__.Events
@@ -10,6 +10,8 @@ defmodule PartitionedBuffer.ClusterNode do
   @doc "Gets a node ready: tables of what was processed and of what was told."
   def prepare do
     {:ok, _apps} = Application.ensure_all_started(:partitioned_buffer)
+    # What `global` has to say about nodes that end is no news here.
+    :ok = :logger.set_primary_config(:level, :critical)
 
     held(fn ->
       for table <- [@records, @events], do: :ets.new(table, [:ordered_set, :public, :named_table])
@@ -117,6 +119,33 @@ defmodule PartitionedBuffer.ClusterNode do
   def owners(buffer, items),
     do: Map.new(items, &{&1, Cluster.owner(buffer, :erlang.phash2(&1))})
 
+  @doc "Starts a part of a distributed GenBuffer that outlasts the call."
+  def start_dist(buffer, opts) do
+    held(fn ->
+      {:ok, _pid} = GenBuffer.Dist.start_link(buffer, opts)
+      :ok
+    end)
+  end
+
+  @doc "Ends the buffer of a part of a cluster, and lets nothing take its place."
+  def kill_buffer(buffer) do
+    cluster = PartitionedBuffer.Names.cluster(buffer)
+    Supervisor.terminate_child(cluster, buffer)
+  end
+
+  @doc "Sends each message, and waits for all answers."
+  def send_and_recv(buffer, messages, opts) do
+    for(message <- messages, do: GenBuffer.Dist.send(buffer, message, opts))
+    |> Enum.map(&GenBuffer.Dist.recv(buffer, &1, 5_000))
+  end
+
+  @doc "What a call exits with."
+  def exited(module, function, args) do
+    {:returned, apply(module, function, args)}
+  catch
+    :exit, reason -> reason
+  end
+
   @doc "A routing key."
   def user({user, _n}), do: user
 
@@ -126,4 +155,24 @@ defmodule PartitionedBuffer.ClusterNode do
   rescue
     error -> error
   end
+end
+
+defmodule PartitionedBuffer.ClusterNode.Handler do
+  @moduledoc false
+  # Of a `GenBuffer`: tells where it was handled, or does what the message says.
+  use PartitionedBuffer.GenBuffer
+
+  @impl true
+  def handle_message(_buffer, {:raise, what}, _state), do: raise(what)
+  def handle_message(_buffer, {:exit, reason}, _state), do: exit(reason)
+
+  def handle_message(_buffer, {:gate, gate}, state) do
+    monitor = Process.monitor(gate)
+
+    receive do
+      {:DOWN, ^monitor, :process, _gate, _reason} -> {:ok, :passed, state}
+    end
+  end
+
+  def handle_message(_buffer, message, state), do: {:ok, {node(), message}, state}
 end

@@ -3,9 +3,6 @@ defmodule PartitionedBuffer.Cluster.Delivery do
   # Brings the entries of a call to their owners, one message for each node, and goes on with those that were
   # not accepted until they are or the call's time is up.
   #
-  # Each request to another node is made by a process of its own, so that a connection that takes nothing any
-  # more (a sender is suspended then) or a network that is cut can't hold the caller up.
-  #
   # Invariants:
   #
   #   * A call ends when its time is up, whatever other nodes do.
@@ -15,7 +12,7 @@ defmodule PartitionedBuffer.Cluster.Delivery do
   #   * Of what a call returns an error for, nothing is known to have been accepted; of the rest, all is.
 
   alias PartitionedBuffer.{Awaited, Router}
-  alias PartitionedBuffer.Cluster.{Receiver, Rendezvous, Telemetry, View}
+  alias PartitionedBuffer.Cluster.{Call, Receiver, Rendezvous, Telemetry, View}
 
   # Of a request, what the way there and back may take: the rest is for waiting for room there.
   @way_ms 100
@@ -122,7 +119,9 @@ defmodule PartitionedBuffer.Cluster.Delivery do
     if group.lost? or group.node in Node.list(:connected) do
       ms = attempt_ms(call, group)
       args = [call.view.buffer, group.id, request(call, group), room_ms(call, ms, @way_ms)]
-      {:asked, call, group, spawn_call(group.node, :accept, args, ms), Awaited.deadline(ms)}
+
+      {:asked, call, group, Call.start(group.node, Receiver, :accept, args, ms),
+       Awaited.deadline(ms)}
     else
       {:refused, :not_connected}
     end
@@ -131,7 +130,7 @@ defmodule PartitionedBuffer.Cluster.Delivery do
   defp answer({:refused, _reason} = refused), do: refused
 
   defp answer({:asked, call, group, asked, deadline}) do
-    case await_call(asked, deadline) do
+    case Call.await(asked, deadline) do
       # That it has been accepted before is as good.
       :ok ->
         View.count(call.view, :remote, length(group.entries))
@@ -143,40 +142,6 @@ defmodule PartitionedBuffer.Cluster.Delivery do
       refused ->
         refused
     end
-  end
-
-  @doc "Calls a function of `Receiver` on another node, in a process of its own."
-  @spec spawn_call(node(), atom(), [term()], timeout()) :: {pid(), reference()}
-  def spawn_call(node, function, args, ms) do
-    spawn_monitor(fn -> exit({:answer, remote(node, function, args, ms)}) end)
-  end
-
-  @doc "What it has returned, or `{:lost, reason}`."
-  @spec await_call({pid(), reference()}, integer() | :infinity) :: term()
-  def await_call({pid, monitor}, deadline) do
-    receive do
-      {:DOWN, ^monitor, :process, ^pid, {:answer, answer}} -> answer
-      {:DOWN, ^monitor, :process, ^pid, reason} -> {:lost, reason}
-    after
-      Awaited.left(deadline) ->
-        Process.demonitor(monitor, [:flush])
-        Process.exit(pid, :kill)
-        {:lost, :timeout}
-    end
-  end
-
-  defp remote(node, function, args, ms) do
-    :erpc.call(node, Receiver, function, args, ms)
-  catch
-    # It does not have this library, or has ended.
-    :error, {:exception, :undef, [{Receiver, ^function, _args, _where} | _stack]} ->
-      {:refused, :closed}
-
-    :error, {:erpc, reason} ->
-      {:lost, reason}
-
-    _kind, reason ->
-      {:lost, reason}
   end
 
   defp request(%{operation: operation, hashed?: hashed?}, %{entries: entries}) do

@@ -1,23 +1,19 @@
 defmodule PartitionedBuffer.Cluster.Everywhere do
   @moduledoc false
-  # The same call on all members at the same time.
+  # The same call on many nodes at the same time. The function returns `{:ok, answer}` or `{:error, reason}`.
   #
-  # Invariant: one row for each member that was known when the call began, in the order of their names, with
-  # the answer of that node or why there is none.
+  # Invariant: one row for each node, in their order, with the answer of that node or why there is none.
 
   alias PartitionedBuffer.Awaited
-  alias PartitionedBuffer.Cluster.{Delivery, View}
+  alias PartitionedBuffer.Cluster.Call
 
-  @spec call(View.t(), atom(), [term()], timeout()) :: [{node(), term() | {:error, term()}}]
-  def call(%{buffer: buffer, members: members}, function, args, timeout) do
+  @type rows :: [{node(), term() | {:error, term()}}]
+
+  @spec call([node()], module(), atom(), [term()], timeout()) :: rows()
+  def call(nodes, module, function, args, timeout) do
     deadline = Awaited.deadline(timeout)
-    args = [buffer, function, args]
-
-    asked =
-      for {node, _weight} <- members,
-          do: {node, Delivery.spawn_call(node, :call, args, timeout)}
-
-    for {node, asked} <- asked, do: {node, row(Delivery.await_call(asked, deadline))}
+    asked = for node <- nodes, do: {node, Call.start(node, module, function, args, timeout)}
+    for {node, asked} <- asked, do: {node, row(Call.await(asked, deadline))}
   end
 
   defp row({:ok, answer}), do: answer

@@ -5,7 +5,7 @@ defmodule PartitionedBuffer.Cluster.Supervisor do
   #     cluster supervisor (one_for_one)
   #     ├── :pg scope    who is a member, on all nodes
   #     ├── view         what this node knows of it
-  #     ├── buffer       the queue or the map: a tree of its own
+  #     ├── buffer       the queue, the map or the GenBuffer: a tree of its own
   #     └── member       makes this node one; ended first
   #
   # Each is started again alone: view and member end by themselves when the scope does, and the buffer needs
@@ -14,37 +14,34 @@ defmodule PartitionedBuffer.Cluster.Supervisor do
 
   use Supervisor
 
-  alias PartitionedBuffer.Cluster.{Handover, Member, Requests, View}
+  alias PartitionedBuffer.Cluster.{Member, Requests, View}
   alias PartitionedBuffer.Names
 
   # The scope's name is taken for a moment after its process was killed.
   @restarts [max_restarts: 100, max_seconds: 1]
 
-  @spec start_link({map(), keyword()}) :: Supervisor.on_start()
-  def start_link({own, buffer_opts}) do
-    Supervisor.start_link(__MODULE__, {own, buffer_opts}, name: Names.cluster(own.name))
+  @doc "`child`: what runs on a node that is a member."
+  @spec start_link(map(), map(), Supervisor.child_spec() | {module(), term()} | nil) ::
+          Supervisor.on_start()
+  def start_link(own, defaults, child) do
+    Supervisor.start_link(__MODULE__, {own, defaults, child}, name: Names.cluster(own.name))
   end
 
   @impl true
-  def init({%{name: name} = own, buffer_opts}) do
+  def init({%{name: name} = own, defaults, child}) do
     view = %View{
       buffer: name,
       module: own.module,
-      defaults: Map.take(own, [:partition_key, :on_lost, :on_full]),
+      defaults: defaults,
       # Owned by this process.
       requests: Requests.new(own.request_memory),
       counters: View.counters(),
-      member?: own.member
+      member?: child != nil
     }
 
-    member = [
-      {own.module, buffer_opts |> Handover.options(own) |> Keyword.put(:name, name)},
-      {Member, {name, own.weight}}
-    ]
-
+    member = if child, do: [child, {Member, {name, own.weight}}], else: []
     scope = %{id: :pg, start: {__MODULE__, :start_scope, [Names.cluster_scope(name)]}}
-    children = [scope, {View, view}] ++ if(own.member, do: member, else: [])
-    Supervisor.init(children, [strategy: :one_for_one] ++ @restarts)
+    Supervisor.init([scope, {View, view}] ++ member, [strategy: :one_for_one] ++ @restarts)
   end
 
   @doc false

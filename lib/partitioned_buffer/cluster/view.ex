@@ -67,6 +67,12 @@ defmodule PartitionedBuffer.Cluster.View do
     end
   end
 
+  @doc "All views of this kind of buffer."
+  @spec all(module()) :: [t()]
+  def all(module),
+    do:
+      for({{__MODULE__, _buffer}, %{module: ^module} = view} <- :persistent_term.get(), do: view)
+
   @doc "Makes the view that of this moment."
   @spec refresh(atom()) :: :ok
   def refresh(buffer), do: GenServer.call(Names.cluster_view(buffer), :refresh, :infinity)
