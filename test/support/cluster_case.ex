@@ -74,9 +74,9 @@ defmodule PartitionedBuffer.ClusterCase do
     %{exec: {program, Enum.map(args, &to_charlist/1) ++ [erl]}}
   end
 
-  @doc "Ends a node that may have ended."
+  @doc "Ends a node that may have ended, at once."
   def stop_node(peer) do
-    signal(peer, "CONT")
+    signal(peer, "KILL")
     :peer.stop(peer.pid)
   catch
     :exit, _reason -> :ok

@@ -100,6 +100,25 @@ defmodule PartitionedBuffer.ClusterNode do
      results |> Enum.map(&elem(&1, 0)) |> Enum.max()}
   end
 
+  @doc "The same with `{who, 1}`, `{who, 2}`, … until `tell/1` is called with this name."
+  def push_until(buffer, who, name, opts) do
+    Process.register(self(), name)
+    push_until(buffer, who, 1, opts, [], 0)
+  end
+
+  defp push_until(buffer, who, n, opts, results, longest) do
+    receive do
+      :stop -> {Enum.reverse(results), longest}
+    after
+      0 ->
+        {ms, result} = timed(fn -> push(buffer, {who, n}, opts) end)
+        results = [{{who, n}, result} | results]
+        push_until(buffer, who, n + 1, opts, results, max(ms, longest))
+    end
+  end
+
+  def tell(name), do: send(name, :stop)
+
   defp push(buffer, item, opts) do
     Cluster.push(buffer, item, opts)
   rescue
