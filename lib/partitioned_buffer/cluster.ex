@@ -77,6 +77,8 @@ defmodule PartitionedBuffer.Cluster do
     * of a queue, in order: by the `:partition_key` that the cluster was started with. If it has none, all
       of it goes to one partition of one node.
     * The batches that processors have when the time is up are among it. They may have had an effect.
+    * All that may take `:processing_timeout_ms` once more (and at least five seconds). What is left even then
+      is discarded and reported.
     * On this node these entries count as discarded (`shutdown`), and as `handed_over` in `info/2`.
 
   Last, its supervisor ends, and with it what its processes know of the cluster.

@@ -11,6 +11,7 @@ defmodule PartitionedBuffer.Owner do
 
   use GenServer
 
+  alias PartitionedBuffer.Cluster.Handover
   alias PartitionedBuffer.{Handle, Names, Native, Partition, PartitionSupervisor}
 
   # For the partitions to give up what is left when the time is up. They count and report, and have
@@ -72,8 +73,7 @@ defmodule PartitionedBuffer.Owner do
 
   @doc "Until when the end of a buffer may take that begins now."
   @spec deadline(map()) :: integer() | :infinity
-  def deadline(%{processing_timeout_ms: :infinity}), do: :infinity
-  def deadline(%{processing_timeout_ms: budget}) when is_integer(budget), do: now() + budget
+  def deadline(%{processing_timeout_ms: budget}), do: until(budget)
 
   @doc "What of that is left, in milliseconds."
   @spec left(integer() | :infinity) :: timeout()
@@ -119,34 +119,22 @@ defmodule PartitionedBuffer.Owner do
     {waiting, state} = await(MapSet.new(Handle.indexes(ref)), deadline, state)
 
     for {index, partition} <- partitions(state), index in waiting, do: Partition.expire(partition)
-    {waiting, _state} = await_given_up(waiting, state)
+    {waiting, _state} = await(waiting, until(grace_ms(ref)), state)
 
     Enum.each(waiting, &Partition.abandon(buffer, ref, &1))
     Handle.erase(buffer, ref)
   end
 
-  # Without `on_discard` that is only counting and reporting. With it, each of its calls may take as long as a
-  # call of the processor, and there may be many: they go on while there is progress.
-  defp await_given_up(waiting, %{ref: ref} = state) do
+  # Handing over is work, and gets as much time as processing did.
+  defp grace_ms(ref) do
     %{on_discard: on_discard, processing_timeout_ms: timeout} = Handle.settings(ref)
-    grace = if on_discard == nil, do: @grace_ms, else: max(@grace_ms, timeout)
-    await_given_up(waiting, grace, kept(waiting, ref), state)
-  end
 
-  # (`:infinity` is more than any number.)
-  defp await_given_up(waiting, grace, kept, state) do
-    deadline = if grace == :infinity, do: :infinity, else: now() + grace
-    {waiting, state} = await(waiting, deadline, state)
-
-    case kept(waiting, state.ref) do
-      0 -> {waiting, state}
-      ^kept -> {waiting, state}
-      left -> await_given_up(waiting, grace, left, state)
+    cond do
+      not Handover.on_discard?(on_discard) -> @grace_ms
+      timeout == :infinity -> :infinity
+      true -> max(@grace_ms, timeout)
     end
   end
-
-  defp kept(waiting, ref),
-    do: Enum.sum(for index <- waiting, do: Native.partition_kept(ref, index))
 
   defp finish_partitions(state, supervisor) do
     state = Map.merge(state, %{supervisor: supervisor, monitor: Process.monitor(supervisor)})
@@ -187,6 +175,9 @@ defmodule PartitionedBuffer.Owner do
       end
     end
   end
+
+  defp until(:infinity), do: :infinity
+  defp until(ms), do: now() + ms
 
   defp now, do: System.monotonic_time(:millisecond)
 end

@@ -85,7 +85,21 @@ defmodule PartitionedBuffer.ClusterCase do
   @doc "Kills a node's operating system process (`KILL`), or stops it (`STOP`) and lets it go on (`CONT`)."
   def signal(%{os_pid: os_pid}, signal) do
     System.cmd("kill", ["-" <> signal, os_pid], stderr_to_stdout: true)
+    if signal == "STOP", do: wait_until(fn -> stopped?(os_pid) end)
     :ok
+  end
+
+  # All of its threads.
+  defp stopped?(os_pid) do
+    "/proc/#{os_pid}/task/*/stat"
+    |> Path.wildcard()
+    |> Enum.all?(
+      &(&1
+        |> File.read!()
+        |> String.split(") ")
+        |> List.last()
+        |> String.starts_with?("T"))
+    )
   end
 
   def connect(peers) do

@@ -25,6 +25,11 @@ defmodule PartitionedBuffer.Cluster.Handover do
     )
   end
 
+  @doc "Whether an `on_discard` is this."
+  @spec on_discard?(term()) :: boolean()
+  def on_discard?({__MODULE__, :discarded, _args}), do: true
+  def on_discard?(_other), do: false
+
   @doc false
   @spec discarded([term()], atom(), atom(), pos_integer(), term()) :: term()
   def discarded(entries, :shutdown, buffer, timeout, users) do
