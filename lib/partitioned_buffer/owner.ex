@@ -177,7 +177,7 @@ defmodule PartitionedBuffer.Owner do
   end
 
   defp until(:infinity), do: :infinity
-  defp until(ms), do: now() + ms
+  defp until(ms) when is_integer(ms), do: now() + ms
 
   defp now, do: System.monotonic_time(:millisecond)
 end

@@ -13,8 +13,13 @@ defmodule PartitionedBuffer.Cluster.Call do
 
   @spec start(node(), module(), atom(), [term()], timeout()) :: t()
   def start(node, module, function, args, ms) do
-    spawn_monitor(fn -> exit({:answer, remote(node, module, function, args, ms)}) end)
+    spawn_monitor(__MODULE__, :run, [node, module, function, args, ms])
   end
+
+  @doc false
+  @spec run(node(), module(), atom(), [term()], timeout()) :: no_return()
+  def run(node, module, function, args, ms),
+    do: exit({:answer, remote(node, module, function, args, ms)})
 
   @doc """
   What the function has returned; `{:refused, :closed}` if that node does not have it; `{:lost, reason}` if it

@@ -199,7 +199,7 @@ defmodule PartitionedBuffer.GenBuffer.DistTest do
     end
 
     :ok = on(b, ClusterNode, :start_dist, [buffer, [member: false]])
-    wait_until(fn -> on(b, Dist, :get_nodes, [buffer]) == [a.node] end)
+    wait_until(fn -> on(b, Cluster, :nodes, [buffer]) == [{a.node, 1}] end)
     assert on(b, Dist, :send_recv, [buffer, :x]) == {:ok, {a.node, :x}}
     :ok = on(a, Dist, :stop, [buffer])
     wait_until(fn -> on(b, ClusterNode, :raised, [Dist, :get_nodes, [buffer]]) == no_nodes end)

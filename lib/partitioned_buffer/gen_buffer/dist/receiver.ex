@@ -39,7 +39,7 @@ defmodule PartitionedBuffer.GenBuffer.Dist.Receiver do
   @spec info(atom()) :: answer()
   def info(buffer), do: buffer |> GenBuffer.info() |> defined()
 
-  @spec info_of([atom()]) :: answer()
+  @spec info_of([atom()]) :: {:ok, map()}
   def info_of(buffers) do
     {:ok,
      for(
