@@ -92,6 +92,25 @@ defmodule PartitionedBuffer.Cluster.LeaveTest do
     end
   end
 
+  @tag :soak
+  test "hands over a backlog of many small batches", %{a: a, b: b, c: c} do
+    opts = [handover: true, partition_key: {ClusterNode, :user, []}]
+    buffer = start_cluster([a, b], opts)
+    _gate = stuck(c, buffer, opts)
+    await_members([a, b, c], buffer, [a.node, b.node, c.node])
+    items = for n <- 1..1_000, user <- 1..100, do: {user, n}
+    for chunk <- Enum.chunk_every(items, 5_000), do: :ok = on(a, Cluster, :push, [buffer, chunk])
+    assert on(c, PartitionedBuffer, :info, [buffer]).accepted > 10_000
+    :ok = stop(c, buffer)
+    assert [a, b] |> figures(buffer) |> sum(:accepted) == 100_000
+    _rows = on(a, Cluster, :sync_flush, [buffer])
+    recorded = recorded([a, b], buffer)
+    assert Enum.sort(recorded) == Enum.sort(items)
+
+    for {_user, numbers} <- Enum.group_by(recorded, &elem(&1, 0), &elem(&1, 1)),
+        do: assert(numbers == Enum.to_list(1..1_000))
+  end
+
   test "without handover, what is left is discarded and reported", %{a: a, c: c} do
     buffer = start_cluster([a], [])
     _gate = stuck(c, buffer, [])
