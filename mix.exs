@@ -138,9 +138,14 @@ defmodule PartitionedBuffer.MixProject do
       ],
       groups_for_modules: [
         Buffers: [PartitionedBuffer.Queue, PartitionedBuffer.Map, PartitionedBuffer.DataBuffer],
+        "Several nodes": [
+          PartitionedBuffer.Cluster,
+          PartitionedBuffer.Cluster.Error,
+          PartitionedBuffer.Cluster.Telemetry,
+          PartitionedBuffer.GenBuffer.Dist
+        ],
         "Worker pools": [
           PartitionedBuffer.GenBuffer,
-          PartitionedBuffer.GenBuffer.Dist,
           PartitionedBuffer.GenPool,
           PartitionedBuffer.GenPool.Backend,
           PartitionedBuffer.GenPool.Backend.ETS,

@@ -85,6 +85,17 @@ defmodule PartitionedBuffer.Handle do
   def index!(handle, _buffer, key, entry),
     do: Router.index(key, entry, tuple_size(handle.partitions))
 
+  @doc "The same for each entry of a list."
+  @spec indexes!(t(), atom(), Router.key_option() | Router.Hashes.t(), [term()]) ::
+          [Native.index()]
+  def indexes!(_handle, _buffer, _key, []), do: []
+
+  def indexes!(%{partitions: {}}, buffer, _key, _entries),
+    do: PartitionedBuffer.no_partitions!(buffer)
+
+  def indexes!(handle, _buffer, key, entries),
+    do: Router.indexes(key, entries, tuple_size(handle.partitions))
+
   @doc "Puts options in force."
   @spec put_settings(Native.handle(), map()) :: :ok
   def put_settings(ref, settings) do
@@ -102,10 +113,14 @@ defmodule PartitionedBuffer.Handle do
   def indexes(ref), do: 0..(Native.buffer_partitions(ref) - 1)//1
 
   @spec unknown!(term()) :: no_return()
-  def unknown!(buffer) do
-    raise ArgumentError,
-          "unknown registry: #{inspect(buffer)} (no PartitionedBuffer is running under this name)"
-  end
+  def unknown!(buffer), do: raise(ArgumentError, unknown(buffer))
+
+  @doc "Whether this is what a call raises whose buffer is not running, or has been closed."
+  @spec unknown?(Exception.t(), term()) :: boolean()
+  def unknown?(error, buffer), do: Exception.message(error) == unknown(buffer)
+
+  defp unknown(buffer),
+    do: "unknown registry: #{inspect(buffer)} (no PartitionedBuffer is running under this name)"
 
   # The owner of a buffer whose supervisor was killed may be ending while another buffer of the name starts:
   # between its look at the handle and its erasing of it, the other one could put its own.

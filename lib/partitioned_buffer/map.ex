@@ -787,7 +787,7 @@ defmodule PartitionedBuffer.Map do
 
     indexes =
       if partition_key != nil do
-        Enum.map(entries, &Handle.index!(handle, buffer, partition_key, elem(&1, 0)))
+        Handle.indexes!(handle, buffer, partition_key, Enum.map(entries, &elem(&1, 0)))
       end
 
     with refused when refused != :ok <-

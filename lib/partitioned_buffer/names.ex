@@ -23,6 +23,16 @@ defmodule PartitionedBuffer.Names do
   @spec owner(name()) :: name()
   def owner(buffer), do: Module.concat(buffer, Owner)
 
+  # The same on every node: it is how they find each other.
+  @spec cluster_scope(name()) :: name()
+  def cluster_scope(buffer), do: Module.concat(buffer, ClusterScope)
+
+  @spec cluster(name()) :: name()
+  def cluster(buffer), do: Module.concat(buffer, Cluster)
+
+  @spec cluster_view(name()) :: name()
+  def cluster_view(buffer), do: Module.concat(buffer, ClusterView)
+
   @spec partition(name(), non_neg_integer()) :: name()
   def partition(buffer, index), do: Module.concat(buffer, Integer.to_string(index))
 

@@ -348,6 +348,9 @@ defmodule PartitionedBuffer.Options do
   def write!([]), do: {nil, @write_timeout}
   def write!(partition_key: key), do: {key, @write_timeout}
 
+  def write!(partition_key: key, timeout: ms) when is_integer(ms) and ms in 0..@max_ms,
+    do: {key, ms}
+
   def write!(opts) do
     opts = opts |> keyword!() |> NimbleOptions.validate!(@runtime)
     {opts[:partition_key], opts[:timeout]}

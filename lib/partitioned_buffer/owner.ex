@@ -11,6 +11,7 @@ defmodule PartitionedBuffer.Owner do
 
   use GenServer
 
+  alias PartitionedBuffer.Cluster.Handover
   alias PartitionedBuffer.{Handle, Names, Native, Partition, PartitionSupervisor}
 
   # For the partitions to give up what is left when the time is up. They count and report, and have
@@ -72,8 +73,7 @@ defmodule PartitionedBuffer.Owner do
 
   @doc "Until when the end of a buffer may take that begins now."
   @spec deadline(map()) :: integer() | :infinity
-  def deadline(%{processing_timeout_ms: :infinity}), do: :infinity
-  def deadline(%{processing_timeout_ms: budget}) when is_integer(budget), do: now() + budget
+  def deadline(%{processing_timeout_ms: budget}), do: until(budget)
 
   @doc "What of that is left, in milliseconds."
   @spec left(integer() | :infinity) :: timeout()
@@ -119,10 +119,21 @@ defmodule PartitionedBuffer.Owner do
     {waiting, state} = await(MapSet.new(Handle.indexes(ref)), deadline, state)
 
     for {index, partition} <- partitions(state), index in waiting, do: Partition.expire(partition)
-    {waiting, _state} = await(waiting, now() + @grace_ms, state)
+    {waiting, _state} = await(waiting, until(grace_ms(ref)), state)
 
     Enum.each(waiting, &Partition.abandon(buffer, ref, &1))
     Handle.erase(buffer, ref)
+  end
+
+  # Handing over is work, and gets as much time as processing did.
+  defp grace_ms(ref) do
+    %{on_discard: on_discard, processing_timeout_ms: timeout} = Handle.settings(ref)
+
+    cond do
+      not Handover.on_discard?(on_discard) -> @grace_ms
+      timeout == :infinity -> :infinity
+      true -> max(@grace_ms, timeout)
+    end
   end
 
   defp finish_partitions(state, supervisor) do
@@ -164,6 +175,9 @@ defmodule PartitionedBuffer.Owner do
       end
     end
   end
+
+  defp until(:infinity), do: :infinity
+  defp until(ms) when is_integer(ms), do: now() + ms
 
   defp now, do: System.monotonic_time(:millisecond)
 end

@@ -305,8 +305,7 @@ defmodule PartitionedBuffer.Queue do
     items = if is_list(item_or_items), do: item_or_items, else: [item_or_items]
     if List.improper?(items), do: improper!(items)
 
-    indexes =
-      if key == nil, do: [], else: Enum.map(items, &Handle.index!(handle, buffer, key, &1))
+    indexes = if key == nil, do: [], else: Handle.indexes!(handle, buffer, key, items)
 
     {ref, items, indexes}
   end

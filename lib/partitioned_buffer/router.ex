@@ -5,9 +5,35 @@ defmodule PartitionedBuffer.Router do
   #
   # Invariant: the native side routes entries without `:partition_key` by the same function.
 
-  @type key_option :: nil | (term() -> term()) | mfa() | term()
+  # The hashes of all entries of a list, in their order: what another node has found out with a key option
+  # of its own.
+  defmodule Hashes do
+    @moduledoc false
+    @enforce_keys [:hashes]
+    defstruct [:hashes]
+    @type t :: %__MODULE__{hashes: [PartitionedBuffer.Router.hash()]}
+  end
 
-  @spec index(key_option(), term(), pos_integer()) :: non_neg_integer()
+  @range 4_294_967_296
+
+  @type key_option :: nil | (term() -> term()) | mfa() | term()
+  @type hash :: 0..4_294_967_295
+
+  @doc "What an entry is routed by, before it is known between how many partitions."
+  @spec hash(key_option(), term()) :: hash()
+  def hash(key_option, entry), do: key_option |> key(entry) |> :erlang.phash2(@range)
+
+  @doc "The index of each of these entries."
+  @spec indexes(key_option() | Hashes.t(), [term()], pos_integer()) :: [non_neg_integer()]
+  def indexes(%Hashes{hashes: hashes}, _entries, partitions),
+    do: Enum.map(hashes, &rem(&1, partitions))
+
+  def indexes(key_option, entries, partitions),
+    do: Enum.map(entries, &index(key_option, &1, partitions))
+
+  @spec index(key_option() | Hashes.t(), term(), pos_integer()) :: non_neg_integer()
+  def index(%Hashes{hashes: [hash]}, _entry, partitions), do: rem(hash, partitions)
+
   def index(key_option, entry, partitions) do
     key_option |> key(entry) |> :erlang.phash2(partitions)
   end

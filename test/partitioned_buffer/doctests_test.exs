@@ -3,7 +3,10 @@ defmodule PartitionedBuffer.DoctestsTest do
   use ExUnit.Case, async: true
 
   doctest PartitionedBuffer
+  doctest PartitionedBuffer.Cluster
+  doctest PartitionedBuffer.Cluster.Telemetry
   doctest PartitionedBuffer.GenBuffer
+  doctest PartitionedBuffer.GenBuffer.Dist
   doctest PartitionedBuffer.GenBuffer.Telemetry
   doctest PartitionedBuffer.DataBuffer
   doctest PartitionedBuffer.Map
