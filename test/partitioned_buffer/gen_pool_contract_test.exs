@@ -379,7 +379,12 @@ defmodule PartitionedBuffer.GenPoolContractTest do
       test "messages from one process are handled in order by one worker" do
         {name, _pid} = start!(@kind, %{test: self()})
         for i <- 1..50, do: send(name, {:number, i})
-        got = for _ <- 1..50, do: assert_receive({:info, {:number, i}, _w}, 5_000) && i
+
+        got =
+          for _ <- 1..50 do
+            assert_receive {:info, {:number, i}, _w}, 5_000
+            i
+          end
 
         if @kind in [:gen_server, :exclusive, :optimistic, :own_state],
           do: assert(got == Enum.to_list(1..50)),

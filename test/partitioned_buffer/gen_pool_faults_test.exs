@@ -81,7 +81,7 @@ defmodule PartitionedBuffer.GenPoolFaultsTest do
       eventually(fn -> match?({:ok, _}, PartitionedBuffer.GenPool.Handle.fetch(name)) end)
       GenPool.set_pool_size(name, 1)
       eventually(fn -> length(GenPool.get_state(name)) == 2_500 end)
-      assert GenPool.get_state(name) == Enum.to_list(2_500..1)
+      assert GenPool.get_state(name) == Enum.to_list(2_500..1//-1)
     end
   end
 

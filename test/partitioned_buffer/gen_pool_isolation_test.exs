@@ -257,7 +257,7 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
 
       release(first)
       assert Task.await_many(tasks) == Enum.to_list(1..7)
-      assert GenPool.get_state(pool) == Enum.to_list(7..1)
+      assert GenPool.get_state(pool) == Enum.to_list(7..1//-1)
     end
 
     test "without read_only?/2, requests are handled in the order of the queue" do
@@ -273,7 +273,7 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
 
       release(busy)
       assert Task.await_many(tasks) == Enum.to_list(1..100)
-      assert GenPool.get_state(pool) == Enum.to_list(100..1)
+      assert GenPool.get_state(pool) == Enum.to_list(100..1//-1)
       eventually(fn -> line(pool) == 0 end)
     end
 

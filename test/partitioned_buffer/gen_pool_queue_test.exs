@@ -55,7 +55,7 @@ defmodule PartitionedBuffer.GenPoolQueueTest do
       for i <- 1..10, do: send(pool, fn state -> {:noreply, [i | state]} end)
       eventually(fn -> GenPool.info(pool).messages == 10 end)
       release(busy)
-      eventually(fn -> GenPool.get_state(pool) == Enum.to_list(10..1) end)
+      eventually(fn -> GenPool.get_state(pool) == Enum.to_list(10..1//-1) end)
     end
 
     test "through the pool's process" do

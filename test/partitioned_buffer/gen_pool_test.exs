@@ -22,12 +22,12 @@ defmodule PartitionedBuffer.GenPoolTest do
 
     @impl true
     def handle_call({:add, value}, _from, state) do
-      {:reply, state.count + value, %State{state | count: state.count + value}}
+      {:reply, state.count + value, %{state | count: state.count + value}}
     end
 
     @impl true
     def handle_cast({:add, value}, state) do
-      {:noreply, %State{state | count: state.count + value}}
+      {:noreply, %{state | count: state.count + value}}
     end
 
     def start_link(opts \\ []) do
@@ -73,7 +73,7 @@ defmodule PartitionedBuffer.GenPoolTest do
       # The queue is first come, first served, and turns are taken in the order of the queue by one worker.
       pool = start_pool!([], pool_size: 1)
       for i <- 1..100, do: :ok = GenPool.cast(pool, &{:noreply, [i | &1]})
-      assert GenPool.call(pool, &{:reply, &1, &1}) == Enum.to_list(100..1)
+      assert GenPool.call(pool, &{:reply, &1, &1}) == Enum.to_list(100..1//-1)
     end
   end
 
