@@ -432,7 +432,8 @@ defmodule PartitionedBuffer.Partition do
     answer(state.runner, {:error, why})
     state = cancel_watchdog(%{state | runner: nil})
     settled = Native.partition_settle(state.ref, state.index, why, killed_for != :shutdown)
-    finished? = settled == :ok and reason == :normal
+    # An adopted one may have ended before it was monitored.
+    finished? = settled == :ok and reason in [:normal, :noproc]
     unless finished?, do: report_failure(state, killed_for || failure(reason))
     state = discards(state)
 
