@@ -7,6 +7,8 @@ defmodule PartitionedBuffer.TermsPropertiesTest do
 
   alias :proper_types, as: Types
 
+  @text String.duplicate("text", 50)
+
   # One trip: in by `push`, out by the processor.
   defp trip(term, push) do
     name = start_queue!()
@@ -65,6 +67,34 @@ defmodule PartitionedBuffer.TermsPropertiesTest do
         assert identical?(values, terms)
       end
     end)
+  end
+
+  # Copied word by word, unless they are larger or deeper than that goes, or have something else in them.
+  describe "small terms" do
+    for {kind, terms} <- [
+          tuples:
+            quote(do: for(size <- [0, 1, 2, 62, 63, 64, 1022, 1023, 1024], do: tuple(size))),
+          lists:
+            quote(do: for(length <- [1, 2, 510, 511, 512, 513], do: Enum.to_list(1..length))),
+          texts: quote(do: for(size <- 0..70, do: {:text, :binary.copy("x", size)})),
+          parts: quote(do: for(size <- 0..70, do: {:part, binary_part(@text, 1, size)})),
+          integers: quote(do: for(bits <- 55..200, sign <- [1, -1], do: sign * 2 ** bits)),
+          deep_tuples: quote(do: for(depth <- 1..40, do: nest(depth, &{&1, depth, 1.5}))),
+          deep_lists: quote(do: for(depth <- 1..40, do: nest(depth, &[&1, depth | "tail"]))),
+          mixed:
+            quote(do: for(other <- others(), do: {:item, ["a", {1.5, other}], 2 ** 62, other}))
+        ] do
+      test "#{kind}" do
+        terms = unquote(terms)
+        name = start_queue!(processing_batch_size: 1_000_000)
+        Queue.push(name, terms)
+        Enum.each(terms, &Queue.push(name, {&1}))
+        :erlang.garbage_collect()
+        expected = terms ++ Enum.map(terms, &{&1})
+        assert [result] = drain(name)
+        assert identical?(result, expected)
+      end
+    end
   end
 
   describe "what refers to something" do
@@ -183,6 +213,14 @@ defmodule PartitionedBuffer.TermsPropertiesTest do
       assert PartitionedBuffer.info(name).bytes > 4_000_000
       assert name |> drain() |> Enum.concat() |> Enum.sort() === terms
     end
+  end
+
+  defp tuple(size), do: List.to_tuple(List.duplicate(1, size))
+
+  defp nest(depth, wrap), do: Enum.reduce(1..depth, :inner, fn _depth, inner -> wrap.(inner) end)
+
+  defp others do
+    [{}, %{}, %{a: 1}, [], make_ref(), fn -> :ok end, self(), @text, <<1::7>>, [{}, "text"]]
   end
 
   defp send_values(test, table) do

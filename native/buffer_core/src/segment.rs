@@ -19,7 +19,7 @@ pub struct Segment<A> {
 }
 
 impl<A: Arena> Segment<A> {
-    /// An arena costs about 2 KB whatever is in it. At 256 entries that is 8 bytes an entry, and a
+    /// An arena costs up to 2 KB whatever is in it. At 256 entries that is 8 bytes an entry, and a
     /// batch of the default size still frees memory often.
     pub const MAX_ENTRIES: usize = 256;
 

@@ -1,4 +1,4 @@
-//! Erlang terms that belong to no process. All unsafe code of the project is here.
+//! Erlang terms that belong to no process. All unsafe code of the project is here and in `arena/`.
 //!
 //! An [`Arena`] is a process-independent environment of the VM. Terms are copied in one after the
 //! other and freed all together. What makes the rest of the crate safe:
@@ -32,31 +32,58 @@ use crate::broker::{Member, SharedBroker};
 use crate::cell::{SharedCell, Staged};
 use crate::resource::Shared;
 
+#[path = "arena/words.rs"]
+mod words;
+
+pub use words::Layout;
+use words::Words;
+
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
 
-/// Terms that share one environment of their own.
+/// Terms that share memory of their own: the blocks of what is copied word by word, and an environment for
+/// what the VM copies, once there is any.
 pub struct Arena {
-    env: NonNull<ErlNifEnv>,
+    env: Option<NonNull<ErlNifEnv>>,
+    words: Words,
     terms: Vec<NIF_TERM>,
 }
 
 // SAFETY: a process-independent environment is bound to no thread (erl_nif documentation,
-// "ErlNifEnv": it may be used by any thread, one at a time); `Arena` owns it alone.
+// "ErlNifEnv": it may be used by any thread, one at a time), and blocks are plain memory; `Arena` owns them
+// alone.
 unsafe impl Send for Arena {}
+
+fn allocate_env() -> NonNull<ErlNifEnv> {
+    // SAFETY: no precondition.
+    let env = unsafe { enif_alloc_env() };
+    // The VM ends itself when it is out of memory; it never returns null here.
+    NonNull::new(env).expect("enif_alloc_env returned null")
+}
 
 impl Arena {
     /// Copies a term in.
+    #[inline]
     pub fn store(&mut self, term: Term<'_>) {
-        // SAFETY: `self.env` is alive until `drop` and nobody else uses it during `&mut self`;
-        // `term` is valid, because its own environment outlives it.
-        let copy = unsafe { enif_make_copy(self.env.as_ptr(), term.as_c_arg()) };
+        let copy = match Layout::get().words(term) {
+            Some(words) => self.words.copy(term.as_c_arg(), words),
+            None => self.copy(term.as_c_arg()),
+        };
         self.terms.push(copy);
+    }
+
+    /// Has the VM copy a term, which its caller keeps alive.
+    #[cold]
+    fn copy(&mut self, term: NIF_TERM) -> NIF_TERM {
+        let env = *self.env.get_or_insert_with(allocate_env);
+        // SAFETY: `env` is alive until `drop` and nobody else uses it during `&mut self`; `term` is valid, and
+        // its memory outlives this call.
+        unsafe { enif_make_copy(env.as_ptr(), term) }
     }
 
     /// A copy of one term.
     pub fn load<'a>(&self, index: usize, env: Env<'a>) -> Term<'a> {
-        // SAFETY: the term was made in `self.env`, which lives as long as `self`, and a term in an
-        // environment never changes. `env` is the caller's, used by this thread.
+        // SAFETY: the term is in `self`'s memory, where no term ever changes. `env` is the caller's, used by
+        // this thread.
         let copy = unsafe { enif_make_copy(env.as_c_arg(), self.terms[index]) };
         // SAFETY: `copy` was just made in `env`.
         unsafe { Term::new(env, copy) }
@@ -96,10 +123,7 @@ unsafe impl Sync for Frozen {}
 impl Frozen {
     /// A copy of the term.
     pub fn new(term: Term<'_>) -> Self {
-        // SAFETY: no precondition.
-        let env = unsafe { enif_alloc_env() };
-        // The VM ends itself when it is out of memory; it never returns null here.
-        let env = NonNull::new(env).expect("enif_alloc_env returned null");
+        let env = allocate_env();
         ALIVE.fetch_add(1, Ordering::Relaxed);
         // SAFETY: `env` was just allocated; `term` is valid, because its own environment outlives it.
         let term = unsafe { enif_make_copy(env.as_ptr(), term.as_c_arg()) };
@@ -141,8 +165,8 @@ impl<'a> Copies<'a> {
     pub fn extend(&mut self, arena: &Arena, range: Range<usize>) {
         let env = self.env;
         self.terms.extend(arena.terms[range].iter().map(|&term| {
-            // SAFETY: `term` was made in the arena's environment, which lives as long as the arena,
-            // and a term in an environment never changes. `env` is the caller's, used by this thread.
+            // SAFETY: `term` is in the arena's memory, where no term ever changes. `env` is the caller's,
+            // used by this thread.
             unsafe { enif_make_copy(env.as_c_arg(), term) }
         }));
     }
@@ -170,20 +194,20 @@ impl<'a> Copies<'a> {
 
 impl buffer_core::Arena for Arena {
     fn new() -> Self {
-        // SAFETY: no precondition.
-        let env = unsafe { enif_alloc_env() };
         ALIVE.fetch_add(1, Ordering::Relaxed);
         Self {
-            // The VM ends itself when it is out of memory; it never returns null here.
-            env: NonNull::new(env).expect("enif_alloc_env returned null"),
+            env: None,
+            words: Words::default(),
             terms: Vec::with_capacity(buffer_core::Segment::<Arena>::FIRST_ENTRIES),
         }
     }
 
     fn copy_from(&mut self, other: &Self, index: usize) {
-        // SAFETY: `other` is alive, so its term is valid; `self.env` is used by nobody else during
-        // `&mut self`.
-        let copy = unsafe { enif_make_copy(self.env.as_ptr(), other.terms[index]) };
+        let term = other.terms[index];
+        let copy = match Layout::get().words_of(term) {
+            Some(words) => self.words.copy(term, words),
+            None => self.copy(term),
+        };
         self.terms.push(copy);
     }
 
@@ -194,8 +218,10 @@ impl buffer_core::Arena for Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new`, freed only here, and no term of it has left except as a copy.
-        unsafe { enif_free_env(self.env.as_ptr()) };
+        if let Some(env) = self.env {
+            // SAFETY: allocated by `copy`, freed only here, and no term of it has left except as a copy.
+            unsafe { enif_free_env(env.as_ptr()) };
+        }
         ALIVE.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | module | one idea |
 //! |---|---|
-//! | [`arena`] | Erlang terms that belong to no process: all unsafe code of the project |
+//! | [`arena`] | Erlang terms that belong to no process, and those copied word by word: all unsafe code of the project |
 //! | [`weigh`] | how large a term is, found out in bounded time |
 //! | [`resource`] | what a handle on the BEAM refers to |
 //! | [`registry`] | open buffers by name |

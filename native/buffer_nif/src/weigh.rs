@@ -10,7 +10,7 @@ use rustler::schedule::consume_timeslice;
 use rustler::{Env, Term, TermType};
 use smallvec::SmallVec;
 
-use crate::arena::{binary_len, immediate_word, tuple_elements};
+use crate::arena::{binary_len, immediate_word, tuple_elements, Layout};
 
 const WORD: u64 = 8;
 /// Binaries up to this size are copied into the heap, larger ones are shared.
@@ -83,7 +83,7 @@ impl Scale {
     /// The weight of a term in bytes.
     #[inline]
     pub fn weigh(&mut self, term: Term<'_>) -> Result<u32, Heavy> {
-        match flat(term) {
+        match light(term) {
             Some((steps, bytes)) => {
                 self.steps = self.steps.checked_sub(steps).ok_or(Heavy)?;
                 self.bytes = self.bytes.checked_sub(bytes).ok_or(Heavy)?;
@@ -172,9 +172,18 @@ impl Scale {
     }
 }
 
-/// Steps and bytes of the terms that are pushed most: what is all in its word, a small binary, or a
-/// tuple of those. It asks the VM once for each that is not.
+/// Steps and bytes of what is small.
 #[inline]
+fn light(term: Term<'_>) -> Option<(usize, u64)> {
+    match Layout::get().words(term) {
+        Some(words) => Some((1 + words / 2, (1 + words as u64) * WORD)),
+        None => flat(term),
+    }
+}
+
+/// The same for terms that the VM copies: what is all in its word, a small binary, or a tuple of those. It
+/// asks the VM once for each that is not.
+#[cold]
 fn flat(term: Term<'_>) -> Option<(usize, u64)> {
     if is_immediate(term) {
         return Some((1, WORD));

@@ -1,0 +1,351 @@
+//! Terms that are copied word by word, without a call into the VM.
+//!
+//! Most of what is buffered is small: tuples and lists of atoms, numbers and short binaries. The VM takes
+//! several calls and two walks to weigh and to copy such a term. Here these are two short loops, and what was
+//! copied is a block of memory that is freed as one. What comes out again is copied by the VM, which only
+//! reads the block.
+//!
+//! This relies on how the VM lays terms out. A word that is no term by itself points to words, the first of
+//! which says of what kind they are and how many; or to the two words of a list's cell. That has been
+//! so for twenty years, yet nobody promises it. So [`Layout::learn`] looks at terms of every kind when the
+//! library is loaded, has them copied, and compares. If anything is not as expected there, or a term has
+//! anything in it that is of another kind, the VM copies it.
+//!
+//! What is copied here refers to nothing outside: neither to binaries that are shared, nor to functions,
+//! references or other nodes. So there is nothing to be given back when it is freed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustler::sys::{enif_is_identical, enif_make_copy};
+use rustler::wrapper::NIF_TERM;
+use rustler::{Encoder, Env, NewBinary, Term};
+
+use super::is_immediate_word;
+
+// The two low bits of a word that is not all of its term, and those that are no part of an address.
+const TAG: usize = 0b11;
+const LIST: usize = 0b01;
+const BOXED: usize = 0b10;
+const LOW: usize = 0b111;
+
+// In a first word: the bits of its kind; the rest is how many words follow.
+const KIND_BITS: u32 = 6;
+const KIND: usize = (1 << KIND_BITS) - 1;
+const TUPLE: usize = 0;
+
+/// How deep a term may be that is copied here.
+const DEPTH: usize = 16;
+
+/// A bit for each kind that is known; none: the VM copies everything.
+static LAYOUT: AtomicU64 = AtomicU64::new(0);
+
+/// Which kinds are known.
+#[derive(Clone, Copy)]
+pub struct Layout(u64);
+
+impl Layout {
+    /// The most words that a term may take: larger ones are the VM's, which is as fast with them.
+    pub const MOST: usize = 1024;
+
+    /// Of this VM.
+    #[inline]
+    pub fn get() -> Self {
+        Self(LAYOUT.load(Ordering::Relaxed))
+    }
+
+    /// How many words a copy takes besides the term's own; `None`: the VM is to copy it.
+    #[inline]
+    pub fn words(self, term: Term<'_>) -> Option<usize> {
+        self.words_of(term.as_c_arg())
+    }
+
+    #[inline]
+    pub(super) fn words_of(self, term: NIF_TERM) -> Option<usize> {
+        let mut left = Self::MOST;
+        self.measure(term, &mut left, DEPTH)?;
+        Some(Self::MOST - left)
+    }
+
+    #[inline(always)]
+    fn measure(self, term: NIF_TERM, left: &mut usize, depth: usize) -> Option<()> {
+        if is_immediate_word(term) {
+            return Some(());
+        }
+        if term & TAG != BOXED {
+            return self.measure_list(term, left, depth);
+        }
+        let thing = self.known(term)?;
+        *left = left.checked_sub(thing.len())?;
+        if !is_tuple(thing) {
+            return Some(());
+        }
+        for &element in &thing[1..] {
+            if !is_immediate_word(element) {
+                self.measure_inner(element, left, depth)?;
+            }
+        }
+        Some(())
+    }
+
+    #[inline]
+    fn measure_inner(self, term: NIF_TERM, left: &mut usize, depth: usize) -> Option<()> {
+        // What there mostly is inside a tuple.
+        if term & TAG == BOXED {
+            let thing = self.known(term)?;
+            if !is_tuple(thing) {
+                *left = left.checked_sub(thing.len())?;
+                return Some(());
+            }
+        }
+        self.measure_deeper(term, left, depth)
+    }
+
+    #[inline(never)]
+    fn measure_deeper(self, term: NIF_TERM, left: &mut usize, depth: usize) -> Option<()> {
+        self.measure(term, left, depth.checked_sub(1)?)
+    }
+
+    #[inline(never)]
+    fn measure_list(self, mut term: NIF_TERM, left: &mut usize, depth: usize) -> Option<()> {
+        if self.0 == 0 {
+            return None;
+        }
+        while term & TAG == LIST {
+            let [head, tail] = cell(term);
+            *left = left.checked_sub(2)?;
+            if !is_immediate_word(head) {
+                self.measure_inner(head, left, depth)?;
+            }
+            term = tail;
+        }
+        if is_immediate_word(term) {
+            return Some(());
+        }
+        self.measure_inner(term, left, depth)
+    }
+
+    /// The words that a term refers to, if they are of a kind that is known.
+    #[inline]
+    fn known<'a>(self, boxed: NIF_TERM) -> Option<&'a [usize]> {
+        let first = first_word(boxed);
+        // The empty tuple is not to be copied: there is only one of it in some releases.
+        let known = self.0 & (1 << (first & KIND)) != 0 && first >> KIND_BITS > 0;
+        known.then(|| thing(boxed))
+    }
+
+    /// Looks at how this VM lays terms out. Called while the library is loaded.
+    pub fn learn(env: Env<'_>) {
+        let layout = Self::examine(env).unwrap_or(Self(0));
+        LAYOUT.store(layout.0, Ordering::Relaxed);
+    }
+
+    fn examine(env: Env<'_>) -> Option<Self> {
+        if size_of::<NIF_TERM>() != 8 {
+            return None;
+        }
+        let leaves = leaves(env);
+        let mut layout = Self(1 << TUPLE);
+        for (leaf, words) in &leaves {
+            layout.0 |= 1 << kind_of(leaf.as_c_arg(), *words)?;
+        }
+        let expected = leaves.into_iter().chain(trees(env));
+        let as_expected = expected.into_iter().all(|(term, words)| {
+            layout.words(term) == Some(words) && is_copied_well(env, term, words)
+        });
+        as_expected.then_some(layout)
+    }
+}
+
+/// Copies of terms, in blocks that never move.
+#[derive(Default)]
+pub struct Words {
+    blocks: Vec<Vec<usize>>,
+    // Of all blocks.
+    capacity: usize,
+}
+
+impl Words {
+    /// What the first block has room for.
+    const FIRST: usize = 128;
+
+    /// Copies a term that takes so many words ([`Layout::words`]). The copy is good for as long as `self`.
+    #[inline]
+    pub fn copy(&mut self, term: NIF_TERM, words: usize) -> NIF_TERM {
+        match self.blocks.last_mut() {
+            Some(block) if block.capacity() - block.len() >= words => copy(block, term),
+            _ => copy(self.grow(words), term),
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self, words: usize) -> &mut Vec<usize> {
+        let capacity = self.capacity.max(Self::FIRST).max(words);
+        self.capacity += capacity;
+        self.blocks.push(Vec::with_capacity(capacity));
+        let last = self.blocks.len() - 1;
+        &mut self.blocks[last]
+    }
+}
+
+/// Copies to the end of a block.
+#[inline]
+fn copy(block: &mut Vec<usize>, term: NIF_TERM) -> NIF_TERM {
+    match term & TAG {
+        BOXED => copy_thing(block, term),
+        LIST => copy_list(block, term),
+        _ => term,
+    }
+}
+
+#[inline]
+fn copy_thing(block: &mut Vec<usize>, boxed: NIF_TERM) -> NIF_TERM {
+    let thing = thing(boxed);
+    let at = append(block, thing);
+    if is_tuple(thing) {
+        for index in 1..thing.len() {
+            let element = thing[index];
+            if is_immediate_word(element) {
+                continue;
+            }
+            let leaf = element & TAG == BOXED && first_word(element) & KIND != TUPLE;
+            block[at + index] = if leaf {
+                let leaf = append(block, self::thing(element));
+                address(block, leaf) | BOXED
+            } else {
+                copy_deeper(block, element)
+            };
+        }
+    }
+    address(block, at) | BOXED
+}
+
+#[inline(never)]
+fn copy_deeper(block: &mut Vec<usize>, term: NIF_TERM) -> NIF_TERM {
+    copy(block, term)
+}
+
+#[inline(never)]
+fn copy_list(block: &mut Vec<usize>, list: NIF_TERM) -> NIF_TERM {
+    let first = block.len();
+    let mut term = list;
+    loop {
+        let [head, tail] = cell(term);
+        let at = append(block, &[head, tail]);
+        if !is_immediate_word(head) {
+            block[at] = copy_deeper(block, head);
+        }
+        if tail & TAG != LIST {
+            block[at + 1] = copy_deeper(block, tail);
+            break;
+        }
+        block[at + 1] = address(block, block.len()) | LIST;
+        term = tail;
+    }
+    address(block, first) | LIST
+}
+
+/// Appends words; answers the index of the first of them.
+#[inline]
+fn append(block: &mut Vec<usize>, words: &[usize]) -> usize {
+    let at = block.len();
+    // Others refer to where they are by now.
+    assert!(
+        block.capacity() - at >= words.len(),
+        "a block must not move"
+    );
+    block.extend_from_slice(words);
+    at
+}
+
+#[inline]
+fn address(block: &[usize], index: usize) -> usize {
+    block.as_ptr() as usize + index * size_of::<usize>()
+}
+
+#[inline]
+fn is_tuple(thing: &[usize]) -> bool {
+    thing[0] & KIND == TUPLE
+}
+
+/// The first of the words that a term refers to.
+#[inline]
+fn first_word(boxed: NIF_TERM) -> usize {
+    let at = (boxed & !LOW) as *const usize;
+    // SAFETY: `boxed` has the two low bits of a pointer to words, one at least. They live as long as the
+    // term does: an argument's until the call ends, an arena's as long as that is borrowed.
+    unsafe { at.read() }
+}
+
+/// The words that a term refers to, which is of a kind that is known.
+#[inline]
+fn thing<'a>(boxed: NIF_TERM) -> &'a [usize] {
+    let words = 1 + (first_word(boxed) >> KIND_BITS);
+    let at = (boxed & !LOW) as *const usize;
+    // SAFETY: of the kinds that `Layout` knows, the first word says how many follow: this was seen when the
+    // library was loaded. They live as `first_word` says, and words of a term are never written to.
+    unsafe { std::slice::from_raw_parts(at, words) }
+}
+
+/// The head and the tail of a list's cell.
+#[inline]
+fn cell(list: NIF_TERM) -> [usize; 2] {
+    let at = (list & !LOW) as *const [usize; 2];
+    // SAFETY: `list` has the two low bits of a pointer to a cell, which is two words. They live as long as
+    // `first_word` says.
+    unsafe { at.read() }
+}
+
+/// The kind of a term that should take so many words.
+fn kind_of(leaf: NIF_TERM, words: usize) -> Option<usize> {
+    if leaf & TAG != BOXED {
+        return None;
+    }
+    let first = first_word(leaf);
+    let kind = first & KIND;
+    (first >> KIND_BITS == words - 1 && kind != TUPLE).then_some(kind)
+}
+
+/// Terms without others in them, and how many words they should take: floats, large integers, short binaries.
+fn leaves(env: Env<'_>) -> Vec<(Term<'_>, usize)> {
+    let numbers = [
+        1.5f64.encode(env),
+        i64::MAX.encode(env),
+        i64::MIN.encode(env),
+        u64::MAX.encode(env),
+    ];
+    let numbers = numbers.into_iter().map(|number| (number, 2));
+    let binaries = (0..=64).map(|len| (binary(env, len), 2 + len.div_ceil(8)));
+    numbers.chain(binaries).collect()
+}
+
+/// Terms with others in them, and how many words they should take.
+fn trees(env: Env<'_>) -> Vec<(Term<'_>, usize)> {
+    let text = binary(env, 9); // 4 words
+    let nested = (true, (text, 1i64), vec![text, text]).encode(env);
+    vec![
+        ((1i64,).encode(env), 2),
+        ((1i64, text, 1.5f64).encode(env), 4 + 4 + 2),
+        (nested, 4 + (3 + 4) + 2 * (2 + 4)),
+        (vec![1i64, 2, 3].encode(env), 6),
+        (1.5f64.encode(env).list_prepend(text), 2 + 2 + 4),
+        (vec![nested; 20].encode(env), 20 * (2 + 23)),
+    ]
+}
+
+fn binary(env: Env<'_>, len: usize) -> Term<'_> {
+    let bytes = (0..len).map(|index| index as u8 + 1);
+    NewBinary::from_iter(env, bytes).into()
+}
+
+/// Whether a copy is what was copied, and so is what the VM copies from it.
+fn is_copied_well(env: Env<'_>, term: Term<'_>, words: usize) -> bool {
+    let mut copies = Words::default();
+    let copy = copies.copy(term.as_c_arg(), words);
+    let taken: usize = copies.blocks.iter().map(Vec::len).sum();
+    // SAFETY: `env` is the caller's, and the words of `copy` live until this returns.
+    let again = unsafe { enif_make_copy(env.as_c_arg(), copy) };
+    // SAFETY: this only reads both terms.
+    let is_same = unsafe { enif_is_identical(copy, term.as_c_arg()) } != 0;
+    // SAFETY: as before.
+    taken == words && is_same && unsafe { enif_is_identical(again, term.as_c_arg()) } != 0
+}
