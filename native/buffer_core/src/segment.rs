@@ -143,8 +143,13 @@ impl<A: Arena> Segment<A> {
 }
 
 /// Segments that nothing is left in, and other memory, to be freed where that holds nobody up.
+///
+/// A pointer, and mostly none: each write makes one and drops it again.
 #[derive(Debug)]
-pub struct Retired<A> {
+pub struct Retired<A>(Option<Box<Memory<A>>>);
+
+#[derive(Debug)]
+struct Memory<A> {
     segments: Vec<Box<Segment<A>>>,
     // What was left in them when they came: enough to tell large entries from small ones.
     bytes: u64,
@@ -153,6 +158,13 @@ pub struct Retired<A> {
 }
 
 impl<A> Default for Retired<A> {
+    #[inline]
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<A> Default for Memory<A> {
     fn default() -> Self {
         Self {
             segments: Vec::new(),
@@ -172,47 +184,66 @@ impl<A: Arena> Retired<A> {
     /// many times larger. The memory was held before; it is given back a little later.
     const PATIENCE: usize = 64;
 
+    fn memory(&mut self) -> &mut Memory<A> {
+        self.0.get_or_insert_default()
+    }
+
     /// Adds segments; what is left in them is forgotten.
     pub fn extend(&mut self, segments: impl IntoIterator<Item = Box<Segment<A>>>) {
         for segment in segments {
-            self.bytes += segment.bytes();
-            self.segments.push(segment);
+            let some = self.memory();
+            some.bytes += segment.bytes();
+            some.segments.push(segment);
         }
     }
 
     /// Adds what takes long to be freed, with so many entries in it.
     pub fn extend_with(&mut self, entries: usize, memory: impl Any + Send) {
-        self.other.push((entries, Box::new(memory)));
+        self.memory().other.push((entries, Box::new(memory)));
     }
 
     /// Adds what is in another, which is left empty.
     pub fn append(&mut self, other: &mut Self) {
-        self.bytes += std::mem::take(&mut other.bytes);
-        self.segments.append(&mut other.segments);
-        self.other.append(&mut other.other);
+        match (&mut self.0, other.0.take()) {
+            (Some(some), Some(mut other)) => {
+                some.bytes += other.bytes;
+                some.segments.append(&mut other.segments);
+                some.other.append(&mut other.other);
+            }
+            (none, other) if other.is_some() => *none = other,
+            _ => {}
+        }
     }
 
     /// Whether it is time to free it.
     pub fn is_due(&self) -> bool {
-        let segments = self.segments.len() >= Self::SEGMENTS || self.bytes >= Self::BYTES;
-        segments || !self.other.is_empty()
+        self.0.as_ref().is_some_and(|some| {
+            let segments = some.segments.len() >= Self::SEGMENTS || some.bytes >= Self::BYTES;
+            segments || !some.other.is_empty()
+        })
     }
 
     /// Whether a drain that goes on should free them now.
     pub fn is_much(&self) -> bool {
-        self.segments.len() >= Self::SEGMENTS * Self::PATIENCE
-            || self.bytes >= Self::BYTES * Self::PATIENCE as u64
+        self.0.as_ref().is_some_and(|some| {
+            some.segments.len() >= Self::SEGMENTS * Self::PATIENCE
+                || some.bytes >= Self::BYTES * Self::PATIENCE as u64
+        })
     }
 
     /// Whether there is nothing.
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.segments.is_empty() && self.other.is_empty()
+        self.0.is_none()
     }
 
     /// How many entries were in it.
     pub fn entries(&self) -> usize {
-        let segments = self.segments.iter().map(|segment| segment.weights.len());
-        let other = self.other.iter().map(|(entries, _)| *entries);
+        let Some(some) = &self.0 else {
+            return 0;
+        };
+        let segments = some.segments.iter().map(|segment| segment.weights.len());
+        let other = some.other.iter().map(|(entries, _)| *entries);
         segments.chain(other).sum()
     }
 }

@@ -3,6 +3,7 @@
 //! | module | one idea |
 //! |---|---|
 //! | [`arena`] | Erlang terms that belong to no process, and those copied word by word: all unsafe code of the project |
+//! | [`entry`] | the way into the library for what is called most; the rest takes rustler's |
 //! | [`weigh`] | how large a term is, found out in bounded time |
 //! | [`resource`] | what a handle on the BEAM refers to |
 //! | [`registry`] | open buffers by name |
@@ -27,6 +28,8 @@ mod cell;
 mod clock;
 mod cycle;
 mod data_buffer;
+#[path = "arena/entry.rs"]
+mod entry;
 mod info;
 mod map;
 mod names;

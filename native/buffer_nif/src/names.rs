@@ -48,11 +48,17 @@ pub struct Target<'a>(Term<'a>);
 impl<'a> Decoder<'a> for Target<'a> {
     #[inline]
     fn decode(term: Term<'a>) -> NifResult<Self> {
-        Ok(Self(term))
+        Ok(Self::of(term))
     }
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    /// What a term names, if it names anything.
+    #[inline]
+    pub fn of(term: Term<'a>) -> Self {
+        Self(term)
+    }
+
     /// Runs `call` with the buffer, if there is one.
     #[inline]
     pub fn with<R>(self, call: impl FnOnce(&Shared) -> Result<R, Refused>) -> Result<R, Refused> {

@@ -14,6 +14,7 @@ use self::list::Items;
 use crate::arena::{Arena, Copies, Handle};
 use crate::clock;
 use crate::cycle::Readable;
+use crate::entry::nif;
 use crate::names::Target;
 use crate::resource::{Overflow, QueueBuffer, Shared, Storage};
 use crate::weigh::{account, Scale};
@@ -28,10 +29,12 @@ pub const COPIED_UNDER_LOCK: u32 = 8 * 1024;
 /// Such lists.
 pub const LISTED_UNDER_LOCK: usize = 64;
 
+nif!(queue_push / 2, queue_push);
+
 /// One item, routed by itself. Bounded.
-#[rustler::nif]
-fn queue_push(buffer: Target<'_>, item: Term<'_>) -> Atom {
-    answer(buffer.with(|shared| push(shared, item, None, Scale::bounded())))
+fn queue_push<'a>(env: Env<'a>, [buffer, item]: [Term<'a>; 2]) -> Term<'a> {
+    let buffer = Target::of(buffer);
+    answer(buffer.with(|shared| push(shared, item, None, Scale::bounded()))).to_term(env)
 }
 
 /// One item of any size, routed by itself.

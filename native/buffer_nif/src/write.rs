@@ -115,13 +115,14 @@ pub type Awaited = Option<(LocalPid, u64)>;
 pub type Todo = After<Arena, LocalPid>;
 
 /// Does it. `result` is what those get who wait for entries that were processed: the processor's answer.
-#[inline]
+#[inline(always)]
 pub fn finish(env: Env<'_>, shared: &Shared, todo: Todo, result: Option<Term<'_>>) {
     if !todo.is_empty() {
         finish_some(env, shared, todo, result);
     }
 }
 
+#[inline(never)]
 fn finish_some(env: Env<'_>, shared: &Shared, todo: Todo, result: Option<Term<'_>>) {
     reclaim(todo.retired);
     for passed in todo.passed {

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::{queue, store, COPIED_UNDER_LOCK, LISTED_UNDER_LOCK};
 use crate::arena::{Arena, Handle};
 use crate::atoms;
+use crate::entry::nif;
 use crate::names::Target;
 use crate::resource::{Overflow, QueueBuffer, Shared};
 use crate::server::Waiter;
@@ -18,11 +19,14 @@ use crate::write::{
     answer, finish, granted, make_room, no_room, own_route, signal, tokens, Awaited, Refused, Todo,
 };
 
+nif!(queue_push_list / 2, queue_push_list);
+
 /// A list of items, each routed by itself. Bounded.
-#[rustler::nif]
-fn queue_push_list(buffer: Target<'_>, items: Term<'_>) -> Atom {
+fn queue_push_list<'a>(env: Env<'a>, [buffer, items]: [Term<'a>; 2]) -> Term<'a> {
     let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
-    answer_list(buffer.with(|shared| push(shared, items, Routes::Hash, scale, limit, None)))
+    let buffer = Target::of(buffer);
+    let result = buffer.with(|shared| push(shared, items, Routes::Hash, scale, limit, None));
+    answer_list(result).to_term(env)
 }
 
 /// A list of items of any length and size, each routed by itself.
