@@ -44,6 +44,31 @@ impl<A: Arena> Queue<A> {
         self.bytes += u64::from(weight);
     }
 
+    /// Appends entries, each with its weight: as [`push`](Queue::push) does one after the other.
+    pub fn extend<T>(
+        &mut self,
+        entries: impl IntoIterator<Item = (T, u32)>,
+        now: impl Fn() -> i64,
+        mut store: impl FnMut(&mut A, T),
+    ) {
+        let mut entries = entries.into_iter();
+        // The first one may need a segment. Those after it find one, and it is looked for once for all that it takes.
+        while let Some((entry, weight)) = entries.next() {
+            self.push(weight, &now, |arena| store(arena, entry));
+            let Some(segment) = self.segments.back_mut() else {
+                break;
+            };
+            while !segment.is_full() {
+                let Some((entry, weight)) = entries.next() else {
+                    return;
+                };
+                segment.push(weight, |arena| store(arena, entry));
+                self.len += 1;
+                self.bytes += u64::from(weight);
+            }
+        }
+    }
+
     /// Appends another queue's entries without touching one of them: O(segments).
     pub fn append(&mut self, mut other: Queue<A>) {
         self.len += other.len;

@@ -24,6 +24,7 @@
 #[allow(dead_code, reason = "shared: this file needs a part of it")]
 mod ledger;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use buffer_core::{First, Generation, Queue, Retired, Segment};
@@ -44,6 +45,8 @@ struct Entry {
 enum Op {
     /// So many entries of this weight.
     Push(usize, u32),
+    /// The same in one go.
+    Extend(usize, u32),
     /// A queue that had so many entries of this weight, the first few of which have left.
     Append(usize, u32, usize),
     Retire(usize),
@@ -78,6 +81,7 @@ fn bytes() -> impl Strategy<Value = u64> {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (count(), weight()).prop_map(|(n, weight)| Op::Push(n, weight)),
+        2 => (count(), weight()).prop_map(|(n, weight)| Op::Extend(n, weight)),
         2 => (count(), weight(), count()).prop_map(|(n, weight, gone)| Op::Append(n, weight, gone)),
         3 => count().prop_map(Op::Retire),
         2 => (count(), count()).prop_map(|(skip, count)| Op::Read(skip, count)),
@@ -132,6 +136,35 @@ impl Run {
             self.clock += 1;
         }
         entries
+    }
+
+    /// Pushes in one go.
+    fn extend(&mut self, count: usize, weight: u32) {
+        let last = self.model.back().map(|entry| entry.opened);
+        let (at, opened) = (Cell::new(self.clock), Cell::new(last));
+        let values = self.clock..self.clock + count as u64;
+        self.clock = values.end;
+        let (readings, model) = (Cell::new(self.readings), &mut self.model);
+        self.queue.extend(
+            values.map(|value| {
+                at.set(value);
+                (value, weight)
+            }),
+            || {
+                readings.set(readings.get() + 1);
+                opened.set(Some(at.get() as i64));
+                at.get() as i64
+            },
+            |arena, value| {
+                arena.store(value);
+                model.push_back(Entry {
+                    value,
+                    weight,
+                    opened: opened.get().expect("an empty queue has no segment"),
+                });
+            },
+        );
+        self.readings = readings.get();
     }
 
     /// The first of the model's entries within these limits.
@@ -196,6 +229,7 @@ impl Run {
                 self.queue = queue;
                 self.model.extend(entries);
             }
+            Op::Extend(count, weight) => self.extend(count, weight),
             Op::Append(count, weight, gone) => {
                 let mut other = Queue::default();
                 let mut entries = self.fill(&mut other, None, count, weight);

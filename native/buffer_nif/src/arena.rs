@@ -13,6 +13,7 @@
 //! push a tenth of its time.
 
 use std::ffi::{c_int, c_uint, c_void, CStr};
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -64,16 +65,22 @@ impl Arena {
     /// Copies a term in.
     #[inline]
     pub fn store(&mut self, term: Term<'_>) {
-        let copy = match Layout::get().words(term) {
-            Some(words) => self.words.copy(term.as_c_arg(), words),
-            None => self.copy(term.as_c_arg()),
+        self.store_word(term.as_c_arg());
+    }
+
+    /// The same for the word of a term that its caller keeps alive.
+    #[inline]
+    fn store_word(&mut self, term: NIF_TERM) {
+        let copy = match self.words.copy(Layout::get(), term) {
+            Some(copy) => copy,
+            None => self.have_copied(term),
         };
         self.terms.push(copy);
     }
 
-    /// Has the VM copy a term, which its caller keeps alive.
+    /// Has the VM copy a term that its caller keeps alive.
     #[cold]
-    fn copy(&mut self, term: NIF_TERM) -> NIF_TERM {
+    fn have_copied(&mut self, term: NIF_TERM) -> NIF_TERM {
         let env = *self.env.get_or_insert_with(allocate_env);
         // SAFETY: `env` is alive until `drop` and nobody else uses it during `&mut self`; `term` is valid, and
         // its memory outlives this call.
@@ -148,6 +155,70 @@ impl Drop for Frozen {
     }
 }
 
+/// A term without its environment, half the size: for those who keep many of one call. The lifetime is that of the
+/// environment.
+#[derive(Clone, Copy)]
+pub struct Bare<'a>(NIF_TERM, PhantomData<Env<'a>>);
+
+impl<'a> Bare<'a> {
+    /// A term's.
+    #[inline]
+    pub fn of(term: Term<'a>) -> Self {
+        Self(term.as_c_arg(), PhantomData)
+    }
+
+    /// The term: in the one environment that has this lifetime.
+    #[inline]
+    pub fn term(self, env: Env<'a>) -> Term<'a> {
+        // SAFETY: it came from a term of an environment of the lifetime 'a, and no two environments have the same:
+        // it is this one.
+        unsafe { Term::new(env, self.0) }
+    }
+}
+
+/// Goes through a list. What is left of it then is the empty list, if it is a proper one.
+pub struct Cells<'a> {
+    rest: Term<'a>,
+    layout: Layout,
+}
+
+impl<'a> Cells<'a> {
+    /// From the beginning.
+    #[inline]
+    pub fn of(list: Term<'a>) -> Self {
+        Self {
+            rest: list,
+            layout: Layout::get(),
+        }
+    }
+
+    /// What is left.
+    #[inline]
+    pub fn rest(&self) -> Term<'a> {
+        self.rest
+    }
+}
+
+impl<'a> Iterator for Cells<'a> {
+    type Item = Term<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Term<'a>> {
+        let Some(cell) = words::head_and_tail(self.layout, self.rest.as_c_arg()) else {
+            let (head, tail) = self.rest.list_get_cell().ok()?;
+            self.rest = tail;
+            return Some(head);
+        };
+        let env = self.rest.get_env();
+        let [head, tail] = cell.map(|word| {
+            // SAFETY: what a list refers to belongs to the list's environment.
+            unsafe { Term::new(env, word) }
+        });
+        self.rest = tail;
+        Some(head)
+    }
+}
+
 /// Copies of stored terms on their way into a list of the caller's.
 pub struct Copies<'a> {
     env: Env<'a>,
@@ -203,12 +274,7 @@ impl buffer_core::Arena for Arena {
     }
 
     fn copy_from(&mut self, other: &Self, index: usize) {
-        let term = other.terms[index];
-        let copy = match Layout::get().words_of(term) {
-            Some(words) => self.words.copy(term, words),
-            None => self.copy(term),
-        };
-        self.terms.push(copy);
+        self.store_word(other.terms[index]);
     }
 
     fn len(&self) -> usize {
@@ -219,7 +285,7 @@ impl buffer_core::Arena for Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         if let Some(env) = self.env {
-            // SAFETY: allocated by `copy`, freed only here, and no term of it has left except as a copy.
+            // SAFETY: allocated by `have_copied`, freed only here, and no term of it has left except as a copy.
             unsafe { enif_free_env(env.as_ptr()) };
         }
         ALIVE.fetch_sub(1, Ordering::Relaxed);

@@ -135,6 +135,7 @@ pub fn queue(shared: &Shared) -> Result<&QueueBuffer, Refused> {
 }
 
 /// Stores one item.
+#[inline]
 pub fn store(queue: &mut Queue<Arena>, item: Term<'_>, weight: u32) {
     queue.push(weight, clock::now, |arena| arena.store(item));
 }

@@ -150,7 +150,7 @@ impl Layout {
         }
         let expected = leaves.into_iter().chain(trees(env));
         let as_expected = expected.into_iter().all(|(term, words)| {
-            layout.words(term) == Some(words) && is_copied_well(env, term, words)
+            layout.words(term) == Some(words) && is_copied_well(layout, env, term, words)
         });
         as_expected.then_some(layout)
     }
@@ -159,7 +159,9 @@ impl Layout {
 /// Copies of terms, in blocks that never move.
 #[derive(Default)]
 pub struct Words {
-    blocks: Vec<Vec<usize>>,
+    block: Vec<usize>,
+    // Those that are full.
+    others: Vec<Vec<usize>>,
     // Of all blocks.
     capacity: usize,
 }
@@ -168,93 +170,128 @@ impl Words {
     /// What the first block has room for.
     const FIRST: usize = 128;
 
-    /// Copies a term that takes so many words ([`Layout::words`]). The copy is good for as long as `self`.
+    /// Copies a term; `None`: the VM is to copy it. The copy is good for as long as `self`.
     #[inline]
-    pub fn copy(&mut self, term: NIF_TERM, words: usize) -> NIF_TERM {
-        match self.blocks.last_mut() {
-            Some(block) if block.capacity() - block.len() >= words => copy(block, term),
-            _ => copy(self.grow(words), term),
+    pub fn copy(&mut self, layout: Layout, term: NIF_TERM) -> Option<NIF_TERM> {
+        let at = self.block.len();
+        let copy = copy(layout, &mut self.block, term, DEPTH);
+        if copy.is_some() {
+            return copy;
         }
+        self.block.truncate(at);
+        self.copy_to_next(layout, term)
     }
 
+    /// There was no room in the block, or it can't be copied here.
     #[cold]
-    fn grow(&mut self, words: usize) -> &mut Vec<usize> {
+    fn copy_to_next(&mut self, layout: Layout, term: NIF_TERM) -> Option<NIF_TERM> {
+        let words = layout.words_of(term)?;
         let capacity = self.capacity.max(Self::FIRST).max(words);
         self.capacity += capacity;
-        self.blocks.push(Vec::with_capacity(capacity));
-        let last = self.blocks.len() - 1;
-        &mut self.blocks[last]
+        let full = std::mem::replace(&mut self.block, Vec::with_capacity(capacity));
+        if full.capacity() > 0 {
+            self.others.push(full);
+        }
+        copy(layout, &mut self.block, term, DEPTH)
     }
 }
 
-/// Copies to the end of a block.
-#[inline]
-fn copy(block: &mut Vec<usize>, term: NIF_TERM) -> NIF_TERM {
-    match term & TAG {
-        BOXED => copy_thing(block, term),
-        LIST => copy_list(block, term),
-        _ => term,
+/// Copies to the end of a block; what there is of the copy if it is `None` is to be thrown away.
+#[inline(always)]
+fn copy(layout: Layout, block: &mut Vec<usize>, term: NIF_TERM, depth: usize) -> Option<NIF_TERM> {
+    if is_immediate_word(term) {
+        return Some(term);
     }
-}
-
-#[inline]
-fn copy_thing(block: &mut Vec<usize>, boxed: NIF_TERM) -> NIF_TERM {
-    let thing = thing(boxed);
-    let at = append(block, thing);
+    if term & TAG != BOXED {
+        return copy_list(layout, block, term, depth);
+    }
+    let thing = layout.known(term)?;
+    let at = append(block, thing)?;
     if is_tuple(thing) {
         for index in 1..thing.len() {
             let element = thing[index];
-            if is_immediate_word(element) {
-                continue;
+            if !is_immediate_word(element) {
+                block[at + index] = copy_inner(layout, block, element, depth)?;
             }
-            let leaf = element & TAG == BOXED && first_word(element) & KIND != TUPLE;
-            block[at + index] = if leaf {
-                let leaf = append(block, self::thing(element));
-                address(block, leaf) | BOXED
-            } else {
-                copy_deeper(block, element)
-            };
         }
     }
-    address(block, at) | BOXED
+    Some(address(block, at) | BOXED)
 }
 
-#[inline(never)]
-fn copy_deeper(block: &mut Vec<usize>, term: NIF_TERM) -> NIF_TERM {
-    copy(block, term)
-}
-
-#[inline(never)]
-fn copy_list(block: &mut Vec<usize>, list: NIF_TERM) -> NIF_TERM {
-    let first = block.len();
-    let mut term = list;
-    loop {
-        let [head, tail] = cell(term);
-        let at = append(block, &[head, tail]);
-        if !is_immediate_word(head) {
-            block[at] = copy_deeper(block, head);
-        }
-        if tail & TAG != LIST {
-            block[at + 1] = copy_deeper(block, tail);
-            break;
-        }
-        block[at + 1] = address(block, block.len()) | LIST;
-        term = tail;
-    }
-    address(block, first) | LIST
-}
-
-/// Appends words; answers the index of the first of them.
 #[inline]
-fn append(block: &mut Vec<usize>, words: &[usize]) -> usize {
+fn copy_inner(
+    layout: Layout,
+    block: &mut Vec<usize>,
+    term: NIF_TERM,
+    depth: usize,
+) -> Option<NIF_TERM> {
+    // What there mostly is inside a tuple.
+    if term & TAG == BOXED {
+        let thing = layout.known(term)?;
+        if !is_tuple(thing) {
+            let at = append(block, thing)?;
+            return Some(address(block, at) | BOXED);
+        }
+    }
+    copy_deeper(layout, block, term, depth)
+}
+
+#[inline(never)]
+fn copy_deeper(
+    layout: Layout,
+    block: &mut Vec<usize>,
+    term: NIF_TERM,
+    depth: usize,
+) -> Option<NIF_TERM> {
+    copy(layout, block, term, depth.checked_sub(1)?)
+}
+
+#[inline(never)]
+fn copy_list(
+    layout: Layout,
+    block: &mut Vec<usize>,
+    list: NIF_TERM,
+    depth: usize,
+) -> Option<NIF_TERM> {
+    if layout.0 == 0 {
+        return None;
+    }
+    let first = block.len();
+    let mut rest = list;
+    while rest & TAG == LIST {
+        let [head, tail] = cell(rest);
+        let at = append(block, &[head, tail])?;
+        if !is_immediate_word(head) {
+            block[at] = copy_inner(layout, block, head, depth)?;
+        }
+        block[at + 1] = if tail & TAG == LIST {
+            address(block, block.len()) | LIST
+        } else if is_immediate_word(tail) {
+            tail
+        } else {
+            copy_inner(layout, block, tail, depth)?
+        };
+        rest = tail;
+    }
+    Some(address(block, first) | LIST)
+}
+
+/// Appends words, if there is room for them without moving the block: others refer to it by now. Answers
+/// the index of the first one.
+#[inline]
+fn append(block: &mut Vec<usize>, words: &[usize]) -> Option<usize> {
     let at = block.len();
-    // Others refer to where they are by now.
-    assert!(
-        block.capacity() - at >= words.len(),
-        "a block must not move"
-    );
-    block.extend_from_slice(words);
-    at
+    if block.capacity() - at < words.len() {
+        return None;
+    }
+    // Few words are faster copied by themselves than by a call.
+    match words {
+        &[a, b] => block.extend_from_slice(&[a, b]),
+        &[a, b, c] => block.extend_from_slice(&[a, b, c]),
+        &[a, b, c, d] => block.extend_from_slice(&[a, b, c, d]),
+        words => block.extend_from_slice(words),
+    }
+    Some(at)
 }
 
 #[inline]
@@ -284,6 +321,12 @@ fn thing<'a>(boxed: NIF_TERM) -> &'a [usize] {
     // SAFETY: of the kinds that `Layout` knows, the first word says how many follow: this was seen when the
     // library was loaded. They live as `first_word` says, and words of a term are never written to.
     unsafe { std::slice::from_raw_parts(at, words) }
+}
+
+/// The words of the head and the tail of a list, if the VM lays terms out as expected.
+#[inline]
+pub fn head_and_tail(layout: Layout, list: NIF_TERM) -> Option<[NIF_TERM; 2]> {
+    (layout.0 != 0 && list & TAG == LIST).then(|| cell(list))
 }
 
 /// The head and the tail of a list's cell.
@@ -338,10 +381,12 @@ fn binary(env: Env<'_>, len: usize) -> Term<'_> {
 }
 
 /// Whether a copy is what was copied, and so is what the VM copies from it.
-fn is_copied_well(env: Env<'_>, term: Term<'_>, words: usize) -> bool {
+fn is_copied_well(layout: Layout, env: Env<'_>, term: Term<'_>, words: usize) -> bool {
     let mut copies = Words::default();
-    let copy = copies.copy(term.as_c_arg(), words);
-    let taken: usize = copies.blocks.iter().map(Vec::len).sum();
+    let Some(copy) = copies.copy(layout, term.as_c_arg()) else {
+        return false;
+    };
+    let taken = copies.block.len();
     // SAFETY: `env` is the caller's, and the words of `copy` live until this returns.
     let again = unsafe { enif_make_copy(env.as_c_arg(), copy) };
     // SAFETY: this only reads both terms.

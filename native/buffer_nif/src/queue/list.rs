@@ -7,9 +7,8 @@ use buffer_core::{Arena as _, Credit, Generation as _, NoRoom, Partition, Queue,
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 use smallvec::SmallVec;
 
-use super::{queue, store, COPIED_UNDER_LOCK, LISTED_UNDER_LOCK};
-use crate::arena::{Arena, Handle};
-use crate::atoms;
+use super::{queue, COPIED_UNDER_LOCK, LISTED_UNDER_LOCK};
+use crate::arena::{Arena, Bare, Cells, Handle};
 use crate::entry::nif;
 use crate::names::Target;
 use crate::resource::{Overflow, QueueBuffer, Shared};
@@ -18,6 +17,7 @@ use crate::weigh::{account, Limits, Scale};
 use crate::write::{
     answer, finish, granted, make_room, no_room, own_route, signal, tokens, Awaited, Refused, Todo,
 };
+use crate::{atoms, clock};
 
 nif!(queue_push_list / 2, queue_push_list);
 
@@ -144,11 +144,10 @@ impl<'a> Routes<'a> {
     }
 }
 
-/// An item with the weight of its copy, its partition, and the next item that goes there.
+/// An item with the weight of its copy, and the next item that goes to the same partition.
 struct Routed<'a> {
-    item: Term<'a>,
+    item: Bare<'a>,
     weight: u32,
-    index: u32,
     next: u32,
 }
 
@@ -156,6 +155,7 @@ const NONE: u32 = u32::MAX;
 
 /// The items of a list.
 pub(super) struct Items<'a> {
+    env: Env<'a>,
     routed: SmallVec<[Routed<'a>; 16]>,
     shares: SmallVec<[Share; 8]>,
 }
@@ -170,7 +170,7 @@ struct Share {
 }
 
 impl<'a> Items<'a> {
-    fn new(partitions: usize) -> Self {
+    fn new(env: Env<'a>, partitions: usize) -> Self {
         let none = Share {
             first: NONE,
             last: NONE,
@@ -178,6 +178,7 @@ impl<'a> Items<'a> {
             heaviest: 0,
         };
         Self {
+            env,
             routed: SmallVec::new(),
             shares: SmallVec::from_elem(none, partitions),
         }
@@ -185,7 +186,7 @@ impl<'a> Items<'a> {
 
     /// A single item of a queue of so many partitions.
     pub(super) fn one(item: Term<'a>, weight: u32, index: usize, partitions: usize) -> Self {
-        let mut items = Self::new(partitions);
+        let mut items = Self::new(item.get_env(), partitions);
         items.add(item, weight, index);
         items
     }
@@ -201,11 +202,26 @@ impl<'a> Items<'a> {
         share.count += 1;
         share.heaviest = share.heaviest.max(weight);
         self.routed.push(Routed {
-            item,
+            item: Bare::of(item),
             weight,
-            index: index as u32,
             next: NONE,
         });
+    }
+
+    /// The partition that the first item goes to.
+    fn first_index(&self) -> usize {
+        let first = self.shares.iter().position(|share| share.first == 0);
+        first.unwrap_or(0)
+    }
+
+    /// What goes to one partition: items with their weights.
+    fn of(&self, share: Share) -> impl Iterator<Item = (Term<'a>, u32)> + '_ {
+        let mut number = share.first as usize;
+        std::iter::from_fn(move || {
+            let one = self.routed.get(number)?;
+            number = one.next as usize;
+            Some((one.item.term(self.env), one.weight))
+        })
     }
 
     fn size(&self) -> Size {
@@ -217,11 +233,7 @@ impl<'a> Items<'a> {
 
     /// Stores what goes to one partition.
     fn store(&self, share: Share, queue: &mut Queue<Arena>) {
-        let mut number = share.first as usize;
-        while let Some(one) = self.routed.get(number) {
-            store(queue, one.item, one.weight);
-            number = one.next as usize;
-        }
+        queue.extend(self.of(share), clock::now, |arena, item| arena.store(item));
     }
 }
 
@@ -252,8 +264,7 @@ fn push<'a>(
             Err(reason) => match (reason, shared.overflow()) {
                 (NoRoom::Full, Overflow::DropNewest) => return drop_all(env, shared, &items),
                 (NoRoom::Full, Overflow::DropOldest) => {
-                    let first = items.routed[0].index as usize;
-                    make_room(env, shared, buffer, size, first)?
+                    make_room(env, shared, buffer, size, items.first_index())?
                 }
                 _ => return Err(no_room(shared, reason)),
             },
@@ -268,13 +279,14 @@ fn push<'a>(
 fn drop_all(env: Env<'_>, shared: &Shared, items: &Items<'_>) -> Result<Vec<u64>, Refused> {
     let buffer = queue(shared)?;
     let _pass = buffer.enter()?;
-    for routed in &items.routed {
-        let keep = |arena: &mut Arena| arena.store(routed.item);
-        let keep = shared.keeps_discarded().then_some(keep);
-        let partition = &buffer.partitions()[routed.index as usize];
-        // Closed in between: then the whole buffer is about to end, and this counts no more.
-        if let Ok(written) = partition.drop_new(Size::one(routed.weight), keep) {
-            signal(env, written);
+    for (share, partition) in items.shares.iter().zip(buffer.partitions()) {
+        for (item, weight) in items.of(*share) {
+            let keep = |arena: &mut Arena| arena.store(item);
+            let keep = shared.keeps_discarded().then_some(keep);
+            // Closed in between: then the whole buffer is about to end, and this counts no more.
+            if let Ok(written) = partition.drop_new(Size::one(weight), keep) {
+                signal(env, written);
+            }
         }
     }
     Ok(Vec::new())
@@ -411,13 +423,13 @@ fn gather<'a>(
     scale: &mut Scale,
     limit: usize,
 ) -> Result<Items<'a>, Refused> {
-    let mut gathered = Items::new(partitions);
-    let mut rest = items;
+    let mut gathered = Items::new(items.get_env(), partitions);
+    let mut cells = Cells::of(items);
     let mut indexes = match routes {
         Routes::Hash => None,
         Routes::Given(indexes) => Some(indexes),
     };
-    while let Ok((item, tail)) = rest.list_get_cell() {
+    for item in &mut cells {
         if gathered.routed.len() == limit.min(NONE as usize) {
             return Err(Refused::Heavy);
         }
@@ -434,9 +446,8 @@ fn gather<'a>(
             }
         };
         gathered.add(item, weight, index);
-        rest = tail;
     }
-    if rest.is_empty_list() {
+    if cells.rest().is_empty_list() {
         Ok(gathered)
     } else {
         Err(Refused::Improper)
