@@ -97,6 +97,30 @@ defmodule PartitionedBuffer.TermsPropertiesTest do
     end
   end
 
+  describe "a batch is like any other list" do
+    for size <- [1, 7, 100, 256, 1_000] do
+      test "while the process that has it collects its garbage, with #{size} items" do
+        test = self()
+        terms = for number <- 1..1_000, do: Enum.at(kinds(number), rem(number, 9))
+        batches = Enum.chunk_every(terms, unquote(size))
+
+        name =
+          start_queue!(
+            processing_batch_size: unquote(size),
+            processor: &send(test, {:seen, whatever_is_done_with(&1)})
+          )
+
+        Enum.each(terms, &Queue.push(name, [&1]))
+        Queue.stop(name)
+
+        for batch <- batches do
+          assert_received {:seen, copies}
+          for copy <- copies, do: assert(identical?(copy, batch))
+        end
+      end
+    end
+  end
+
   describe "what refers to something" do
     test "a table that is known by its reference" do
       table = :ets.new(:table, [])
@@ -214,6 +238,42 @@ defmodule PartitionedBuffer.TermsPropertiesTest do
       assert name |> drain() |> Enum.concat() |> Enum.sort() === terms
     end
   end
+
+  defp kinds(number) do
+    text = Integer.to_string(number)
+    list = [number, text | {number * 1.5, [text]}]
+    others = others()
+
+    [
+      number,
+      {:event, number, text},
+      [],
+      text,
+      list,
+      {list, {list, 2 ** 63 + number}},
+      Enum.at(others, rem(number, length(others))),
+      :atom,
+      {text, others}
+    ]
+  end
+
+  defp whatever_is_done_with(batch) do
+    table = :ets.new(:table, [])
+    garbage(1_000)
+    :erlang.garbage_collect(self(), type: :minor)
+    :ets.insert(table, {:batch, batch})
+    garbage(100_000)
+    :erlang.garbage_collect(self(), type: :minor)
+    send(self(), batch)
+    :erlang.garbage_collect()
+    again = receive do: (batch -> batch)
+    [batch: stored] = :ets.tab2list(table)
+    fun = fn -> batch end
+    :erlang.garbage_collect()
+    [batch, again, stored, fun.(), Enum.map(batch, & &1)]
+  end
+
+  defp garbage(words), do: Enum.reduce(1..div(words, 2), [], &[&1 | &2])
 
   defp tuple(size), do: List.to_tuple(List.duplicate(1, size))
 

@@ -234,12 +234,33 @@ impl<'a> Copies<'a> {
 
     /// Copies the terms in `range` out of their arena.
     pub fn extend(&mut self, arena: &Arena, range: Range<usize>) {
-        let env = self.env;
-        self.terms.extend(arena.terms[range].iter().map(|&term| {
-            // SAFETY: `term` is in the arena's memory, where no term ever changes. `env` is the caller's,
-            // used by this thread.
-            unsafe { enif_make_copy(env.as_c_arg(), term) }
-        }));
+        let Range { mut start, end } = range;
+        while start < end {
+            let terms = &arena.terms[start..];
+            start += match arena.words.stretch(terms, end - start) {
+                Some(stretch) => {
+                    let moved = stretch.copy_out(self.env);
+                    let terms = terms[..stretch.terms].iter();
+                    let copies = terms.map(|&term| match is_immediate_word(term) {
+                        true => term,
+                        false => term.wrapping_add(moved),
+                    });
+                    self.terms.extend(copies);
+                    stretch.terms
+                }
+                None if is_immediate_word(terms[0]) => {
+                    self.terms.push(terms[0]);
+                    1
+                }
+                None => {
+                    // SAFETY: the term is in the arena's memory, where no term ever changes. The environment is
+                    // the caller's, used by this thread.
+                    let copy = unsafe { enif_make_copy(self.env.as_c_arg(), terms[0]) };
+                    self.terms.push(copy);
+                    1
+                }
+            };
+        }
     }
 
     /// How many there are.

@@ -2,8 +2,8 @@
 //!
 //! Most of what is buffered is small: tuples and lists of atoms, numbers and short binaries. The VM takes
 //! several calls and two walks to weigh and to copy such a term. Here these are two short loops, and what was
-//! copied is a block of memory that is freed as one. What comes out again is copied by the VM, which only
-//! reads the block.
+//! copied is a block of memory that is freed as one. What comes out again alone is copied by the VM, which only
+//! reads the block; the terms of a batch are copied together ([`Stretch::copy_out`]).
 //!
 //! This relies on how the VM lays terms out. A word that is no term by itself points to words, the first of
 //! which says of what kind they are and how many; or to the two words of a list's cell. That has been
@@ -16,7 +16,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustler::sys::{enif_is_identical, enif_make_copy};
+use rustler::sys::{enif_is_identical, enif_make_copy, enif_make_tuple_from_array};
 use rustler::wrapper::NIF_TERM;
 use rustler::{Encoder, Env, NewBinary, Term};
 
@@ -27,6 +27,8 @@ const TAG: usize = 0b11;
 const LIST: usize = 0b01;
 const BOXED: usize = 0b10;
 const LOW: usize = 0b111;
+// Those of a first word.
+const HEADER: usize = 0b00;
 
 // In a first word: the bits of its kind; the rest is how many words follow.
 const KIND_BITS: u32 = 6;
@@ -193,6 +195,90 @@ impl Words {
             self.others.push(full);
         }
         copy(layout, &mut self.block, term, DEPTH)
+    }
+}
+
+/// Terms that follow each other in one block, some of which may be all in their words.
+pub struct Stretch<'a> {
+    /// How many terms.
+    pub terms: usize,
+    /// The words of all of them, and of no other.
+    words: &'a [usize],
+}
+
+impl Words {
+    /// The first stretch of these terms, up to the one of this index; the others are those behind it in the same
+    /// arena. `None` if the first one isn't in a block.
+    pub fn stretch(&self, terms: &[NIF_TERM], until: usize) -> Option<Stretch<'_>> {
+        let first = *terms.first()?;
+        let block = self.block_of(first)?;
+        let is_inside = |&term: &NIF_TERM| index_in(block, term).is_some();
+        let inside = |term: &NIF_TERM| is_immediate_word(*term) || is_inside(term);
+        let count = terms[..until]
+            .iter()
+            .take_while(|term| inside(term))
+            .count();
+        // Terms are copied one behind the other, so these end where the next one in the block begins.
+        let next = terms[count..]
+            .iter()
+            .find_map(|&term| index_in(block, term));
+        let from = index_in(block, first)?;
+        Some(Stretch {
+            terms: count,
+            words: &block[from..next.unwrap_or(block.len())],
+        })
+    }
+
+    fn block_of(&self, term: NIF_TERM) -> Option<&[usize]> {
+        let mut blocks = std::iter::once(&self.block).chain(self.others.iter().rev());
+        let block = blocks.find(|block| index_in(block, term).is_some());
+        block.map(Vec::as_slice)
+    }
+}
+
+/// Where in a block the words of a term are, if they are in it.
+#[inline]
+fn index_in(block: &[usize], term: NIF_TERM) -> Option<usize> {
+    let offset = (term & !LOW).wrapping_sub(block.as_ptr() as usize);
+    let index = offset / size_of::<usize>();
+    (index < block.len() && !is_immediate_word(term)).then_some(index)
+}
+
+impl Stretch<'_> {
+    /// Copies all of it to the caller's heap at once. Answers by how much the addresses there are higher.
+    ///
+    /// The VM is asked for a tuple with as many elements as there are words, and gets the words as elements. What it
+    /// has made of that then becomes what these words are: the terms, behind an empty tuple that nobody refers to.
+    pub fn copy_out(&self, env: Env<'_>) -> usize {
+        let (from, len) = (self.words.as_ptr(), self.words.len());
+        // SAFETY: `from` points to `len` words. They are copied as they are; that they are no terms of `env` does no
+        // harm, since nobody looks at the tuple before its words have been put right below.
+        let tuple = unsafe { enif_make_tuple_from_array(env.as_c_arg(), from, len as u32) };
+        let at = (tuple & !LOW) as *mut usize;
+        // SAFETY: the tuple was just made, on the heap of the calling process: its first word, and `len` more. Nobody
+        // else has seen it, and the VM moves nothing before the call returns.
+        let made = unsafe { std::slice::from_raw_parts_mut(at, 1 + len) };
+        made[0] = TUPLE;
+        let moved = (at as usize + size_of::<usize>()).wrapping_sub(from as usize);
+        relocate(&mut made[1..], moved);
+        moved
+    }
+}
+
+/// Has terms that were copied word by word refer to their words by the addresses that these have now.
+#[inline]
+fn relocate(words: &mut [usize], moved: usize) {
+    let mut index = 0;
+    while let Some(word) = words.get_mut(index) {
+        index += 1;
+        if is_immediate_word(*word) {
+            continue;
+        }
+        if *word & TAG != HEADER {
+            *word = word.wrapping_add(moved);
+        } else if *word & KIND != TUPLE {
+            index += *word >> KIND_BITS;
+        }
     }
 }
 
@@ -392,5 +478,16 @@ fn is_copied_well(layout: Layout, env: Env<'_>, term: Term<'_>, words: usize) ->
     // SAFETY: this only reads both terms.
     let is_same = unsafe { enif_is_identical(copy, term.as_c_arg()) } != 0;
     // SAFETY: as before.
-    taken == words && is_same && unsafe { enif_is_identical(again, term.as_c_arg()) } != 0
+    let is_same_again = unsafe { enif_is_identical(again, term.as_c_arg()) } != 0;
+    taken == words && is_same && is_same_again && is_copied_out_well(env, &copies, copy, term)
+}
+
+/// The same for copying all words at once.
+fn is_copied_out_well(env: Env<'_>, copies: &Words, copy: NIF_TERM, term: Term<'_>) -> bool {
+    let Some(stretch) = copies.stretch(&[copy], 1) else {
+        return false;
+    };
+    let out = copy.wrapping_add(stretch.copy_out(env));
+    // SAFETY: `out` is what `copy` is, on the heap of `env`, and this only reads.
+    unsafe { enif_is_identical(out, term.as_c_arg()) != 0 }
 }
