@@ -2,17 +2,21 @@ defmodule PartitionedBuffer.Broker do
   @moduledoc false
   # Messages and workers: what `GenBuffer` and `GenPool` have in common.
   #
-  # A message waits natively until a worker takes it; an idle worker is sent a wake-up, not the message.
-  # Taken is started: a worker that dies before has started nothing, and one that dies after has
-  # started one message, which is reported. Workers belong to all partitions of their broker.
+  # A message waits natively until a worker takes it; an idle worker is sent a wake-up. Or it is handed over to
+  # an idle worker: then that one is sent the message, which it has to start. Taken is started: a worker that
+  # dies before has started nothing, and one that dies after has started one message, which is reported.
+  # Workers belong to all partitions of their broker.
   #
   # Who uses it has to see to this:
   #
   #   * The keeper (`PartitionedBuffer.Broker.Keeper`) runs before the first worker joins, and as long as
   #     any of them.
-  #   * A worker that took `:idle` does nothing but wait for `wake/0`, unless it calls `withdraw/1`
-  #     first. Otherwise a message could wait for it while others idle. After whatever it did it takes again.
+  #   * A worker that took `:idle` does nothing but wait for `wake/0` and `handed/3`, unless it calls
+  #     `withdraw/1` first. Otherwise a message could wait for it while others idle. After whatever it did it
+  #     takes again.
   #   * After a wake-up it takes. Wake-ups may come without need.
+  #   * Whenever it finds `handed/3` in its mailbox, it calls `start/2` and handles the message if that says so.
+  #     Otherwise it takes.
   #
   # Invariants: a message is started once at the most; none waits beside an idle worker; what is dropped is
   # told at least once to who waits for it, once if the keeper lives.
@@ -68,7 +72,34 @@ defmodule PartitionedBuffer.Broker do
   @spec release(t()) :: :ok
   def release(broker), do: Native.broker_release(broker)
 
+  @doc """
+  From now on `send_to/2` and `call/3` find it by this name, those of them that are said to need nothing besides.
+  """
+  @spec put_name(t(), atom(), boolean(), boolean()) :: :ok
+  def put_name(broker, name, send?, call?), do: Native.broker_put_name(broker, name, send?, call?)
+
+  @doc "From now on it is not found by this name."
+  @spec erase_name(t(), atom()) :: :ok
+  def erase_name(broker, name), do: Native.broker_erase_name(broker, name)
+
   # --- callers ---
+
+  @doc """
+  `ask/5` of nobody who waits, for the broker of this name, if that is all there is to do, and if it goes without a
+  wait; or `:queue_full`. Otherwise `:other`, and nothing has been done; or `{:wait, id}`: sent, and who did this calls
+  `Keeper.flush/1`.
+  """
+  @spec send_to(term(), term()) :: id() | {:wait, id()} | :queue_full | :other
+  def send_to(name, message), do: by_name(Native.broker_send(name, message))
+
+  @doc "`hand_over/4` for the broker of this name, as `send_to/2`."
+  @spec call(term(), term(), term()) :: id() | {:wait, id()} | :queue_full | :other
+  def call(name, message, reply), do: by_name(Native.broker_call(name, message, reply))
+
+  defp by_name(id) when is_integer(id), do: id
+  defp by_name({:wait, _id} = wait), do: wait
+  defp by_name(:queue_full), do: :queue_full
+  defp by_name(_other), do: :other
 
   @doc """
   Sends a message.
@@ -91,6 +122,22 @@ defmodule PartitionedBuffer.Broker do
 
       other ->
         asked(other, keeper)
+    end
+  end
+
+  @doc """
+  The same for a caller, which is the calling process; and if a worker is idle and nothing waits, the message is handed
+  over to that one: it is sent `handed/3`. For brokers whose workers call `start/2` then.
+
+  Until they do, a message that was handed over can be taken back, and is given to another worker if this one does
+  something else first, is dismissed, or dies. But it waits no longer: no timeout counts, and no bound.
+  """
+  @spec hand_over(t(), Keeper.server(), term(), term()) :: id() | :queue_full | :closed
+  def hand_over(broker, keeper, message, reply) do
+    case Native.broker_hand_over(broker, message, reply) do
+      id when is_integer(id) -> id
+      :heavy -> ask(broker, keeper, message, reply, self())
+      other -> asked(other, keeper)
     end
   end
 
@@ -147,6 +194,19 @@ defmodule PartitionedBuffer.Broker do
   @doc "What an idle worker is sent."
   defmacro wake, do: :"$broker_wake"
 
+  @doc "What an idle worker is sent instead, by `hand_over/4`."
+  defmacro handed(id, message, reply) do
+    quote do: {:"$broker_message", unquote(id), unquote(message), unquote(reply)}
+  end
+
+  @doc """
+  Starts a message that the worker was sent: the nanoseconds that it has waited. `nil`: the worker must not start it.
+  It was taken back or given to another one, or the worker has taken it by `take/1` already. Then the worker
+  takes.
+  """
+  @spec start(worker(), id()) :: non_neg_integer() | nil
+  def start(worker, id), do: Native.broker_start(worker, id)
+
   @doc "Makes the calling process a worker. It is not idle yet."
   @spec join(t()) :: worker()
   def join(broker), do: Native.broker_join(broker)
@@ -156,13 +216,12 @@ defmodule PartitionedBuffer.Broker do
   has waited. `:idle`: there is none, and `wake/0` will come. `:gone`: it has been dismissed, or has left.
   """
   @spec take(worker()) :: {message :: term(), reply :: term(), non_neg_integer()} | :idle | :gone
-  def take(worker) do
-    case Native.broker_take(worker) do
-      :again -> take(worker)
-      :heavy -> take_dirty(worker)
-      taken -> taken
-    end
-  end
+  def take(worker), do: taken(Native.broker_take(worker), worker)
+
+  # What a call that takes has answered.
+  defp taken(:again, worker), do: take(worker)
+  defp taken(:heavy, worker), do: take_dirty(worker)
+  defp taken(taken, _worker), do: taken
 
   defp take_dirty(worker) do
     case Native.broker_take_dirty(worker) do
@@ -191,6 +250,46 @@ defmodule PartitionedBuffer.Broker do
   def reply(worker, to, answer) do
     :ok = send_answer(to, answer)
     Native.broker_done(worker, false)
+  end
+
+  @doc """
+  `reply/3` and `take/1`: for a process of this node they are one native call. Whatever has come to the worker's
+  mailbox is to be looked at before: the message that is taken has been started.
+  """
+  @spec reply_take(worker(), pid() | Process.dest() | reference(), term()) ::
+          {message :: term(), reply :: term(), non_neg_integer()} | :idle | :gone
+  def reply_take(worker, to, answer) do
+    case Native.broker_reply_take(worker, to, answer, true) do
+      :idle ->
+        :idle
+
+      :elsewhere ->
+        :ok = reply(worker, to, answer)
+        take(worker)
+
+      taken ->
+        taken(taken, worker)
+    end
+  end
+
+  @doc "The same, but if anything waits it answers `:more`, and takes nothing."
+  @spec reply_rest(worker(), pid() | Process.dest() | reference(), term()) ::
+          :more | :idle | :gone
+  def reply_rest(worker, to, answer) do
+    case Native.broker_reply_take(worker, to, answer, false) do
+      :idle ->
+        :idle
+
+      :elsewhere ->
+        :ok = reply(worker, to, answer)
+        :more
+
+      :gone ->
+        :gone
+
+      _heavy_or_again ->
+        :more
+    end
   end
 
   @doc "As `reply/3`, for a message that the worker has failed with."

@@ -294,6 +294,23 @@ defmodule PartitionedBuffer.GenBuffer do
   """
   @spec send(buffer(), message :: term()) :: reference() | {:error, :full}
   def send(buffer, message) do
+    case Broker.send_to(buffer, message) do
+      id when is_integer(id) -> make_ref()
+      other -> send_other(other, buffer, message)
+    end
+  end
+
+  defp send_other({:wait, _id}, buffer, _message) do
+    :ok = flush(buffer)
+    make_ref()
+  end
+
+  defp send_other(:queue_full, buffer, message) do
+    handle = Handle.fetch!(buffer)
+    handle |> full(buffer, message, nil) |> queued(make_ref(), buffer, handle)
+  end
+
+  defp send_other(:other, buffer, message) do
     case Handle.fetch!(buffer) do
       %{replies?: false} = handle ->
         queued(send_to(handle, buffer, message, nil), make_ref(), buffer, handle)
@@ -425,9 +442,36 @@ defmodule PartitionedBuffer.GenBuffer do
   Raises `ArgumentError` if no buffer of this name is running.
   """
   @spec send_recv(buffer(), message :: term(), timeout()) :: received()
-  def send_recv(buffer, message, timeout \\ :infinity) do
+  def send_recv(buffer, message, timeout \\ :infinity)
+
+  # All in one function: a reference that was just made is looked for among what came after it.
+  def send_recv(buffer, message, :infinity) do
+    ref = make_ref()
+
+    sent =
+      case Broker.call(buffer, message, {self(), ref}) do
+        id when is_integer(id) -> :ok
+        {:wait, _id} -> flush(buffer)
+        other -> call_other(other, buffer, message, {self(), ref})
+      end
+
+    case sent do
+      :ok ->
+        receive do
+          {:reply, ^ref, ^buffer, reply} -> {:ok, reply}
+          {:error, ^ref, ^buffer, reason} -> {:error, reason}
+        end
+
+      error ->
+        error
+    end
+  end
+
+  def send_recv(buffer, message, timeout) do
     handle = Handle.fetch!(buffer)
-    {to, ref} = reply = reply(timeout)
+    # It may have gone on when the answer comes.
+    ref = :erlang.alias([:reply])
+    reply = {ref, ref}
 
     case call_to(handle, buffer, message, reply, deadline(timeout)) do
       {:ok, broker, id} ->
@@ -435,18 +479,29 @@ defmodule PartitionedBuffer.GenBuffer do
         await(buffer, ref, timeout, broker, id)
 
       {:error, reason} ->
-        :ok = unalias({to, ref})
+        :ok = unalias(reply)
         {:error, reason}
     end
   end
 
-  # Who waits for ever gets the one answer there is. An alias is for those that may have gone on when it comes; it
-  # takes an eighth of the time of a round trip.
-  defp reply(:infinity), do: {self(), make_ref()}
+  # Who waits for ever gets the one answer there is, and needs no alias.
+  defp call_other(other, buffer, message, {_self, ref} = reply) do
+    handle = Handle.fetch!(buffer)
 
-  defp reply(_timeout) do
-    ref = :erlang.alias([:reply])
-    {ref, ref}
+    called =
+      if other == :queue_full,
+        do: called(:queue_full, handle, buffer, message, reply, :infinity),
+        else: call_to(handle, buffer, message, reply, :infinity)
+
+    with {:ok, _broker, _id} <- called do
+      _ref = queued(:ok, ref, buffer, handle)
+      :ok
+    end
+  end
+
+  defp flush(buffer) do
+    with {:ok, %{keeper: keeper}} <- Handle.fetch(buffer), do: Keeper.flush(keeper)
+    :ok
   end
 
   defp await(buffer, ref, timeout, broker, id) do
@@ -463,7 +518,13 @@ defmodule PartitionedBuffer.GenBuffer do
   end
 
   defp call_to(%{broker: broker, keeper: keeper} = handle, buffer, message, reply, deadline) do
-    case Broker.ask(broker, keeper, message, reply, self()) do
+    broker
+    |> Broker.hand_over(keeper, message, reply)
+    |> called(handle, buffer, message, reply, deadline)
+  end
+
+  defp called(asked, %{broker: broker} = handle, buffer, message, reply, deadline) do
+    case asked do
       id when is_integer(id) ->
         {:ok, broker, id}
 
@@ -471,7 +532,7 @@ defmodule PartitionedBuffer.GenBuffer do
         buffer |> reopened!(broker, reply) |> call_to(buffer, message, reply, deadline)
 
       :queue_full when handle.overflow == :block ->
-        case Keeper.await_room(keeper, left(deadline)) do
+        case Keeper.await_room(handle.keeper, left(deadline)) do
           :ok -> call_to(handle, buffer, message, reply, deadline)
           :timeout -> {:error, :timeout}
         end
@@ -501,9 +562,9 @@ defmodule PartitionedBuffer.GenBuffer do
   def eval(buffer, message, retries \\ 1)
       when retries == :infinity or (is_integer(retries) and retries >= 0) do
     %{broker: broker, keeper: keeper} = handle = Handle.fetch!(buffer)
-    {to, ref} = reply(:infinity)
+    ref = make_ref()
 
-    case Broker.ask_idle(broker, keeper, message, {to, ref}, self()) do
+    case Broker.ask_idle(broker, keeper, message, {self(), ref}, self()) do
       id when is_integer(id) ->
         _ref = queued(:ok, ref, buffer, handle)
         evaluated(buffer, ref, broker, id)

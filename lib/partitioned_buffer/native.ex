@@ -488,6 +488,35 @@ defmodule PartitionedBuffer.Native do
   def broker_ask_dirty(_broker, _message, _reply, _caller, _timeout, _idle_only),
     do: not_loaded()
 
+  @spec broker_hand_over(broker(), term(), term()) ::
+          message_id() | {:wait, message_id()} | :queue_full | :closed | :heavy
+  def broker_hand_over(_broker, _message, _reply), do: not_loaded()
+
+  @spec broker_put_name(broker(), atom(), boolean(), boolean()) :: :ok
+  def broker_put_name(_broker, _name, _plain_send?, _plain_call?), do: not_loaded()
+
+  @spec broker_erase_name(broker(), atom()) :: :ok
+  def broker_erase_name(_broker, _name), do: not_loaded()
+
+  @typedoc "Or `:unknown`, if no broker has the name; or `:observed`, if there is more to be done."
+  @type asked_by_name ::
+          message_id()
+          | {:wait, message_id()}
+          | :queue_full
+          | :closed
+          | :heavy
+          | :unknown
+          | :observed
+
+  @spec broker_send(term(), term()) :: asked_by_name()
+  def broker_send(_name, _message), do: not_loaded()
+
+  @spec broker_call(term(), term(), term()) :: asked_by_name()
+  def broker_call(_name, _message, _reply), do: not_loaded()
+
+  @spec broker_start(worker(), message_id()) :: non_neg_integer() | nil
+  def broker_start(_worker, _id), do: not_loaded()
+
   @spec broker_cancel(broker(), message_id()) :: boolean()
   def broker_cancel(_broker, _id), do: not_loaded()
 
@@ -511,6 +540,9 @@ defmodule PartitionedBuffer.Native do
 
   @spec broker_reply(worker(), pid(), term(), failed :: boolean()) :: :ok
   def broker_reply(_worker, _pid, _answer, _failed), do: not_loaded()
+
+  @spec broker_reply_take(worker(), term(), term(), any :: boolean()) :: taken() | :elsewhere
+  def broker_reply_take(_worker, _to, _answer, _any?), do: not_loaded()
 
   @spec broker_leave(worker()) :: :ok
   def broker_leave(_worker), do: not_loaded()

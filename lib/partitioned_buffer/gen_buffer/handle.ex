@@ -43,7 +43,11 @@ defmodule PartitionedBuffer.GenBuffer.Handle do
   end
 
   @spec put(atom(), t()) :: :ok
-  def put(buffer, handle), do: :persistent_term.put(key(buffer), handle)
+  def put(buffer, %{broker: broker, observed?: observed?} = handle) do
+    :ok = :persistent_term.put(key(buffer), handle)
+    plain? = not observed?
+    Broker.put_name(broker, buffer, plain? and not handle.replies?, plain?)
+  end
 
   @spec fetch(term()) :: {:ok, t()} | :error
   def fetch(buffer) do
@@ -64,6 +68,7 @@ defmodule PartitionedBuffer.GenBuffer.Handle do
   @doc "Another buffer that was started under the name meanwhile keeps it."
   @spec erase(atom(), Broker.t()) :: :ok
   def erase(buffer, broker) do
+    :ok = Broker.erase_name(broker, buffer)
     with {:ok, %{broker: ^broker}} <- fetch(buffer), do: :persistent_term.erase(key(buffer))
     :ok
   end

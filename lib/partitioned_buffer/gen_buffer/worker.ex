@@ -3,9 +3,10 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   # A worker: a process that takes messages and calls the handler.
   #
   # It looks into its mailbox between two messages, and is idle when none waits. What comes meanwhile that
-  # is no wake-up makes it withdraw first: no message may wait for a worker that does something else.
+  # is neither a message nor a wake-up makes it withdraw first: no message may wait for a worker that does
+  # something else.
   #
-  # Invariant: each message that was taken is settled, with its answer, before the next is taken. Whatever
+  # Invariant: each message that was started is settled, with its answer, before the next is taken. Whatever
   # ends this process, the keeper knows which message it had.
   #
   # It traps exits: the end of its supervisor, or of the pool, does not cut a message short.
@@ -16,9 +17,10 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   require Broker
 
   @shutdown_ms 5_000
+  @heap_words 2_000
 
-  @enforce_keys [:buffer, :observed?, :worker, :module, :state, :parent, :info?]
-  defstruct [:buffer, :observed?, :worker, :module, :state, :parent, :info?, timeout: :infinity]
+  @enforce_keys [:buffer, :observed?, :worker, :module, :handler, :state, :parent, :info?]
+  defstruct @enforce_keys ++ [timeout: :infinity]
 
   @spec child_spec({atom(), Handle.t(), map()}) :: Supervisor.child_spec()
   def child_spec(arg) do
@@ -32,7 +34,9 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
 
   @spec start_link({atom(), Handle.t(), map()}) :: {:ok, pid()} | :ignore | {:error, term()}
   def start_link({buffer, handle, opts}) do
-    :proc_lib.start_link(__MODULE__, :init, [self(), buffer, handle, opts])
+    # With 233, which is what the VM begins with, garbage is collected with every few messages.
+    spawn = [min_heap_size: @heap_words]
+    :proc_lib.start_link(__MODULE__, :init, [self(), buffer, handle, opts], :infinity, spawn)
   end
 
   @doc "Has a worker end when it is through with what it has. It takes no other message."
@@ -63,6 +67,8 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
           observed?: handle.observed?,
           worker: Broker.join(handle.broker),
           module: module,
+          # Calling it looks no function up.
+          handler: &module.handle_message/3,
           state: state,
           parent: parent,
           info?: function_exported?(module, :handle_info, 3),
@@ -119,13 +125,11 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
     end
   end
 
-  defp take(s) do
-    case Broker.take(s.worker) do
-      {message, reply, waited} -> handle(message, reply, waited, s)
-      :idle -> idle(s)
-      :gone -> stop(:normal, s)
-    end
-  end
+  defp take(s), do: taken(Broker.take(s.worker), s)
+
+  defp taken({message, reply, waited}, s), do: handle(message, reply, waited, :taken, s)
+  defp taken(:idle, s), do: idle(s)
+  defp taken(:gone, s), do: stop(:normal, s)
 
   defp idle(%{timeout: :hibernate} = s) do
     :proc_lib.hibernate(__MODULE__, :wait, [%{s | timeout: :infinity}])
@@ -137,6 +141,9 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   @spec wait(%__MODULE__{}) :: no_return()
   def wait(%{timeout: timeout} = s) do
     receive do
+      Broker.handed(id, message, reply) ->
+        handed(id, message, reply, s)
+
       Broker.wake() ->
         take(s)
 
@@ -150,14 +157,21 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
     end
   end
 
+  defp handed(id, message, reply, s) do
+    case Broker.start(s.worker, id) do
+      nil -> next(s)
+      waited -> handle(message, reply, waited, :handed, s)
+    end
+  end
+
   # --- a message ---
 
-  defp handle(message, reply, _waited, %{observed?: false} = s),
-    do: result(call(message, s), reply, s)
+  defp handle(message, reply, _waited, how, %{observed?: false} = s),
+    do: result(call(message, s), reply, how, s)
 
-  defp handle(message, reply, waited, s), do: observed(message, reply, waited, s)
+  defp handle(message, reply, waited, how, s), do: observed(message, reply, waited, how, s)
 
-  defp observed(message, reply, waited, s) do
+  defp observed(message, reply, waited, how, s) do
     waited = System.convert_time_unit(waited, :nanosecond, :native)
     metadata = %{buffer: s.buffer, worker: self()}
     started = System.monotonic_time()
@@ -175,11 +189,11 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
         Telemetry.execute([:stop], measured, metadata)
     end
 
-    result(result, reply, s)
+    result(result, reply, how, s)
   end
 
   defp call(message, s) do
-    case s.module.handle_message(s.buffer, message, s.state) do
+    case s.handler.(s.buffer, message, s.state) do
       {:ok, _answer, _state} = returned -> returned
       other -> {:failed, :exit, {:bad_return_value, other}, []}
     end
@@ -188,14 +202,35 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   end
 
   # Taking the next message settles one that nobody waits for.
-  defp result({:ok, _answer, state}, nil, s), do: next(%{s | state: state, timeout: :infinity})
+  defp result({:ok, _answer, state}, nil, _how, s),
+    do: next(%{s | state: state, timeout: :infinity})
 
-  defp result({:ok, answer, state}, {destination, ref}, s) do
-    :ok = Broker.reply(s.worker, destination, {:reply, ref, s.buffer, answer})
-    next(%{s | state: state, timeout: :infinity})
+  # Mostly there is no other: then it waits in its mailbox at once, and has no need to look into it before.
+  defp result({:ok, answer, state}, {destination, ref}, :handed, s) do
+    s = %{s | state: state, timeout: :infinity}
+
+    case Broker.reply_rest(s.worker, destination, {:reply, ref, s.buffer, answer}) do
+      :idle -> idle(s)
+      :more -> next(s)
+      :gone -> stop(:normal, s)
+    end
   end
 
-  defp result({:failed, kind, reason, stacktrace}, reply, s) do
+  defp result({:ok, answer, state}, {destination, ref}, :taken, s) do
+    answer = {:reply, ref, s.buffer, answer}
+    s = %{s | state: state, timeout: :infinity}
+
+    # As `next/1`.
+    receive do
+      message ->
+        :ok = Broker.reply(s.worker, destination, answer)
+        if message == Broker.wake(), do: next(s), else: other(message, s)
+    after
+      0 -> s.worker |> Broker.reply_take(destination, answer) |> taken(s)
+    end
+  end
+
+  defp result({:failed, kind, reason, stacktrace}, reply, _how, s) do
     case reply do
       nil -> Broker.done(s.worker, :failed)
       {to, ref} -> Broker.fail(s.worker, to, {:error, ref, s.buffer, reason})
@@ -209,6 +244,8 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   defp failure(:exit, reason, _stacktrace), do: reason
 
   # --- everything else ---
+
+  defp other(Broker.handed(id, message, reply), s), do: handed(id, message, reply, s)
 
   defp other({:system, from, request}, s) do
     :sys.handle_system_msg(request, from, s.parent, __MODULE__, [], s)

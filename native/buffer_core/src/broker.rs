@@ -2,15 +2,18 @@
 //!
 //! A message waits in one of several partitions, each with a lock of its own. Workers belong to all of
 //! them: one that is free looks into all, beginning with another one each time. A message is
-//! *started* when a worker takes it, in the worker's own call; an idle worker is only woken. So a
-//! worker that dies has started one message or none, and all others are where they were.
+//! *started* when a worker takes it, in the worker's own call; an idle worker is only woken. Or it is
+//! *handed over* to an idle worker, past its partition, and started in that worker's own call; until
+//! then it is with the worker's [`Task`](worker), and goes back to its partition if the worker withdraws,
+//! is dismissed or dies. So a worker that dies has started one message or none, and all others wait.
 //!
 //! # Invariants
 //!
-//! 1. A message is taken once, or cancelled, or dropped, or it waits.
+//! 1. A message is started once, or cancelled, or dropped, or it waits, or it has been handed over.
 //! 2. *No message waits beside an idle worker*: when no call is under way, and messages wait, then no
 //!    worker is idle, or one has been woken and has not taken yet.
-//! 3. `accepted = done + failed + in flight + cancelled + dropped + waiting`.
+//! 3. `accepted = done + failed + in flight + cancelled + dropped + waiting`. What has been handed over is in
+//!    flight; it is so no more if it goes back.
 //! 4. What is dropped and has somebody to be told stays in [`dropped`] until that was reported.
 //!
 //! # Why no wake-up is lost
@@ -30,15 +33,19 @@
 //!
 //! # Locks
 //!
-//! In the order in which they may be taken: a worker's task, one partition, then either `crew` or
-//! `dropped`. Nobody holds two partitions, and `crew` and `dropped` are never held together. Under a lock
-//! nothing is sent and no chunk is freed; both are left to the caller in [`After`].
+//! In the order in which they may be taken: one partition, `crew`, a worker's task, `dropped`. Nobody holds
+//! two partitions or two tasks. Under a lock nothing is sent and no chunk is freed; both are left to the
+//! caller in [`After`].
+//!
+//! A message changes between a partition and a task under both of their locks. So it is never in neither, but
+//! who looks into one after the other may miss one that goes back meanwhile: a partition counts those.
 
 pub mod codel;
 pub mod config;
 mod crew;
 pub mod dropped;
 mod partition;
+mod place;
 mod take;
 pub mod waiting;
 pub mod worker;
@@ -65,6 +72,8 @@ pub struct Broker<A, P> {
     crew: Mutex<Crew<A, P>>,
     // What `Crew::is_wakeable` says. Relaxed is enough: see above.
     wakeable: CachePadded<AtomicBool>,
+    // Whether anybody is idle. It may be wrong: then a message waits that could have been handed over.
+    idle: CachePadded<AtomicBool>,
     dropped: Mutex<Dropped<A>>,
     // When the reporter looks for messages that have waited for too long, at the latest; `i64::MAX` for
     // never.
@@ -88,6 +97,23 @@ pub struct Ask<P> {
     pub alone: bool,
     /// Only if a worker is idle.
     pub idle_only: bool,
+    /// If a worker is idle and nothing waits, hand it over to that one.
+    pub hand_over: bool,
+}
+
+impl<P: Copy> Ask<P> {
+    fn entry(&self, id: u64) -> Entry<P> {
+        Entry {
+            id,
+            at: self.now,
+            due: self.due,
+            caller: self.caller,
+            message: 0,
+            reply: None,
+            weight: self.weight,
+            alone: self.alone,
+        }
+    }
 }
 
 /// What became of a message that was sent.
@@ -118,6 +144,8 @@ pub enum Abandoned {
 pub struct After<A, P> {
     /// To be woken. If that fails: [`Broker::unreachable`].
     pub wake: Option<Arc<Worker<A, P>>>,
+    /// To be sent the message. If that fails: [`Broker::unreachable`].
+    pub handed: Option<Arc<Worker<A, P>>>,
     /// The reporter has something to look after.
     pub look: bool,
     /// Somebody is to be told that its message was dropped, and more are than should be. Who did
@@ -125,15 +153,25 @@ pub struct After<A, P> {
     pub crowded: bool,
     /// To be freed.
     pub freed: Vec<Box<Chunk<A, P>>>,
+    /// To be dropped.
+    pub kept: Option<Segment<A>>,
+}
+
+impl<A, P> Default for After<A, P> {
+    fn default() -> Self {
+        Effects::default().into()
+    }
 }
 
 impl<A, P> From<Effects<A, P>> for After<A, P> {
     fn from(effects: Effects<A, P>) -> Self {
         Self {
             wake: None,
+            handed: None,
             look: effects.look,
             crowded: false,
             freed: effects.freed,
+            kept: effects.kept,
         }
     }
 }
@@ -183,6 +221,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 .collect(),
             crew: Mutex::new(Crew::new(config.workers)),
             wakeable: CachePadded::new(AtomicBool::new(false)),
+            idle: CachePadded::new(AtomicBool::new(false)),
             dropped: Mutex::new(Dropped::default()),
             armed: AtomicI64::new(i64::MAX),
             room_wanted: AtomicBool::new(false),
@@ -216,7 +255,8 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     /// Takes messages again.
     pub fn open(&self) {
         for partition in &self.partitions {
-            partition.lock().closed = false;
+            let mut partition = partition.lock();
+            (partition.closed, partition.over) = (false, false);
         }
     }
 
@@ -248,6 +288,14 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             Some(_) => Admit::Always,
             None => Admit::WhereRoomIs,
         };
+        if ask.hand_over && store.is_some() && reserved.is_none() {
+            let handed = self.hand_over(home, ask, &mut store, &mut effects);
+            if let Some((id, worker)) = handed {
+                let mut after = After::from(effects);
+                after.handed = Some(worker);
+                return (Asked::Accepted(id), after);
+            }
+        }
         let mut asked = self.put(home, ask, admit, &mut store, &mut staged, &mut effects);
         if matches!(asked, Asked::Full) && reserved.is_none() {
             // What a worker is free for does not wait, so bounds are none of its business.
@@ -271,6 +319,52 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             (_, reserved) => reserved,
         };
         (asked, after)
+    }
+
+    /// Hands a message to a worker that is idle, if there is one and nothing waits. It keeps the only native
+    /// copy, and the caller has to send it the message.
+    fn hand_over(
+        &self,
+        home: usize,
+        ask: &Ask<P>,
+        store: &mut Option<impl FnOnce(&mut Segment<A>) -> Stored>,
+        effects: &mut Effects<A, P>,
+    ) -> Option<(u64, Arc<Worker<A, P>>)> {
+        if !self.idle.load(Ordering::Relaxed) {
+            return None;
+        }
+        let count = self.partitions.len();
+        let index = home % count;
+        let mut partition = self.partitions[index].lock();
+        if partition.closed || !partition.waiting.is_empty() {
+            return None;
+        }
+        let mut crew = self.crew.lock();
+        let worker = crew.hand()?;
+        self.publish(&crew);
+        // Before it is let go: whoever sees that the worker has left the idle ones waits for the message.
+        let mut task = worker.task.lock();
+        drop(crew);
+        let id = partition.next_id(index, count);
+        partition.hand();
+        drop(partition);
+        let entry = ask.entry(id);
+        effects.kept = task.hand(entry, store.take()?);
+        drop(task);
+        Some((id, worker))
+    }
+
+    /// A message that was handed to this worker, and that it has not started, waits again. Its id.
+    fn hand_back(&self, worker: &Worker<A, P>, effects: &mut Effects<A, P>) -> Option<u64> {
+        let id = worker.handed()?;
+        let mut partition = self.partitions[self.partition_of(id)].lock();
+        let message = worker.task.lock().hand_back(id)?;
+        let now = message.0.at;
+        partition.put_back(message, &self.dropped, effects);
+        let due = partition.next_due(now);
+        drop(partition);
+        effects.look |= due.is_some_and(|due| self.arm(due));
+        Some(id)
     }
 
     fn put(
@@ -303,16 +397,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 }
             }
             let id = partition.next_id(index, count);
-            let mut entry = Entry {
-                id,
-                at: ask.now,
-                due: ask.due,
-                caller: ask.caller,
-                message: 0,
-                reply: None,
-                weight: ask.weight,
-                alone: ask.alone,
-            };
+            let mut entry = ask.entry(id);
             if let Some((segment, stored)) = staged.take() {
                 (entry.message, entry.reply) = stored;
                 partition.waiting.push_stored(entry, segment);
@@ -334,29 +419,54 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             && due < self.armed.fetch_min(due, Ordering::Relaxed)
     }
 
-    /// Takes a message back that waits.
+    /// Takes a message back that has not been started.
     pub fn cancel(&self, id: u64) -> (bool, After<A, P>) {
-        let mut effects = Effects::default();
-        let mut partition = self.partitions[self.partition_of(id)].lock();
-        let place = partition.waiting.find(id);
-        let entry = place.and_then(|place| partition.remove(place, &mut effects));
-        partition.counts.cancelled += u64::from(entry.is_some());
-        drop(partition);
-        self.tell_of_room(entry.is_some(), &mut effects);
-        (entry.is_some(), effects.into())
+        let (what, after) = self.give_up(id, |_worker| false);
+        (what == Abandoned::TakenBack, after)
     }
 
     /// The caller waits no longer. When this returns, no answer is sent any more by
     /// [`Worker::settle_answered`], unless the message is through.
     pub fn abandon(&self, id: u64) -> (Abandoned, After<A, P>) {
-        let (cancelled, after) = self.cancel(id);
-        let what = match cancelled {
-            true => Abandoned::TakenBack,
+        self.give_up(id, |worker| worker.abandon(id))
+    }
+
+    fn give_up(
+        &self,
+        id: u64,
+        abandon: impl Fn(&Worker<A, P>) -> bool,
+    ) -> (Abandoned, After<A, P>) {
+        let mut effects = Effects::default();
+        let home = &self.partitions[self.partition_of(id)];
+        loop {
+            let mut partition = home.lock();
+            let place = partition.waiting.find(id);
+            if let Some(place) = place {
+                partition.remove(place, &mut effects);
+                partition.counts.cancelled += 1;
+                drop(partition);
+                self.tell_of_room(true, &mut effects);
+                return (Abandoned::TakenBack, effects.into());
+            }
+            let returns = partition.returns;
+            drop(partition);
             // A worker has it before it leaves its partition.
-            false if self.workers().iter().any(|worker| worker.abandon(id)) => Abandoned::Started,
-            false => Abandoned::Through,
-        };
-        (what, after)
+            for worker in self.workers() {
+                if worker.take_back(id) {
+                    let mut partition = home.lock();
+                    partition.counts.started -= 1;
+                    partition.counts.cancelled += 1;
+                    return (Abandoned::TakenBack, effects.into());
+                }
+                if abandon(&worker) {
+                    return (Abandoned::Started, effects.into());
+                }
+            }
+            // It may have gone back from a worker to its partition in between.
+            if home.lock().returns == returns {
+                return (Abandoned::Through, effects.into());
+            }
+        }
     }
 
     fn partition_of(&self, id: u64) -> usize {
@@ -369,41 +479,56 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     }
 
     /// The worker is not idle from now on, until it has found nothing again. Somebody else is to be woken
-    /// if it had been.
-    pub fn withdraw(&self, worker: &Worker<A, P>) -> Option<Arc<Worker<A, P>>> {
-        self.rise(worker).then(|| self.pass_on()).flatten()
+    /// if it had been, and if what was handed to it waits again.
+    pub fn withdraw(&self, worker: &Worker<A, P>) -> After<A, P> {
+        let woken = self.rise(worker);
+        self.replace(worker, woken)
     }
 
-    /// The worker takes no more messages; it goes on with what it has. Somebody else is to be woken if it
-    /// had been.
-    pub fn dismiss(&self, worker: &Worker<A, P>) -> Option<Arc<Worker<A, P>>> {
+    /// The worker takes no more messages; it goes on with what it has started. Somebody else is to be woken as
+    /// when it withdraws.
+    pub fn dismiss(&self, worker: &Worker<A, P>) -> After<A, P> {
         let mut crew = self.crew.lock();
         let woken = crew.dismiss(worker);
         self.publish(&crew);
         drop(crew);
-        woken.then(|| self.pass_on()).flatten()
+        self.replace(worker, woken)
     }
 
-    /// A worker that was to be woken can't be reached: it is dead. Somebody else is to be woken.
-    pub fn unreachable(&self, worker: &Worker<A, P>) -> Option<Arc<Worker<A, P>>> {
+    /// A worker that was to be woken, or to be sent a message, can't be reached: it is dead. Somebody else is to
+    /// be woken.
+    pub fn unreachable(&self, worker: &Worker<A, P>) -> After<A, P> {
         self.rise(worker);
-        self.pass_on()
+        self.replace(worker, true)
     }
 
-    /// The worker is none any more. What it has in flight has failed.
-    pub fn leave(&self, worker: &Worker<A, P>, now: i64) -> Option<Arc<Worker<A, P>>> {
+    /// The worker is none any more. What it has started has failed.
+    pub fn leave(&self, worker: &Worker<A, P>, now: i64) -> After<A, P> {
+        // First it is nobody who is handed a message, so what it gives back is all there is.
+        let mut after = self.dismiss(worker);
+        let mut crew = self.crew.lock();
         let mut task = worker.task.lock();
         task.settle(End::Failed, now);
         let kept = task.clear();
-        let mut crew = self.crew.lock();
         if crew.leave(worker) {
             crew.former = crew.former + task.tally();
         }
         self.publish(&crew);
-        drop(crew);
         drop(task);
+        drop(crew);
         drop(kept);
-        self.pass_on()
+        after.wake = after.wake.or_else(|| self.pass_on());
+        after
+    }
+
+    fn replace(&self, worker: &Worker<A, P>, woken: bool) -> After<A, P> {
+        let mut effects = Effects::default();
+        let returned = self.hand_back(worker, &mut effects).is_some();
+        let mut after = After::from(effects);
+        if woken || returned {
+            after.wake = self.pass_on();
+        }
+        after
     }
 
     /// The workers that are this process.
@@ -457,6 +582,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     // Under the crew's lock, so that the last one to write has the last word.
     fn publish(&self, crew: &Crew<A, P>) {
         self.wakeable.store(crew.is_wakeable(), Ordering::Relaxed);
+        self.idle.store(crew.idle() > 0, Ordering::Relaxed);
     }
 
     /// When the reporter has to call [`expire`](Self::expire), at the latest. It is told to look when this
@@ -571,6 +697,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 partition.counts.dropped[Drop::Shutdown as usize] += 1;
                 partition.remove(place, &mut effects);
             }
+            partition.over = partition.closed && partition.waiting.is_empty();
         }
         self.tell_of_room(true, &mut effects);
         (rest, effects.into())
@@ -616,12 +743,12 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         figures
     }
 
-    /// How many workers have a message in flight. O(workers).
+    /// How many workers have a message in flight, or have been handed one. O(workers).
     pub fn in_flight(&self) -> usize {
         let workers = self.workers();
         workers
             .iter()
-            .filter(|worker| worker.task.lock().works())
+            .filter(|worker| worker.task.lock().has_any())
             .count()
     }
 }

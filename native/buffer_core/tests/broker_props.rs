@@ -7,6 +7,7 @@
 //! 3. Messages that waited for too long, or whose callers are dead, are never taken; what was dropped is told
 //!    once, with its reason, to who waits for an answer, and counted.
 //! 4. The account of every message; no message waits beside an idle worker unless one has been woken.
+//!    One that was handed over is started once, by that worker, or waits again where it would have been.
 //! 5. When all messages have left, no arena holds a waiting one.
 #![cfg(not(loom))]
 
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use buffer_core::broker::config::{Config, Order, Overflow};
 use buffer_core::broker::dropped::{Drop, Drops};
 use buffer_core::broker::worker::{End, State, Worker};
-use buffer_core::broker::{Ask, Asked, Broker, Taken};
+use buffer_core::broker::{After, Ask, Asked, Broker, Taken};
 use buffer_core::Segment;
 use ledger::Ints;
 use proptest::prelude::*;
@@ -39,8 +40,10 @@ enum Op {
         reply: bool,
         alone: bool,
         idle_only: bool,
+        hand_over: bool,
     },
     Take(usize),
+    Start(usize),
     Done(usize, bool),
     Withdraw(usize),
     Die(usize),
@@ -86,17 +89,20 @@ fn op() -> impl Strategy<Value = Op> {
         any::<bool>(),
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.1),
+        any::<bool>(),
     );
     prop_oneof![
-        12 => ask.prop_map(|(home, due, caller, reply, alone, idle_only)| Op::Ask {
+        12 => ask.prop_map(|(home, due, caller, reply, alone, idle_only, hand_over)| Op::Ask {
             home,
             due,
             caller,
             reply,
             alone,
             idle_only,
+            hand_over,
         }),
         8 => (0..WORKERS).prop_map(Op::Take),
+        4 => (0..WORKERS).prop_map(Op::Start),
         1 => (0..WORKERS, any::<bool>()).prop_map(|(worker, failed)| Op::Done(worker, failed)),
         1 => (0..WORKERS).prop_map(Op::Withdraw),
         1 => (0..WORKERS).prop_map(Op::Die),
@@ -121,6 +127,10 @@ struct Message {
     reply: Option<u64>,
 }
 
+fn pid(after: After<Ints, u8>) -> Option<u8> {
+    after.wake.map(|woken| woken.pid)
+}
+
 fn value(arena: &Ints, index: usize) -> u64 {
     arena.load(index..index + 1)[0]
 }
@@ -129,6 +139,7 @@ fn value(arena: &Ints, index: usize) -> u64 {
 struct Hand {
     worker: Arc<Worker<Ints, u8>>,
     state: State,
+    handed: Option<Message>,
     in_flight: Option<Option<u64>>,
     next: usize,
 }
@@ -194,6 +205,7 @@ impl Run {
         Hand {
             worker,
             state: State::Running,
+            handed: None,
             in_flight: None,
             next,
         }
@@ -213,12 +225,16 @@ impl Run {
         if self.woken() > 0 && !urgent {
             return None;
         }
-        let index = match self.config.workers {
-            Order::Fifo => self.idle.pop_front(),
-            Order::Lifo => self.idle.pop_back(),
-        }?;
+        let index = self.next_idle()?;
         self.hands[index].state = State::Woken;
         Some(index as u8)
+    }
+
+    fn next_idle(&mut self) -> Option<usize> {
+        match self.config.workers {
+            Order::Fifo => self.idle.pop_front(),
+            Order::Lifo => self.idle.pop_back(),
+        }
     }
 
     fn pass_on(&mut self) -> Option<u8> {
@@ -274,8 +290,10 @@ impl Run {
                 reply,
                 alone,
                 idle_only,
-            } => self.ask(home, due, caller, reply, alone, idle_only),
+                hand_over,
+            } => self.ask(home, due, caller, reply, alone, idle_only, hand_over),
             Op::Take(index) => self.take(index),
+            Op::Start(index) => self.start(index),
             Op::Done(index, failed) => {
                 let end = if failed { End::Failed } else { End::Done };
                 let settled = self.hands[index].worker.settle(end, self.now);
@@ -286,9 +304,9 @@ impl Run {
             }
             Op::Withdraw(index) => {
                 let worker = Arc::clone(&self.hands[index].worker);
-                let woken = self.desk.withdraw(&worker).map(|woken| woken.pid);
-                let expected = self.rise(index).then(|| self.pass_on()).flatten();
-                assert_eq!(woken, expected);
+                let woken = pid(self.desk.withdraw(&worker));
+                let replaced = self.rise(index) | self.hand_back(index);
+                assert_eq!(woken, replaced.then(|| self.pass_on()).flatten());
             }
             Op::Die(index) => self.die(index),
             Op::Dismiss(index) => self.dismiss(index),
@@ -309,6 +327,7 @@ impl Run {
         self.check();
     }
 
+    #[allow(clippy::too_many_arguments, reason = "what comes with a message")]
     fn ask(
         &mut self,
         home: usize,
@@ -317,6 +336,7 @@ impl Run {
         reply: bool,
         alone: bool,
         idle_only: bool,
+        hand_over: bool,
     ) {
         self.value += 1;
         let (value, reply) = (self.value, reply.then_some(self.value + 1_000_000));
@@ -328,6 +348,7 @@ impl Run {
             weight: 1,
             alone,
             idle_only,
+            hand_over,
         };
         let (asked, after) = self.desk.ask(home, &ask, |segment: &mut Segment<Ints>| {
             let at = segment.stored() as u32;
@@ -338,6 +359,27 @@ impl Run {
             (at, reply.map(|_| at + 1))
         });
         let own = home % self.partitions.len();
+        if hand_over && !alone && !idle_only && self.partitions[own].is_empty() {
+            if let Some(index) = self.next_idle() {
+                let message = Message {
+                    id: self.next_id(own),
+                    value,
+                    at: self.now,
+                    due,
+                    caller,
+                    reply,
+                };
+                assert_eq!(asked, Asked::Accepted(message.id));
+                assert_eq!(after.handed.map(|worker| worker.pid), Some(index as u8));
+                assert!(after.wake.is_none());
+                self.hands[index].state = State::Running;
+                self.hands[index].handed = Some(message);
+                self.accepted += 1;
+                self.started += 1;
+                return;
+            }
+        }
+        assert!(after.handed.is_none());
         let full = self.partitions[own].len() >= self.share(own).max;
         // Whom a worker is free for does not wait, so there is always room for it.
         let reserved = (idle_only || full).then(|| self.wake(true)).flatten();
@@ -378,15 +420,45 @@ impl Run {
                     self.give_up(oldest, Drop::Full);
                 }
             }
-            message.id = self.next[index] * count as u64 + index as u64;
-            self.next[index] += 1;
+            message.id = self.next_id(index);
             self.partitions[index].push_back(message);
-            self.ids.push(message.id);
             self.accepted += 1;
             return Asked::Accepted(message.id);
         }
         self.refused += 1;
         Asked::Full
+    }
+
+    fn next_id(&mut self, index: usize) -> u64 {
+        let count = self.partitions.len() as u64;
+        let id = self.next[index] * count + index as u64;
+        self.next[index] += 1;
+        self.ids.push(id);
+        id
+    }
+
+    /// It starts what it was handed, if that is still its.
+    fn start(&mut self, index: usize) {
+        let worker = Arc::clone(&self.hands[index].worker);
+        assert_eq!(worker.start(0, self.now), None);
+        if let Some(message) = self.hands[index].handed.take() {
+            let waited = Some(self.now - message.at);
+            assert_eq!(worker.start(message.id, self.now), waited);
+            assert_eq!(worker.start(message.id, self.now), None);
+            self.hands[index].in_flight = Some(message.reply);
+        }
+    }
+
+    /// What it was handed waits again, before all that came later.
+    fn hand_back(&mut self, index: usize) -> bool {
+        let Some(message) = self.hands[index].handed.take() else {
+            return false;
+        };
+        let partition = &mut self.partitions[(message.id % self.next.len() as u64) as usize];
+        let place = partition.partition_point(|other| other.id < message.id);
+        partition.insert(place, message);
+        self.started -= 1;
+        true
     }
 
     fn take(&mut self, index: usize) {
@@ -411,14 +483,15 @@ impl Run {
         };
         let woken = self.rise(index);
         self.done += u64::from(self.hands[index].in_flight.take().is_some());
-        let expected = self.find(index);
+        let handed = self.hands[index].handed.take();
+        let expected = handed.or_else(|| self.find(index));
         assert_eq!(
             taken,
             expected.map(|message| (message.value, message.reply))
         );
         let wakes = match expected {
             Some(message) => {
-                self.started += 1;
+                self.started += u64::from(handed.is_none());
                 self.hands[index].in_flight = Some(message.reply);
                 woken.then(|| self.pass_on()).flatten()
             }
@@ -460,9 +533,10 @@ impl Run {
         let reply = worker.in_flight(value);
         assert_eq!(reply, in_flight.flatten());
         assert_eq!(self.desk.workers_of(index as u8).len(), 1);
-        let woken = self.desk.leave(&worker, self.now).map(|woken| woken.pid);
+        let woken = pid(self.desk.leave(&worker, self.now));
         self.failed += u64::from(in_flight.is_some());
         self.rise(index);
+        self.hand_back(index);
         self.hands[index].state = State::Gone;
         assert_eq!(woken, self.pass_on());
         assert!(matches!(
@@ -477,18 +551,18 @@ impl Run {
     /// It settles what it has, takes nothing, and leaves.
     fn dismiss(&mut self, index: usize) {
         let worker = Arc::clone(&self.hands[index].worker);
-        let woken = self.desk.dismiss(&worker).map(|woken| woken.pid);
-        let passes = self.rise(index);
+        let woken = pid(self.desk.dismiss(&worker));
+        let passes = self.rise(index) | self.hand_back(index);
         self.hands[index].state = State::Leaving;
         assert_eq!(woken, passes.then(|| self.pass_on()).flatten());
         assert_eq!(worker.state(), State::Leaving);
-        assert!(self.desk.withdraw(&worker).is_none());
+        assert_eq!(pid(self.desk.withdraw(&worker)), None);
         let (taken, _) = self
             .desk
             .take(&worker, || self.now, 1, |_| true, |_: &Ints, _, _| ());
         assert!(matches!(taken, Taken::Gone));
         self.done += u64::from(self.hands[index].in_flight.take().is_some());
-        let woken = self.desk.leave(&worker, self.now).map(|woken| woken.pid);
+        let woken = pid(self.desk.leave(&worker, self.now));
         assert_eq!(woken, self.pass_on());
         self.hands[index] = self.join(index);
     }
@@ -503,7 +577,15 @@ impl Run {
                 let place = partition.iter().position(|message| message.id == id)?;
                 Some((index, place))
             });
-        assert_eq!(self.desk.cancel(id).0, place.is_some());
+        let handed = self.hands.iter_mut().find_map(|hand| {
+            let handed = hand.handed.take_if(|message| message.id == id);
+            handed.is_some().then_some(())
+        });
+        assert_eq!(self.desk.cancel(id).0, place.is_some() || handed.is_some());
+        if handed.is_some() {
+            self.started -= 1;
+            self.cancelled += 1;
+        }
         if let Some((index, place)) = place {
             self.partitions[index].remove(place);
             self.cancelled += 1;
@@ -574,7 +656,7 @@ impl Run {
         let in_flight = self
             .hands
             .iter()
-            .filter(|hand| hand.in_flight.is_some())
+            .filter(|hand| hand.in_flight.is_some() || hand.handed.is_some())
             .count();
         assert_eq!(self.desk.in_flight(), in_flight);
         let forgotten = waiting > 0 && !self.idle.is_empty() && self.woken() == 0;

@@ -11,6 +11,8 @@
 //! 6. A caller that gives up is told whether its message was taken back, goes without an answer, or has been
 //!    answered.
 //! 7. A message that a worker is free for is taken, whatever the bound.
+//! 8. One that was handed over is started by that worker, or taken back by its caller, or waits again for another
+//!    one: exactly one of these.
 #![cfg(loom)]
 
 #[path = "support/model.rs"]
@@ -37,6 +39,24 @@ fn desk(partitions: usize, config: &Config) -> Arc<Desk> {
 
 /// Sends a message to this partition first.
 fn ask_at(desk: &Desk, home: usize, value: u8, idle_only: bool) -> (Asked, After<Ints, Owner>) {
+    ask_how(desk, home, value, idle_only, false)
+}
+
+/// Sends a message that may be handed over: its id, and to whom.
+fn hand_over(desk: &Desk, value: u8) -> (u64, Option<Hand>) {
+    match ask_how(desk, 0, value, false, true) {
+        (Asked::Accepted(id), after) => (id, after.handed),
+        (other, _) => unreachable!("{other:?}"),
+    }
+}
+
+fn ask_how(
+    desk: &Desk,
+    home: usize,
+    value: u8,
+    idle_only: bool,
+    hand_over: bool,
+) -> (Asked, After<Ints, Owner>) {
     let ask = Ask {
         caller: None,
         now: 0,
@@ -44,6 +64,7 @@ fn ask_at(desk: &Desk, home: usize, value: u8, idle_only: bool) -> (Asked, After
         weight: 1,
         alone: false,
         idle_only,
+        hand_over,
     };
     desk.ask(home, &ask, |segment: &mut Segment<Ints>| {
         let at = segment.stored() as u32;
@@ -68,8 +89,12 @@ fn take(desk: &Desk, worker: &Hand) -> Option<u8> {
         match desk.take(worker, || 1, u32::MAX, |_| true, read).0 {
             Taken::Message(value) => return Some(value),
             Taken::Idle | Taken::Gone => return None,
+            // One that had been handed over.
+            Taken::Alone(entry, chunk, _) => {
+                return Some(chunk.arena().value(entry.message as usize));
+            }
             Taken::Again => {}
-            Taken::Heavy | Taken::Alone(..) => unreachable!("all are light"),
+            Taken::Heavy => unreachable!("all are light"),
         }
     }
 }
@@ -366,6 +391,113 @@ fn who_a_worker_is_free_for_is_never_refused() {
             .flat_map(|worker| take_all(&desk, worker))
             .collect();
         assert_eq!(taken.len(), 2);
+        assert_account(&desk);
+    });
+}
+
+#[test]
+fn a_message_that_was_handed_over_is_started_or_waits_again() {
+    for dies in [true, false] {
+        check(move || {
+            let desk = desk(1, &Config::default());
+            let (one, other) = (desk.join(1), desk.join(2));
+            take(&desk, &other);
+            take(&desk, &one);
+            let (id, handed) = hand_over(&desk, 10);
+            let handed = handed.expect("two are idle");
+            assert_eq!(handed.pid, 1);
+            let starting = {
+                let one = Shared::clone(&one);
+                thread::spawn(move || one.start(id, 1).is_some())
+            };
+            // Somebody else's doing: it would not withdraw or die while it starts a message.
+            let woken = if dies {
+                desk.dismiss(&one).wake
+            } else {
+                desk.withdraw(&one).wake
+            };
+            let started = starting.join().unwrap();
+            assert_eq!(woken.is_some(), !started);
+            assert_nobody_is_forgotten(&desk, &[&one, &other]);
+            assert_eq!(take_all(&desk, &other).len(), usize::from(!started));
+            assert_account(&desk);
+        });
+    }
+}
+
+#[test]
+fn a_caller_takes_back_what_was_handed_over_wherever_it_is() {
+    check(|| {
+        let desk = desk(1, &Config::default());
+        let (one, other) = (desk.join(1), desk.join(2));
+        take(&desk, &other);
+        take(&desk, &one);
+        let (id, handed) = hand_over(&desk, 10);
+        assert_eq!(handed.map(|worker| worker.pid), Some(1));
+        // It goes back, and the other one takes it.
+        let moving = {
+            let (desk, one, other) = (Arc::clone(&desk), one, Shared::clone(&other));
+            thread::spawn(move || {
+                desk.leave(&one, 1);
+                take(&desk, &other).is_some()
+            })
+        };
+        let abandoned = desk.abandon(id).0;
+        let taken = moving.join().unwrap();
+        let expected = match taken {
+            true => Abandoned::Started,
+            false => Abandoned::TakenBack,
+        };
+        assert_eq!(abandoned, expected);
+        assert_eq!(other.settle_answered(End::Done, 2), !taken);
+        assert_eq!(desk.waiting(), 0);
+        assert_account(&desk);
+    });
+}
+
+#[test]
+fn two_hand_over_to_two_and_a_worker_that_dies_takes_nothing_along() {
+    check(|| {
+        let desk = desk(1, &Config::default());
+        let (one, other) = (desk.join(1), desk.join(2));
+        take(&desk, &other);
+        take(&desk, &one);
+        let sender = {
+            let desk = Arc::clone(&desk);
+            thread::spawn(move || {
+                let (id, handed) = hand_over(&desk, 10);
+                handed.map(|worker| (id, worker))
+            })
+        };
+        desk.leave(&one, 1);
+        let started = match sender.join().unwrap() {
+            Some((id, worker)) => worker.pid == 2 && worker.start(id, 1).is_some(),
+            None => false,
+        };
+        assert_nobody_is_forgotten(&desk, &[&one, &other]);
+        let rest = take_all(&desk, &other);
+        assert_eq!(usize::from(started) + rest.len(), 1);
+        assert_account(&desk);
+    });
+}
+
+#[test]
+fn what_comes_back_after_the_last_hand_back_is_reported() {
+    check(|| {
+        let desk = desk(1, &Config::default());
+        let worker = desk.join(1);
+        take(&desk, &worker);
+        let (_id, handed) = hand_over(&desk, 10);
+        assert!(handed.is_some());
+        desk.close();
+        let leaving = {
+            let desk = Arc::clone(&desk);
+            thread::spawn(move || desk.leave(&worker, 1).look)
+        };
+        let (rest, _) = desk.take_rest(9, 99, |arena, entry| arena.value(entry.message as usize));
+        let _told = leaving.join().unwrap();
+        let dropped = desk.figures().counts.dropped[Drop::Shutdown as usize];
+        assert_eq!((dropped, desk.waiting()), (1, 0), "{rest:?}");
         assert_account(&desk);
     });
 }

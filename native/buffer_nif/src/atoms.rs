@@ -83,9 +83,12 @@ rustler::atoms! {
     retries,
     // what a broker sends
     wake = "$broker_wake",
+    message = "$broker_message",
     look = "$broker_look",
     joined = "$broker_joined",
     // what it answers
+    elsewhere,
+    observed,
     idle,
     gone,
     no_worker,

@@ -7,6 +7,7 @@ mod figures;
 mod keeper;
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 
 use buffer_core::broker::codel::Codel;
@@ -18,10 +19,11 @@ use buffer_core::sync::Mutex;
 use buffer_core::{Retired, Segment};
 use dashmap::DashMap;
 use once_cell::sync::Lazy;
-use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
-use crate::arena::{Arena, Handle};
+use crate::arena::{immediate_word, Arena, Handle};
+use crate::entry::nif;
+use crate::names::BROKERS;
 use crate::reclaimer::reclaim;
 use crate::weigh::{account, Limits, Scale};
 use crate::{atoms, clock};
@@ -44,8 +46,13 @@ pub struct SharedBroker {
     core: Broker<Arena, LocalPid>,
     // The process that looks after what nobody else can. It is told, never waited for.
     keeper: Mutex<Option<LocalPid>>,
+    // Which calls by its name need nothing besides.
+    plain: AtomicU8,
     this: Weak<SharedBroker>,
 }
+
+const PLAIN_SEND: u8 = 1;
+const PLAIN_CALL: u8 = 2;
 
 /// A worker of a broker.
 pub struct Member {
@@ -64,8 +71,16 @@ impl SharedBroker {
         (figures.waiting, figures.bytes)
     }
 
-    fn finish(&self, env: Env<'_>, after: After<Arena, LocalPid>) {
-        self.wake(env, after.wake);
+    fn finish(&self, env: Env<'_>, mut after: After<Arena, LocalPid>) {
+        while let Some(woken) = after.wake.take() {
+            if env.send(&woken.pid, atoms::wake()).is_ok() {
+                break;
+            }
+            let instead = self.core.unreachable(&woken);
+            after.wake = instead.wake;
+            after.look |= instead.look;
+            after.freed.extend(instead.freed);
+        }
         if after.look {
             self.tell(env, atoms::look());
         }
@@ -82,13 +97,12 @@ impl SharedBroker {
         reclaim(retired);
     }
 
-    fn wake(&self, env: Env<'_>, mut worker: Option<Arc<Worker<Arena, LocalPid>>>) {
-        while let Some(woken) = worker {
-            if env.send(&woken.pid, atoms::wake()).is_ok() {
-                break;
-            }
-            worker = self.core.unreachable(&woken);
-        }
+    fn pass_on(&self, env: Env<'_>) {
+        let after = After {
+            wake: self.core.pass_on(),
+            ..After::default()
+        };
+        self.finish(env, after);
     }
 
     fn tell(&self, env: Env<'_>, what: impl Encoder) {
@@ -101,13 +115,21 @@ impl SharedBroker {
 }
 
 impl Member {
-    /// The worker is through with its message, and answers it, if there is an answer and anybody waits for it.
-    pub fn answer(&self, env: Env<'_>, end: End, answer: Option<(LocalPid, Term<'_>)>) {
-        let wanted = self.worker.settle_answered(end, clock::now());
+    /// The worker is through with its message, and answers it, if there is an answer and anybody waits for
+    /// it. The moment.
+    pub fn answer(&self, env: Env<'_>, end: End, answer: Option<(LocalPid, Term<'_>)>) -> i64 {
+        let now = clock::now();
+        let wanted = self.worker.settle_answered(end, now);
         if let Some((to, answer)) = answer.filter(|_| wanted) {
             // Nobody there is nobody to be answered.
             _ = env.send(&to, answer);
         }
+        now
+    }
+
+    /// The worker takes its next message, as `broker_take` does.
+    pub fn take<'a>(&self, env: Env<'a>, now: impl Fn() -> i64) -> Term<'a> {
+        take(env, self, now, Limits::BYTES as u32)
     }
 }
 
@@ -169,6 +191,7 @@ fn broker_open(
             name,
             core: Broker::new(partitions, &config),
             keeper: Mutex::new(None),
+            plain: AtomicU8::new(0),
             this: Weak::clone(this),
         })
     }));
@@ -258,7 +281,99 @@ fn broker_ask<'a>(
     idle_only: bool,
 ) -> Term<'a> {
     let with = (caller, timeout, idle_only);
-    ask(broker.0, message, reply, with, Scale::bounded())
+    ask(broker.0, message, reply, with, false, Scale::bounded())
+}
+
+nif!(broker_send / 2, send);
+
+/// Sends a message that nobody waits for to the broker of this name. As `broker_ask`; or `:unknown`; or `:observed`
+/// if it is not for this call. Bounded.
+fn send<'a>(env: Env<'a>, [name, message]: [Term<'a>; 2]) -> Term<'a> {
+    named(env, name, PLAIN_SEND, |shared| {
+        let nobody = atoms::nil().encode(env);
+        let with = (None, None, false);
+        ask(shared, message, nobody, with, false, Scale::bounded())
+    })
+}
+
+nif!(broker_call / 3, call);
+
+/// As `broker_ask`, of a caller, to the broker of this name; and if a worker is idle and nothing waits, that one is
+/// sent `{:"$broker_message", id, message, reply}`. For workers that call `broker_start` then. Or `:unknown`; or
+/// `:observed` if it is not for this call. Bounded.
+fn call<'a>(env: Env<'a>, [name, message, reply]: [Term<'a>; 3]) -> Term<'a> {
+    named(env, name, PLAIN_CALL, |shared| {
+        hand_over(shared, message, reply)
+    })
+}
+
+fn named<'a>(
+    env: Env<'a>,
+    name: Term<'a>,
+    plain: u8,
+    ask: impl FnOnce(&SharedBroker) -> Term<'a>,
+) -> Term<'a> {
+    let asked = immediate_word(name).and_then(|word| {
+        BROKERS.with(word, |shared| {
+            match shared.plain.load(Ordering::Relaxed) & plain {
+                0 => atoms::observed().encode(env),
+                _ => ask(shared),
+            }
+        })
+    });
+    asked.unwrap_or_else(|| atoms::unknown().encode(env))
+}
+
+/// As `broker_call`, by a handle and whatever is to be done besides. Bounded.
+#[rustler::nif]
+fn broker_hand_over<'a>(
+    broker: Handle<'a, SharedBroker>,
+    message: Term<'a>,
+    reply: Term<'a>,
+) -> Term<'a> {
+    hand_over(broker.0, message, reply)
+}
+
+fn hand_over<'a>(shared: &SharedBroker, message: Term<'a>, reply: Term<'a>) -> Term<'a> {
+    let with = (Some(message.get_env().pid()), None, false);
+    ask(shared, message, reply, with, true, Scale::bounded())
+}
+
+/// From now on this atom is the name of the broker. `broker_send` is for it if `plain_send`, `broker_call` if
+/// `plain_call`. O(brokers).
+#[rustler::nif]
+fn broker_put_name(
+    broker: Handle<'_, SharedBroker>,
+    name: Term<'_>,
+    plain_send: bool,
+    plain_call: bool,
+) -> NifResult<Atom> {
+    let shared = broker.0.this.upgrade().ok_or(Error::BadArg)?;
+    let name = immediate_word(name).ok_or(Error::BadArg)?;
+    let send = if plain_send { PLAIN_SEND } else { 0 };
+    let call = if plain_call { PLAIN_CALL } else { 0 };
+    shared.plain.store(send | call, Ordering::Relaxed);
+    BROKERS.put(name, &shared);
+    Ok(atoms::ok())
+}
+
+/// From now on it is not, if it was. O(brokers).
+#[rustler::nif]
+fn broker_erase_name(broker: Handle<'_, SharedBroker>, name: Term<'_>) -> NifResult<Atom> {
+    BROKERS.erase(immediate_word(name).ok_or(Error::BadArg)?, broker.0);
+    Ok(atoms::ok())
+}
+
+nif!(broker_start / 2, start);
+
+/// The worker starts the message that it was sent, with this id: the nanoseconds that it has waited; or `nil`: it is
+/// not to, since the message was taken back or given to another one. O(1).
+fn start<'a>(env: Env<'a>, [worker, id]: [Term<'a>; 2]) -> Term<'a> {
+    let (Ok(worker), Ok(id)) = (worker.decode::<Handle<Member>>(), id.decode()) else {
+        return atoms::nil().encode(env);
+    };
+    let waited = worker.0.worker.start(id, clock::now());
+    waited.map_or_else(|| atoms::nil().encode(env), |waited| waited.encode(env))
 }
 
 /// The same for messages of any size.
@@ -272,7 +387,7 @@ fn broker_ask_dirty<'a>(
     idle_only: bool,
 ) -> Term<'a> {
     let with = (caller, timeout, idle_only);
-    ask(broker.0, message, reply, with, Scale::generous())
+    ask(broker.0, message, reply, with, false, Scale::generous())
 }
 
 fn ask<'a>(
@@ -280,6 +395,7 @@ fn ask<'a>(
     message: Term<'a>,
     reply: Term<'a>,
     (caller, timeout, idle_only): (Option<LocalPid>, Option<i64>, bool),
+    hand_over: bool,
     mut scale: Scale,
 ) -> Term<'a> {
     let env = message.get_env();
@@ -298,8 +414,9 @@ fn ask<'a>(
         weight,
         alone: weight > COPIED_UNDER_LOCK,
         idle_only,
+        hand_over,
     };
-    let (asked, after) = shared
+    let (asked, mut after) = shared
         .core
         .ask(turn(), &with, |segment: &mut Segment<Arena>| {
             let at = segment.stored() as u32;
@@ -309,6 +426,12 @@ fn ask<'a>(
             }
             (at, has_reply.then_some(at + 1))
         });
+    if let (Some(worker), Asked::Accepted(id)) = (after.handed.take(), asked) {
+        let handed = (atoms::message(), id, message, reply);
+        if env.send(&worker.pid, handed).is_err() {
+            shared.finish(env, shared.core.unreachable(&worker));
+        }
+    }
     let crowded = after.crowded;
     shared.finish(env, after);
     match asked {
@@ -356,21 +479,25 @@ fn broker_join<'a>(env: Env<'a>, broker: Handle<'_, SharedBroker>) -> NifResult<
     Ok(Handle::make(env, Arc::new(member)))
 }
 
+nif!(broker_take / 1, take_next);
+
 /// The worker is through with its message and takes the next one: `{message, reply, ns it has waited}`;
-/// `:idle` (it will be sent `:"$broker_wake"`); or, not idle, `:again`, `:heavy` (call the `_dirty`
+/// `:idle` (it will be sent `:"$broker_wake"`, or a message); or, not idle, `:again`, `:heavy` (call the `_dirty`
 /// twin) or `:gone` (it has left). Bounded.
-#[rustler::nif]
-fn broker_take<'a>(env: Env<'a>, worker: Handle<'_, Member>) -> Term<'a> {
-    take(env, worker.0, Limits::BYTES as u32)
+fn take_next<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
+    match worker.decode::<Handle<Member>>() {
+        Ok(worker) => worker.0.take(env, clock::now),
+        Err(_) => atoms::gone().encode(env),
+    }
 }
 
 /// The same for messages of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn broker_take_dirty<'a>(env: Env<'a>, worker: Handle<'_, Member>) -> Term<'a> {
-    take(env, worker.0, u32::MAX)
+    take(env, worker.0, clock::now, u32::MAX)
 }
 
-fn take<'a>(env: Env<'a>, member: &Member, heaviest: u32) -> Term<'a> {
+fn take<'a>(env: Env<'a>, member: &Member, now: impl Fn() -> i64, heaviest: u32) -> Term<'a> {
     let read = |arena: &Arena, entry: &Entry<LocalPid>, now: i64| {
         let message = arena.load(entry.message as usize, env);
         let reply = match entry.reply {
@@ -378,11 +505,11 @@ fn take<'a>(env: Env<'a>, member: &Member, heaviest: u32) -> Term<'a> {
             None => atoms::nil().encode(env),
         };
         let waited = now.saturating_sub(entry.at).max(0);
-        make_tuple(env, &[message, reply, waited.encode(env)])
+        (message, reply, waited).encode(env)
     };
     let alive = |pid: LocalPid| pid.is_alive(env);
     let core = &member.broker.core;
-    let (taken, after) = core.take(&member.worker, clock::now, heaviest, alive, read);
+    let (taken, after) = core.take(&member.worker, now, heaviest, alive, read);
     let answer = match taken {
         Taken::Message(message) => message,
         Taken::Alone(entry, chunk, now) => {
@@ -406,7 +533,7 @@ fn take<'a>(env: Env<'a>, member: &Member, heaviest: u32) -> Term<'a> {
 #[rustler::nif]
 fn broker_withdraw(env: Env<'_>, worker: Handle<'_, Member>) -> Atom {
     let Member { broker, worker } = worker.0;
-    broker.wake(env, broker.core.withdraw(worker));
+    broker.finish(env, broker.core.withdraw(worker));
     atoms::ok()
 }
 
@@ -432,10 +559,27 @@ fn broker_reply<'a>(
     atoms::ok()
 }
 
+nif!(broker_reply_take / 4, reply_take);
+
+/// `broker_reply` and `broker_take` in one call: no message is taken before the answer was sent. Without `any`
+/// none is taken: `:heavy` if one waits. `:elsewhere`, and nothing is done, if `to` is not a process of this node.
+fn reply_take<'a>(env: Env<'a>, [worker, to, answer, any]: [Term<'a>; 4]) -> Term<'a> {
+    let Ok(to) = to.decode() else {
+        return atoms::elsewhere().encode(env);
+    };
+    let Ok(Handle(member)) = worker.decode::<Handle<Member>>() else {
+        return atoms::gone().encode(env);
+    };
+    let now = member.answer(env, End::Done, Some((to, answer)));
+    let any = any.as_c_arg() == rustler::types::atom::true_().as_c_arg();
+    let heaviest = if any { Limits::BYTES as u32 } else { 0 };
+    take(env, member, || now, heaviest)
+}
+
 /// The worker is none any more. O(workers).
 #[rustler::nif]
 fn broker_leave(env: Env<'_>, worker: Handle<'_, Member>) -> Atom {
     let Member { broker, worker } = worker.0;
-    broker.wake(env, broker.core.leave(worker, clock::now()));
+    broker.finish(env, broker.core.leave(worker, clock::now()));
     atoms::ok()
 }

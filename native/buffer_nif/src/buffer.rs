@@ -6,11 +6,12 @@ use buffer_core::Arena as _;
 use rustler::{Atom, Encoder, Env, Error, NifResult, Term};
 
 use crate::arena::{immediate_word, Arena, Copies, Handle};
+use crate::atoms;
 use crate::map::versions;
+use crate::names::BUFFERS;
 use crate::registry::{self, Opened};
 use crate::resource::{Kind, Rules, Storage};
 use crate::server;
-use crate::{atoms, names};
 
 /// Opens the buffer of this name: `{:created | :adopted | :mismatch, handle}`. O(1).
 #[rustler::nif]
@@ -104,14 +105,14 @@ fn buffer_give_up(handle: Handle<'_>, ticket: u64) -> bool {
 fn buffer_put_name(handle: Handle<'_>, name: Term<'_>) -> NifResult<Atom> {
     let word = immediate_word(name).ok_or(Error::BadArg)?;
     let shared = handle.0.share().ok_or(Error::BadArg)?;
-    names::put(word, &shared);
+    BUFFERS.put(word, &shared);
     Ok(atoms::ok())
 }
 
 /// From now on it is not, if it was. O(buffers).
 #[rustler::nif]
 fn buffer_erase_name(handle: Handle<'_>, name: Term<'_>) -> NifResult<Atom> {
-    names::erase(immediate_word(name).ok_or(Error::BadArg)?, handle.0);
+    BUFFERS.erase(immediate_word(name).ok_or(Error::BadArg)?, handle.0);
     Ok(atoms::ok())
 }
 

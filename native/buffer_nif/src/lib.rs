@@ -7,7 +7,7 @@
 //! | [`weigh`] | how large a term is, found out in bounded time |
 //! | [`resource`] | what a handle on the BEAM refers to |
 //! | [`registry`] | open buffers by name |
-//! | [`names`] | buffers by the atoms that they are used by |
+//! | [`names`] | buffers and brokers by the atoms that they are used by |
 //! | [`cycle`] | what happens to a partition, whatever it stores |
 //! | [`operation`] | what an update of a map can do natively |
 //! | [`write`] | what all writes have in common |

@@ -1,4 +1,4 @@
-//! Buffers by the atom that they are used by, for calls that are made a million times a second.
+//! Buffers and brokers by the atom that they are used by, for calls that are made a million times a second.
 //!
 //! The table is replaced as a whole when a buffer comes or goes, and read without a lock and without
 //! counting references: a read costs a third of what `:persistent_term` with a key of its own and the
@@ -15,12 +15,19 @@ use once_cell::sync::Lazy;
 use rustler::{Decoder, NifResult, Term};
 
 use crate::arena::{immediate_word, Handle};
+use crate::broker::SharedBroker;
 use crate::resource::Shared;
 use crate::write::Refused;
 
-type Table = HashMap<u64, Arc<Shared>, BuildHasherDefault<WordHasher>>;
+type Table<T> = HashMap<u64, Arc<T>, BuildHasherDefault<WordHasher>>;
 
-static TABLE: Lazy<ArcSwap<Table>> = Lazy::new(|| ArcSwap::from_pointee(Table::default()));
+/// What atoms are the names of.
+pub struct Names<T: 'static>(Lazy<ArcSwap<Table<T>>>);
+
+/// Buffers.
+pub static BUFFERS: Names<Shared> = Names::new();
+/// Brokers.
+pub static BROKERS: Names<SharedBroker> = Names::new();
 
 /// Spreads the words of atoms, which count up in steps of 64.
 #[derive(Default)]
@@ -66,30 +73,39 @@ impl<'a> Target<'a> {
             let handle = self.0.decode::<Handle>();
             return call(handle.map_err(|_| Refused::Unknown)?.0);
         };
-        let table = TABLE.load();
-        call(table.get(&word).ok_or(Refused::Unknown)?)
+        BUFFERS.with(word, call).unwrap_or(Err(Refused::Unknown))
     }
 }
 
-/// From now on this atom is the name of this buffer.
-pub fn put(name: u64, shared: &Arc<Shared>) {
-    TABLE.rcu(|table| {
-        let mut table = Table::clone(table);
-        table.insert(name, Arc::clone(shared));
-        table
-    });
-}
+impl<T> Names<T> {
+    const fn new() -> Self {
+        Self(Lazy::new(|| ArcSwap::from_pointee(Table::default())))
+    }
 
-/// From now on it is not, if it was.
-pub fn erase(name: u64, shared: &Shared) {
-    TABLE.rcu(|table| {
-        let mut table = Table::clone(table);
-        if table
-            .get(&name)
-            .is_some_and(|one| std::ptr::eq(&raw const **one, shared))
-        {
-            table.remove(&name);
-        }
-        table
-    });
+    /// Runs `call` with what has this name, if anything has.
+    #[inline]
+    pub fn with<R>(&self, name: u64, call: impl FnOnce(&T) -> R) -> Option<R> {
+        self.0.load().get(&name).map(|one| call(one))
+    }
+
+    /// From now on this atom is the name of this one.
+    pub fn put(&self, name: u64, one: &Arc<T>) {
+        self.0.rcu(|table| {
+            let mut table = Table::clone(table);
+            table.insert(name, Arc::clone(one));
+            table
+        });
+    }
+
+    /// From now on it is not, if it was.
+    pub fn erase(&self, name: u64, one: &T) {
+        self.0.rcu(|table| {
+            let mut table = Table::clone(table);
+            let named = table.get(&name);
+            if named.is_some_and(|named| std::ptr::eq(&raw const **named, one)) {
+                table.remove(&name);
+            }
+            table
+        });
+    }
 }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::config::Order;
+use super::place::here;
 use super::worker::{State, Tally, Worker};
 use crate::Arena;
 
@@ -57,6 +58,7 @@ impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
             return false;
         }
         worker.set(State::Idle);
+        worker.rest_at(here());
         self.idle.push_back(Arc::clone(worker));
         true
     }
@@ -89,13 +91,35 @@ impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
         if self.woken > 0 && !urgent {
             return None;
         }
-        let worker = match self.order {
-            Order::Fifo => self.idle.pop_front(),
-            Order::Lifo => self.idle.pop_back(),
-        }?;
+        let worker = self.pop_idle()?;
         worker.set(State::Woken);
         self.woken += 1;
         Some(worker)
+    }
+
+    // The one that worked last where the caller is, out of the last few: what it wakes runs here next, and
+    // no other thread has to be woken for it. If there is none, the one that worked last anywhere.
+    fn pop_near(&mut self) -> Option<Arc<Worker<A, P>>> {
+        const FEW: usize = 8;
+        let here = here();
+        let last = self.idle.len().checked_sub(1)?;
+        let mut near = (0..=last).rev().take(FEW);
+        let near = near.find(|&index| self.idle[index].rests_at() == here);
+        self.idle.remove(near.unwrap_or(last))
+    }
+
+    /// Who is idle and is handed a message: it is at work from now on, and not on its way.
+    pub(super) fn hand(&mut self) -> Option<Arc<Worker<A, P>>> {
+        let worker = self.pop_idle()?;
+        worker.set(State::Running);
+        Some(worker)
+    }
+
+    fn pop_idle(&mut self) -> Option<Arc<Worker<A, P>>> {
+        match self.order {
+            Order::Fifo => self.idle.pop_front(),
+            Order::Lifo => self.pop_near(),
+        }
     }
 
     /// The worker is no longer one. Answers false if it was none.

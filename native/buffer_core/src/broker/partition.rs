@@ -7,7 +7,7 @@ use super::config::{Config, Order, Overflow};
 use super::dropped::{Drop, Dropped, Drops};
 use super::waiting::{Chunk, Entry, Left, Place, Waiting};
 use crate::sync::Mutex;
-use crate::Arena;
+use crate::{Arena, Segment};
 
 /// What happened in one partition, or in all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,6 +39,8 @@ impl Counts {
 /// What is left to do when no lock is held any more.
 pub(super) struct Effects<A, P> {
     pub(super) freed: Vec<Box<Chunk<A, P>>>,
+    /// To be dropped.
+    pub(super) kept: Option<Segment<A>>,
     /// The reporter has to be told.
     pub(super) look: bool,
     /// Something was dropped that is to be told to somebody.
@@ -49,6 +51,7 @@ impl<A, P> Default for Effects<A, P> {
     fn default() -> Self {
         Self {
             freed: Vec::new(),
+            kept: None,
             look: false,
             dropped: false,
         }
@@ -59,6 +62,10 @@ pub(super) struct Partition<A, P> {
     pub(super) waiting: Waiting<A, P>,
     pub(super) config: Config,
     pub(super) closed: bool,
+    /// It has been closed and emptied: nobody takes messages out any more.
+    pub(super) over: bool,
+    /// How many messages have come back that had been handed to a worker.
+    pub(super) returns: u64,
     pub(super) counts: Counts,
     codel: codel::State,
     next: u64,
@@ -70,6 +77,8 @@ impl<A: Arena, P: Copy> Partition<A, P> {
             waiting: Waiting::default(),
             config,
             closed: false,
+            over: false,
+            returns: 0,
             counts: Counts::default(),
             codel: codel::State::default(),
             next: 1,
@@ -218,6 +227,28 @@ impl<A: Arena, P: Copy> Partition<A, P> {
         let (entry, chunk) = self.waiting.remove(place)?;
         effects.freed.extend(chunk);
         Some(entry)
+    }
+
+    /// A message is handed to a worker, past all that wait: there are none.
+    pub(super) fn hand(&mut self) {
+        self.counts.accepted += 1;
+        self.counts.started += 1;
+        self.rest();
+    }
+
+    /// One that was handed to a worker comes back: it goes before all that came later.
+    pub(super) fn put_back(
+        &mut self,
+        (entry, segment): (Entry<P>, Segment<A>),
+        dropped: &Mutex<Dropped<A>>,
+        effects: &mut Effects<A, P>,
+    ) {
+        self.counts.started -= 1;
+        self.returns += 1;
+        let place = self.waiting.put_back(entry, segment);
+        if self.over {
+            self.drop_at(place, Drop::Shutdown, dropped, effects);
+        }
     }
 
     /// Takes one message out that a worker starts.

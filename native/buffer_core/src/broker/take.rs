@@ -47,17 +47,27 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             }
             _ => self.rise(worker),
         };
-        let mut task = worker.task.lock();
         // Asking for the time takes longer than to find that nothing waits: it is asked when it is needed.
         let mut moment = None;
+        let mut task = worker.task.lock();
         if task.works() {
             task.settle(End::Done, *moment.insert(now()));
         }
+        if let Some((&entry, arena)) = task.handed() {
+            // It was sent this one, and does not know yet. It will not start it again.
+            let now = moment.unwrap_or_else(&now);
+            let value = read(arena, &entry, now);
+            task.start_handed(&entry, now);
+            drop(task);
+            return (Taken::Message(value), self.after_take(woken, effects));
+        }
+        let first = task.turn();
+        drop(task);
         let mut read = Some(read);
         // Who is woken for nothing again and again is better off receiving its messages in between.
         for _ in 0..4 {
             let mut again = false;
-            for index in around(task.turn(), self.partitions.len()) {
+            for index in around(first, self.partitions.len()) {
                 let mut partition = self.partitions[index].lock();
                 if partition.waiting.is_empty() {
                     partition.rest();
@@ -78,15 +88,14 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 };
                 if entry.weight > heaviest {
                     drop(partition);
-                    drop(task);
                     return (Taken::Heavy, self.after_take(woken, effects));
                 }
-                task.start(entry.id, now, entry.reply.map(|reply| (arena, reply)));
+                let reply = entry.reply.map(|reply| (arena, reply));
+                effects.kept = worker.task.lock().start(entry.id, now, reply);
                 let read = read.take_if(|_| !entry.alone);
                 let value = read.map(|read| read(arena, &entry, now));
                 let chunk = partition.start(place).and_then(|(_, chunk)| chunk);
                 drop(partition);
-                drop(task);
                 let taken = match (value, chunk) {
                     (Some(value), chunk) => {
                         effects.freed.extend(chunk);
@@ -102,7 +111,6 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 break;
             }
             if !self.rest(worker) {
-                drop(task);
                 return (Taken::Gone, self.after_take(woken, effects));
             }
             if !self.any_waiting() {
@@ -112,7 +120,6 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             // It may have been woken in between.
             woken |= self.rise(worker);
         }
-        drop(task);
         (Taken::Again, self.after_take(woken, effects))
     }
 

@@ -8,8 +8,8 @@
 //!
 //! * Ids grow from the front to the back, over all chunks.
 //! * Every chunk but the last holds a message. The first and the last entry of a chunk are no gaps.
-//! * A chunk that was filled before it came (`push_chunk`) has one message and takes no other, so it
-//!   leaves with it.
+//! * A chunk that was filled before it came (`push_stored`, `put_back`) has one message and takes no other, so
+//!   it leaves with it.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -48,6 +48,7 @@ pub struct Chunk<A, P> {
     // With its id each, which stays when the message leaves.
     entries: VecDeque<(u64, Option<Entry<P>>)>,
     held: usize,
+    // No id in it is smaller, and none is greater than this one of the next chunk.
     first: u64,
     sealed: bool,
 }
@@ -68,6 +69,9 @@ impl<A: Arena, P: Copy> Chunk<A, P> {
     }
 
     fn push(&mut self, entry: Entry<P>) {
+        if self.held == 0 {
+            self.first = entry.id;
+        }
         self.entries.push_back((entry.id, Some(entry)));
         self.held += 1;
     }
@@ -80,6 +84,9 @@ impl<A: Arena, P: Copy> Chunk<A, P> {
         }
         while let Some((_, None)) = self.entries.back() {
             self.entries.pop_back();
+        }
+        if self.held == 0 {
+            self.first = u64::MAX;
         }
         Some(entry)
     }
@@ -185,6 +192,21 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
         }
         self.chunks.push_back(chunk);
         self.count(&entry);
+    }
+
+    /// Puts a message in that was stored in a segment of its own, and that had been handed to a worker past
+    /// all that waited: it is older than any that is here, but for others of its kind.
+    pub fn put_back(&mut self, entry: Entry<P>, segment: Segment<A>) -> Place {
+        let mut own = Box::new(Chunk {
+            segment,
+            ..Chunk::open(entry.at, entry.id)
+        });
+        own.sealed = true;
+        own.push(entry);
+        let chunk = self.chunks.partition_point(|chunk| chunk.first < entry.id);
+        self.chunks.insert(chunk, own);
+        self.count(&entry);
+        Place { chunk, index: 0 }
     }
 
     fn count(&mut self, entry: &Entry<P>) {
@@ -374,5 +396,34 @@ mod tests {
         assert_eq!(entry.id, 2);
         assert_eq!(chunk.expect("it was alone").arena().len(), 1);
         assert!(waiting.find(3).is_some());
+    }
+
+    #[test]
+    fn one_that_comes_back_is_where_it_would_have_been() {
+        let stored = || {
+            let mut segment = Segment::open(0);
+            segment.push(1, |arena: &mut Count| arena.0 += 1);
+            segment
+        };
+        let mut waiting = Waiting::default();
+        push(&mut waiting, 1, 1);
+        assert!(remove(&mut waiting, 1));
+        // 2, 3 and 5 are handed over, into an empty chunk come 4 and 6.
+        push(&mut waiting, 4, 1);
+        waiting.put_back(entry(3, 1), stored());
+        waiting.put_back(entry(2, 1), stored());
+        assert!(remove(&mut waiting, 4));
+        waiting.put_back(entry(5, 1), stored());
+        push(&mut waiting, 6, 1);
+        for id in [2, 3, 5, 6] {
+            assert!(waiting.find(id).is_some(), "{id}");
+        }
+        let callers: Vec<u64> = waiting.callers(3, 9).iter().map(|(id, _)| *id).collect();
+        assert_eq!(callers, [3, 5, 6]);
+        for id in [2, 3, 5, 6] {
+            let front = waiting.front().expect("some are there");
+            assert_eq!(waiting.remove(front).expect("it is there").0.id, id);
+        }
+        assert!(waiting.is_empty() && waiting.back().is_none());
     }
 }

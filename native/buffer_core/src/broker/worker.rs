@@ -1,7 +1,8 @@
 //! A worker: whether it is free, and what it works on.
 
-use crate::sync::{AtomicU8, Mutex, Ordering};
-use crate::Arena;
+use super::waiting::{Entry, Stored};
+use crate::sync::{AtomicU8, AtomicUsize, Mutex, Ordering};
+use crate::{Arena, Segment};
 
 /// What a worker does, as far as the broker knows. Changes under the crew's lock only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,14 +37,19 @@ pub struct Worker<A, P> {
     /// The process.
     pub pid: P,
     state: AtomicU8,
-    pub(super) task: Mutex<Task<A>>,
+    // Where it became idle. Read and written under the crew's lock.
+    rests_at: AtomicUsize,
+    pub(super) task: Mutex<Task<A, P>>,
 }
 
 /// What a worker works on, and has done.
-pub(super) struct Task<A> {
+pub(super) struct Task<A, P> {
+    // A message that it was sent while it was idle, and has not started.
+    handed: Option<Entry<P>>,
     in_flight: Option<Flight>,
-    // Copies of what says whom to answer: only the last one is needed, the others wait until the arena goes.
-    kept: Option<A>,
+    // Copies of that message and of what says whom to answer: only the last ones are needed, the others wait
+    // until the segment goes.
+    kept: Option<Segment<A>>,
     tally: Tally,
     // Where it looks first the next time: in turn, so that no partition is left behind.
     next: usize,
@@ -82,7 +88,9 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         Self {
             pid,
             state: AtomicU8::new(State::Running as u8),
+            rests_at: AtomicUsize::new(0),
             task: Mutex::new(Task {
+                handed: None,
                 in_flight: None,
                 kept: None,
                 tally: Tally::default(),
@@ -101,11 +109,43 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         self.state.store(state as u8, Ordering::Release);
     }
 
+    pub(super) fn rests_at(&self) -> usize {
+        self.rests_at.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn rest_at(&self, place: usize) {
+        self.rests_at.store(place, Ordering::Relaxed);
+    }
+
     /// Reads whom to answer for the message it works on.
     pub fn in_flight<R>(&self, read: impl FnOnce(&A, usize) -> R) -> Option<R> {
         let task = self.task.lock();
         let reply = task.in_flight.as_ref()?.reply?;
-        task.kept.as_ref().map(|kept| read(kept, reply))
+        task.kept.as_ref().map(|kept| read(kept.arena(), reply))
+    }
+
+    /// It starts the message that was handed to it, with this id: how long that has waited. `None`: it is
+    /// not to start it, since somebody has taken the message back.
+    pub fn start(&self, id: u64, now: i64) -> Option<i64> {
+        let mut task = self.task.lock();
+        let entry = task.handed.filter(|entry| entry.id == id)?;
+        task.start_handed(&entry, now);
+        Some(now.saturating_sub(entry.at).max(0))
+    }
+
+    /// The id of the message that was handed to it and that it has not started.
+    pub(super) fn handed(&self) -> Option<u64> {
+        self.task.lock().handed.map(|entry| entry.id)
+    }
+
+    /// Takes this message back if it was handed to it and it has not started it.
+    pub(super) fn take_back(&self, id: u64) -> bool {
+        let mut task = self.task.lock();
+        let taken = task.handed.filter(|entry| entry.id == id).is_some();
+        if taken {
+            task.handed = None;
+        }
+        taken
     }
 
     /// It is through with what it works on, if there is anything.
@@ -141,9 +181,11 @@ impl<A: Arena, P: Copy> Worker<A, P> {
     }
 }
 
-impl<A: Arena> Task<A> {
-    /// Then the copies that are not needed any more are let go.
-    const KEPT: usize = 256;
+impl<A: Arena, P: Copy> Task<A, P> {
+    /// When that much lies there, the copies that are not needed any more are let go.
+    const KEPT_BYTES: u64 = 16 * 1024;
+    /// What a copy of a reply weighs.
+    const REPLY: u32 = 64;
 
     pub(super) fn settle(&mut self, end: End, now: i64) -> bool {
         let Some(flight) = self.in_flight.take() else {
@@ -157,19 +199,69 @@ impl<A: Arena> Task<A> {
         true
     }
 
-    pub(super) fn start(&mut self, id: u64, now: i64, reply: Option<(&A, u32)>) {
+    /// It starts a message that was waiting. Answers memory that is to be freed.
+    pub(super) fn start(
+        &mut self,
+        id: u64,
+        now: i64,
+        reply: Option<(&A, u32)>,
+    ) -> Option<Segment<A>> {
+        let old = reply.and_then(|_| self.make_room());
         let reply = reply.map(|(arena, index)| {
-            if self
-                .kept
-                .as_ref()
-                .is_some_and(|kept| kept.len() >= Self::KEPT)
-            {
-                self.kept = None;
-            }
-            let kept = self.kept.get_or_insert_with(A::new);
-            kept.copy_from(arena, index as usize);
-            kept.len() - 1
+            let kept = self.kept.get_or_insert_with(|| Segment::open(now));
+            kept.push(Self::REPLY, |own| own.copy_from(arena, index as usize));
+            kept.stored() - 1
         });
+        self.fly(id, now, reply);
+        old
+    }
+
+    /// A message is handed to it. Answers memory that is to be freed.
+    pub(super) fn hand(
+        &mut self,
+        mut entry: Entry<P>,
+        store: impl FnOnce(&mut Segment<A>) -> Stored,
+    ) -> Option<Segment<A>> {
+        let old = self.make_room();
+        let kept = self.kept.get_or_insert_with(|| Segment::open(entry.at));
+        (entry.message, entry.reply) = store(kept);
+        self.handed = Some(entry);
+        old
+    }
+
+    /// The message that was handed to it, which it has not started.
+    pub(super) fn handed(&self) -> Option<(&Entry<P>, &A)> {
+        Some((self.handed.as_ref()?, self.kept.as_ref()?.arena()))
+    }
+
+    /// It starts the message that was handed to it.
+    pub(super) fn start_handed(&mut self, entry: &Entry<P>, now: i64) {
+        self.handed = None;
+        self.fly(entry.id, now, entry.reply.map(|reply| reply as usize));
+    }
+
+    /// Gives the message of this id back that was handed to it, in a segment of its own.
+    pub(super) fn hand_back(&mut self, id: u64) -> Option<(Entry<P>, Segment<A>)> {
+        let mut entry = self.handed.take_if(|entry| entry.id == id)?;
+        let kept = self.kept.as_ref()?.arena();
+        let mut own = Segment::open(entry.at);
+        own.push(entry.weight, |own: &mut A| {
+            own.copy_from(kept, entry.message as usize)
+        });
+        if let Some(reply) = entry.reply {
+            own.push(Self::REPLY, |own| own.copy_from(kept, reply as usize));
+        }
+        (entry.message, entry.reply) = (0, entry.reply.map(|_| 1));
+        entry.alone = true;
+        Some((entry, own))
+    }
+
+    fn make_room(&mut self) -> Option<Segment<A>> {
+        let full = |kept: &mut Segment<A>| kept.is_full() || kept.bytes() >= Self::KEPT_BYTES;
+        self.kept.take_if(full)
+    }
+
+    fn fly(&mut self, id: u64, now: i64, reply: Option<usize>) {
         self.in_flight = Some(Flight {
             id,
             taken_at: now,
@@ -183,7 +275,7 @@ impl<A: Arena> Task<A> {
         self.next
     }
 
-    pub(super) fn clear(&mut self) -> Option<A> {
+    pub(super) fn clear(&mut self) -> Option<Segment<A>> {
         self.kept.take()
     }
 
@@ -193,6 +285,11 @@ impl<A: Arena> Task<A> {
 
     pub(super) fn works(&self) -> bool {
         self.in_flight.is_some()
+    }
+
+    /// Whether it has a message, started or not.
+    pub(super) fn has_any(&self) -> bool {
+        self.works() || self.handed.is_some()
     }
 }
 

@@ -40,7 +40,7 @@ fn broker_in_flight<'a>(
 #[rustler::nif]
 fn broker_dismiss(env: Env<'_>, broker: Handle<'_, SharedBroker>, pid: LocalPid) -> Atom {
     for worker in broker.0.core.workers_of(pid) {
-        broker.0.wake(env, broker.0.core.dismiss(&worker));
+        broker.0.finish(env, broker.0.core.dismiss(&worker));
     }
     atoms::ok()
 }
@@ -52,10 +52,10 @@ fn broker_down(env: Env<'_>, broker: Handle<'_, SharedBroker>, pid: LocalPid) ->
     let mut lost = 0;
     for worker in core.workers_of(pid) {
         lost += usize::from(worker.tally().1.is_some());
-        broker.0.wake(env, core.leave(&worker, clock::now()));
+        broker.0.finish(env, core.leave(&worker, clock::now()));
     }
     // It may have been woken without being a worker any more.
-    broker.0.wake(env, core.pass_on());
+    broker.0.pass_on(env);
     lost
 }
 
