@@ -82,6 +82,14 @@ defmodule PartitionedBuffer.Broker do
   @spec erase_name(t(), atom()) :: :ok
   def erase_name(broker, name), do: Native.broker_erase_name(broker, name)
 
+  @doc "Who serves the broker is about to end, for this reason. The first one counts."
+  @spec put_end(t(), term()) :: :ok
+  def put_end(broker, reason), do: Native.broker_put_end(broker, reason)
+
+  @doc "Why it has ended, if it said so."
+  @spec why_ended(t()) :: {:ok, reason :: term()} | :error
+  def why_ended(broker), do: Native.broker_end(broker)
+
   # --- callers ---
 
   @doc """
@@ -213,9 +221,10 @@ defmodule PartitionedBuffer.Broker do
 
   @doc """
   Is through with the message that was taken before, and takes the next one, with the nanoseconds that it
-  has waited. `:idle`: there is none, and `wake/0` will come. `:gone`: it has been dismissed, or has left.
+  has waited, and its id. `:idle`: there is none, and `wake/0` will come. `:gone`: it has been dismissed, or has left.
   """
-  @spec take(worker()) :: {message :: term(), reply :: term(), non_neg_integer()} | :idle | :gone
+  @spec take(worker()) ::
+          {message :: term(), reply :: term(), non_neg_integer(), id()} | :idle | :gone
   def take(worker), do: taken(Native.broker_take(worker), worker)
 
   # What a call that takes has answered.
@@ -257,7 +266,7 @@ defmodule PartitionedBuffer.Broker do
   mailbox is to be looked at before: the message that is taken has been started.
   """
   @spec reply_take(worker(), pid() | Process.dest() | reference(), term()) ::
-          {message :: term(), reply :: term(), non_neg_integer()} | :idle | :gone
+          {message :: term(), reply :: term(), non_neg_integer(), id()} | :idle | :gone
   def reply_take(worker, to, answer) do
     case Native.broker_reply_take(worker, to, answer, true) do
       :idle ->

@@ -1,5 +1,6 @@
 defmodule PartitionedBuffer.GenPool do
   alias PartitionedBuffer.Broker
+  alias PartitionedBuffer.Broker.Keeper
   alias PartitionedBuffer.GenPool.{Answer, Dropped, Handle, Options, Owner, Telemetry, Worker}
 
   require Dropped
@@ -332,85 +333,104 @@ defmodule PartitionedBuffer.GenPool do
     GenServer.call(pool, message, timeout)
   end
 
-  # Such is the tag of a `GenServer` with an alias.
-  @dialyzer {:no_improper_lists, ask: 6}
+  # A call that takes longer than this monitors the pool. Most are answered before, and to set a monitor up and take
+  # it down, with the alias that goes with it, costs half of what they take.
+  @patience_ms 10
 
-  # The tag is an alias that takes one answer: what comes later, or twice, goes nowhere.
+  # What is answered natively is answered once, and not at all after `Broker.abandon/2`; so no alias has to keep late
+  # answers away. All in one function: a reference that was just made is looked for among what came after it.
   defp ask(handle, pool, message, timeout, errors, opts) do
-    %{broker: broker, keeper: keeper, watch: watch} = handle
-    ref = :erlang.monitor(:process, watch, alias: :reply_demonitor)
-    tag = [:alias | ref]
+    ref = make_ref()
 
-    case Broker.ask(broker, keeper, {:call, message}, {self(), tag}, self()) do
+    case Broker.ask(handle.broker, handle.keeper, {:call, message}, {self(), ref}, self()) do
       id when is_integer(id) ->
-        await(handle, ref, tag, id, timeout, errors, {pool, message, opts})
+        receive do
+          {^ref, reply} -> reply
+          Dropped.message(^ref, reason) -> dropped(reason, errors)
+        after
+          # A number is less than an atom.
+          min(timeout, @patience_ms) ->
+            watch(handle, ref, id, timeout, errors, {pool, message, opts})
+        end
 
       :queue_full ->
-        Process.demonitor(ref, [:flush])
         Telemetry.dropped(pool, 1, :queue_full)
         refused(:queue_full, errors)
 
       # It ends, or has been killed and is started again.
       :closed ->
-        Process.demonitor(ref, [:flush])
         leave(:noproc, pool, message, opts)
     end
   end
 
-  defp await(handle, ref, tag, id, timeout, errors, {pool, message, opts} = call) do
+  defp watch(handle, ref, id, timeout, errors, {pool, message, opts} = call)
+       when timeout > @patience_ms do
+    monitor = Process.monitor(handle.watch)
+
     receive do
-      {^tag, reply} ->
-        # A worker answers past the alias.
-        Process.demonitor(ref, [:flush])
+      {^ref, reply} ->
+        Process.demonitor(monitor, [:flush])
         reply
 
       Dropped.message(^ref, reason) ->
-        refused(reason, errors)
+        Process.demonitor(monitor, [:flush])
+        dropped(reason, errors)
 
-      {:DOWN, ^ref, :process, _pool, reason} ->
-        _ = taken_back(handle, tag, id)
-        leave(reason, pool, message, opts)
+      {:DOWN, ^monitor, :process, _pool, reason} ->
+        _ = give_up(handle, ref, id)
+        reason |> Handle.ended(handle) |> leave(pool, message, opts)
     after
-      timeout -> timed_out(handle, ref, tag, id, errors, call)
+      rest(timeout) ->
+        Process.demonitor(monitor, [:flush])
+        timed_out(handle, ref, id, errors, call)
     end
   end
 
-  defp timed_out(handle, ref, tag, id, errors, {pool, message, opts}) do
-    Process.demonitor(ref, [:flush])
+  defp watch(handle, ref, id, _timeout, errors, call),
+    do: timed_out(handle, ref, id, errors, call)
 
-    case taken_back(handle, tag, id) do
-      {:answered, reply} ->
-        reply
+  defp rest(:infinity), do: :infinity
+  defp rest(timeout), do: timeout - @patience_ms
 
-      :ok ->
-        # It may have been dropped in this very moment.
-        receive do
-          Dropped.message(^ref, reason) -> refused(reason, errors)
-        after
-          0 -> leave(:timeout, pool, message, opts)
-        end
-    end
-  end
-
-  # Nothing comes after this. A worker that is about to answer does so at once, since it has been told that the
-  # request is through; so its answer is waited for, rather than left in the mailbox.
-  defp taken_back(%{broker: broker}, tag, id) do
-    case Broker.abandon(broker, id) do
-      :taken_back -> :ok
-      :abandoned -> :ok
-      :through -> late_answer(tag)
+  defp timed_out(handle, ref, id, errors, {pool, message, opts}) do
+    case give_up(handle, ref, id) do
+      {:answered, reply} -> reply
+      {:dropped, reason} -> dropped(reason, errors)
+      :nothing -> leave(:timeout, pool, message, opts)
     end
   end
 
   @late_ms 10
 
-  defp late_answer(tag) do
-    receive do
-      {^tag, reply} -> {:answered, reply}
-    after
-      @late_ms -> :ok
+  # Nothing comes after this. A worker that is about to answer does so at once, since it has been told that the
+  # request is through; so its answer is waited for, rather than left in the mailbox. And who would tell that the
+  # request was dropped, or that its worker has died, has done so when it is flushed.
+  defp give_up(%{broker: broker, keeper: keeper}, ref, id) do
+    case Broker.abandon(broker, id) do
+      :taken_back ->
+        :nothing
+
+      :abandoned ->
+        :ok = Keeper.flush(keeper)
+        late(ref, 0)
+
+      :through ->
+        :ok = Keeper.flush(keeper)
+        late(ref, @late_ms)
     end
   end
+
+  defp late(ref, ms) do
+    receive do
+      {^ref, reply} -> {:answered, reply}
+      Dropped.message(^ref, reason) -> {:dropped, reason}
+    after
+      ms -> :nothing
+    end
+  end
+
+  defp dropped({:worker_down, reason}, _errors), do: {:error, reason}
+  defp dropped(reason, errors), do: refused(reason, errors)
 
   defp refused(reason, :precise), do: {:error, reason}
   defp refused(_reason, :plain), do: Dropped.refused()

@@ -445,7 +445,7 @@ defmodule PartitionedBuffer.Native do
           | :closed
           | :heavy
   @type taken ::
-          {message :: term(), reply :: term(), non_neg_integer()}
+          {message :: term(), reply :: term(), non_neg_integer(), message_id()}
           | :idle
           | :again
           | :heavy
@@ -543,6 +543,21 @@ defmodule PartitionedBuffer.Native do
 
   @spec broker_reply_take(worker(), term(), term(), any :: boolean()) :: taken() | :elsewhere
   def broker_reply_take(_worker, _to, _answer, _any?), do: not_loaded()
+
+  @spec broker_put_end(broker(), term()) :: :ok
+  def broker_put_end(_broker, _reason), do: not_loaded()
+
+  @spec broker_end(broker()) :: {:ok, term()} | :error
+  def broker_end(_broker), do: not_loaded()
+
+  @spec broker_defer(worker(), pid()) :: :ok
+  def broker_defer(_worker, _pid), do: not_loaded()
+
+  @spec broker_answer(broker(), message_id(), pid(), term()) :: boolean()
+  def broker_answer(_broker, _id, _pid, _answer), do: not_loaded()
+
+  @spec broker_deferred(broker()) :: non_neg_integer()
+  def broker_deferred(_broker), do: not_loaded()
 
   @spec broker_leave(worker()) :: :ok
   def broker_leave(_worker), do: not_loaded()

@@ -75,7 +75,7 @@ defmodule PartitionedBuffer.BrokerCase do
     send(pid, :take)
 
     receive do
-      {:taken, ^pid, {message, reply, waited}} when is_integer(waited) and waited >= 0 ->
+      {:taken, ^pid, {message, reply, waited, _id}} when is_integer(waited) and waited >= 0 ->
         {message, reply}
 
       {:taken, ^pid, other} ->

@@ -127,7 +127,7 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
 
   defp take(s), do: taken(Broker.take(s.worker), s)
 
-  defp taken({message, reply, waited}, s), do: handle(message, reply, waited, :taken, s)
+  defp taken({message, reply, waited, _id}, s), do: handle(message, reply, waited, :taken, s)
   defp taken(:idle, s), do: idle(s)
   defp taken(:gone, s), do: stop(:normal, s)
 

@@ -13,20 +13,39 @@ defmodule PartitionedBuffer.GenPool.Answer do
 
   @held :"$partitioned_buffer_replies"
 
-  @typedoc "What goes through the broker with a message: who called, and whether with `GenPool.call/3`."
-  @type caller :: GenServer.from() | {:forwarded, GenServer.from()} | nil
+  @typedoc "What goes through the broker with a message: who called with `GenPool.call/3`, or otherwise."
+  @type caller :: {pid(), reference()} | {:forwarded, GenServer.from()} | :cast | nil
 
   @typedoc "Nothing to settle, or the broker's worker and whom it answers."
   @type t :: nil | {Broker.worker(), caller()}
 
-  @doc "What a handler gets for `from`."
-  @spec from(caller()) :: GenServer.from() | nil
-  def from({:forwarded, from}), do: from
-  def from(from), do: from
+  # Such is a tag that `GenServer.reply/2` sends to an alias.
+  @dialyzer {:no_improper_lists, from: 4}
+
+  @doc """
+  What a handler gets for `from`. `GenServer.reply/2` sends to `answers`, an alias of a process that hands it to
+  `deliver/2`.
+  """
+  @spec from(caller(), Broker.t(), Broker.id(), reference()) :: GenServer.from() | nil
+  def from({:forwarded, from}, _broker, _id, _answers), do: from
+
+  def from({pid, _ref} = caller, broker, id, answers),
+    do: {pid, [[:alias | answers] | {broker, id, caller}]}
+
+  @doc "Answers who waits for the answer with this tag: once, and if anybody does."
+  @spec deliver(tag :: nonempty_improper_list(term(), term()), term()) :: :ok
+  def deliver([[:alias | _answers] | {broker, id, {pid, ref}}], reply) do
+    _sent? = Native.broker_answer(broker, id, pid, {ref, reply})
+    :ok
+  end
 
   @doc "The message has come to its end. Nobody has to be told, or the caller has to be."
   @spec answer(t(), Callback.answer()) :: :ok
   def answer(nil, _answer), do: :ok
+
+  def answer({worker, {pid, ref}}, :noreply) when is_reference(ref),
+    do: Native.broker_defer(worker, pid)
+
   def answer({worker, _caller}, :noreply), do: Broker.done(worker, :done)
 
   def answer({worker, {:forwarded, from}}, {:reply, reply}) do
@@ -41,8 +60,17 @@ defmodule PartitionedBuffer.GenPool.Answer do
   def fail(nil, _reason), do: :ok
 
   def fail({worker, caller}, reason) do
-    with from when from != nil <- from(caller), do: GenServer.reply(from, {:error, reason})
-    Broker.done(worker, :failed)
+    case caller do
+      {:forwarded, from} ->
+        GenServer.reply(from, {:error, reason})
+        Broker.done(worker, :failed)
+
+      {pid, ref} ->
+        Broker.fail(worker, pid, {ref, {:error, reason}})
+
+      nil ->
+        Broker.done(worker, :failed)
+    end
   end
 
   @doc "Writes the state and answers, if the state was not changed meanwhile."
@@ -56,8 +84,10 @@ defmodule PartitionedBuffer.GenPool.Answer do
       when not is_tuple(caller) or elem(caller, 0) != :forwarded do
     {to, message} =
       case {answer, caller} do
-        {{:reply, reply}, {pid, tag}} -> {pid, {tag, reply}}
-        {:noreply, _nobody} -> {nil, nil}
+        {{:reply, reply}, {pid, ref}} -> {pid, {ref, reply}}
+        # It will be answered later.
+        {:noreply, {pid, _ref}} -> {pid, nil}
+        {:noreply, nil} -> {nil, nil}
       end
 
     written =
@@ -96,7 +126,7 @@ defmodule PartitionedBuffer.GenPool.Answer do
 
       held ->
         Process.put(@held, [])
-        held |> Enum.reverse() |> Enum.each(fn {from, reply} -> GenServer.reply(from, reply) end)
+        held |> Enum.reverse() |> Enum.each(fn {from, reply} -> send_reply(from, reply) end)
     end
   end
 
@@ -112,11 +142,19 @@ defmodule PartitionedBuffer.GenPool.Answer do
   def reply(from, reply) do
     case Process.get(@held) do
       nil ->
-        GenServer.reply(from, reply)
+        send_reply(from, reply)
 
       held ->
         Process.put(@held, [{from, reply} | held])
         :ok
     end
   end
+
+  @doc "Answers a caller now."
+  @spec send_reply(GenServer.from(), term()) :: :ok
+  def send_reply({_pid, [[:alias | answers] | {_broker, _id, _caller}] = tag}, reply)
+      when node(answers) == node(),
+      do: deliver(tag, reply)
+
+  def send_reply(from, reply), do: GenServer.reply(from, reply)
 end

@@ -12,7 +12,7 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
 
   alias PartitionedBuffer.Broker, as: Native
   alias PartitionedBuffer.Broker.Keeper
-  alias PartitionedBuffer.GenPool.{Broker, Dropped, Signals, Telemetry}
+  alias PartitionedBuffer.GenPool.{Answer, Broker, Dropped, Signals, Telemetry}
   alias PartitionedBuffer.Names
 
   @rest 1_000
@@ -25,7 +25,8 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
           broker: Native.t(),
           keeper: atom(),
           pid: pid(),
-          idle_ms: timeout()
+          idle_ms: timeout(),
+          answers: reference()
         }
 
   @doc """
@@ -69,6 +70,8 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
       pool: pool,
       idle_ms: idle_ms,
       joined: nil,
+      # Answers of `GenServer.reply/2`, for which it sees to it that they reach callers that wait.
+      answers: :erlang.alias(),
       restarts: {0, 0}
     }
 
@@ -77,7 +80,7 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
 
   @impl true
   def handle_call(:join, {pool, _tag}, %{joined: nil} = state) do
-    handle = Map.take(state, [:broker, :keeper, :idle_ms]) |> Map.put(:pid, self())
+    handle = state |> Map.take([:broker, :keeper, :idle_ms, :answers]) |> Map.put(:pid, self())
     {:reply, {:ok, handle}, %{state | joined: pool}}
   end
 
@@ -105,10 +108,17 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
     end
   end
 
+  def handle_info({[[:alias | _answers] | _caller] = tag, reply}, state) do
+    :ok = Answer.deliver(tag, reply)
+    {:noreply, state}
+  end
+
   def handle_info(_stray, state), do: {:noreply, state}
 
   @impl true
-  def terminate(_reason, state) do
+  def terminate(reason, state) do
+    # Otherwise it is the pool's end that matters.
+    _ = if state.listener |> elem(1) |> outside?(), do: Native.put_end(state.broker, reason)
     :ok = Native.close(state.broker)
     # What was dropped before is told before the keeper ends.
     :ok = Keeper.flush(state.keeper)
@@ -116,6 +126,8 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
     end_keeper(state.keeper_pid)
     :ok = Native.release(state.broker)
   end
+
+  defp outside?(%{signals: signals}), do: signals == nil
 
   # A normal end of this process would not reach it.
   defp end_keeper(keeper) do

@@ -43,6 +43,7 @@ defmodule PartitionedBuffer.GenPool.Crew do
       owner: self(),
       broker: state.broker.broker,
       keeper: state.broker.keeper,
+      answers: state.broker.answers,
       signals: state.signals,
       idle_ms: state.broker.idle_ms,
       shared: state.shared,

@@ -8,7 +8,7 @@ defmodule PartitionedBuffer.GenPool.Dropped do
 
   @type arg :: %{pool: atom(), signals: Signals.t() | nil}
 
-  @doc "What a caller of `GenPool.call/3` is sent about the request with this alias."
+  @doc "What a caller of `GenPool.call/3` is sent about the request with this reference."
   defmacro message(ref, reason) do
     quote do: {:"$partitioned_buffer_dropped", unquote(ref), unquote(reason)}
   end
@@ -22,16 +22,20 @@ defmodule PartitionedBuffer.GenPool.Dropped do
   def dropped(caller, {:worker_down, reason}, %{pool: pool, signals: signals}) do
     Telemetry.dropped(pool, 1, :worker_down)
     # If the pool ends, so do its calls.
-    unless signals != nil and Signals.ending?(signals),
-      do: GenServer.reply(from(caller), {:error, reason})
+    unless signals != nil and Signals.ending?(signals), do: worker_down(caller, reason)
   end
 
   # The pool has ended, or its broker has, and is monitored by its callers.
   def dropped(_caller, :shutdown, _arg), do: :ok
   def dropped({:forwarded, from}, _reason, _arg), do: GenServer.reply(from, refused())
 
-  def dropped({_pid, [:alias | ref]}, reason, _arg) do
-    send(ref, message(ref, reason))
+  def dropped(caller, reason, _arg), do: tell(caller, reason)
+
+  defp worker_down({:forwarded, from}, reason), do: GenServer.reply(from, {:error, reason})
+  defp worker_down(caller, reason), do: tell(caller, {:worker_down, reason})
+
+  defp tell({pid, ref}, reason) do
+    send(pid, message(ref, reason))
     :ok
   end
 
@@ -44,7 +48,4 @@ defmodule PartitionedBuffer.GenPool.Dropped do
   @doc "What stands for all reasons."
   @spec refused() :: {:error, :too_many_requests}
   def refused, do: {:error, :too_many_requests}
-
-  defp from({:forwarded, from}), do: from
-  defp from(from), do: from
 end

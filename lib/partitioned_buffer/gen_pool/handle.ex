@@ -12,13 +12,30 @@ defmodule PartitionedBuffer.GenPool.Handle do
   @enforce_keys [:broker, :keeper, :watch]
   defstruct @enforce_keys
 
-  @type t :: %__MODULE__{broker: Broker.t(), keeper: atom(), watch: pid()}
+  @type t :: %__MODULE__{
+          broker: Broker.t(),
+          keeper: atom(),
+          watch: pid()
+        }
 
   @doc "`watch` is the process whose end is the end of requests that wait."
   @spec put(atom(), BrokerServer.handle(), pid()) :: :ok
   def put(pool, %{broker: broker, keeper: keeper}, watch) do
-    :persistent_term.put(key(pool), %__MODULE__{broker: broker, keeper: keeper, watch: watch})
+    handle = %__MODULE__{broker: broker, keeper: keeper, watch: watch}
+    :persistent_term.put(key(pool), handle)
   end
+
+  @doc "Why the process that is watched has ended; `reason` is that of a monitor, perhaps of one that came too late."
+  @spec ended(term(), t()) :: term()
+  def ended(:noproc, %{broker: broker}) do
+    case Broker.why_ended(broker) do
+      {:ok, reason} -> reason
+      # It could not say.
+      :error -> :killed
+    end
+  end
+
+  def ended(reason, _handle), do: reason
 
   @spec fetch(atom()) :: {:ok, t()} | :error
   def fetch(pool) do

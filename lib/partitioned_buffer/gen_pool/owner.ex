@@ -161,6 +161,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
 
   # As `GenServer.start_link/3` of one of them.
   defp give_up(state, reason) do
+    :ok = put_ended(state, reason)
     _discarded = end_processes(state)
     Handle.erase(state.pool, state.broker.broker)
     if reason == :ignore, do: :ignore, else: {:stop, reason}
@@ -397,6 +398,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
   @impl true
   def terminate(reason, state) do
     :ok = Signals.put_ending(state.signals)
+    :ok = put_ended(state, reason)
     state = if state.stopped?, do: state, else: Ending.drain(state)
     Handle.erase(state.pool, state.broker.broker)
     discarded = end_processes(state) + :queue.len(state.messages)
@@ -418,6 +420,10 @@ defmodule PartitionedBuffer.GenPool.Owner do
   after
     if function_exported?(shared.backend, :delete, 1), do: shared.backend.delete(shared.ref)
   end
+
+  # A broker outside of the pool goes on, and is what callers watch.
+  defp put_ended(%{opts: %{external_broker?: true}}, _reason), do: :ok
+  defp put_ended(state, reason), do: Broker.put_end(state.broker.broker, reason)
 
   # Workers first, so that none of them takes from a broker that is not there.
   defp end_processes(state) do

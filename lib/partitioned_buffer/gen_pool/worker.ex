@@ -30,7 +30,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   # What a worker's process is known by to itself, for calls of its own pool from its handlers.
   @inside :"$partitioned_buffer_gen_pool"
 
-  @enforce_keys [:pool, :module, :owner, :parent, :worker, :signals, :idle_ms]
+  @enforce_keys [:pool, :module, :owner, :parent, :broker, :worker, :answers, :signals, :idle_ms]
   defstruct @enforce_keys ++
               [
                 # The shared state, or the worker's own.
@@ -58,6 +58,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
           owner: pid(),
           broker: Broker.t(),
           keeper: Keeper.server(),
+          answers: reference(),
           signals: Signals.t(),
           idle_ms: timeout(),
           shared: Shared.t() | nil,
@@ -138,7 +139,9 @@ defmodule PartitionedBuffer.GenPool.Worker do
       module: setup.module,
       owner: setup.owner,
       parent: parent,
+      broker: setup.broker,
       worker: Broker.join(setup.broker),
+      answers: setup.answers,
       signals: setup.signals,
       idle_ms: setup.idle_ms,
       shared: setup.shared,
@@ -183,7 +186,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
       fetch(w)
     else
       case Broker.take(w.worker) do
-        {message, caller, queue_ns} -> w |> request(message, caller, queue_ns) |> loop()
+        {message, caller, queue_ns, id} -> w |> request(message, caller, queue_ns, id) |> loop()
         :idle -> rest(w)
       end
     end
@@ -283,14 +286,16 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp mailbox(w, {:"$gen_cast", message}), do: w |> handle(:cast, message, nil, nil, 0) |> loop()
   defp mailbox(w, message), do: w |> handle(:info, message, nil, nil, 0) |> loop()
 
-  defp request(w, {:call, message}, caller, queue_ns),
-    do: handle(w, :call, message, Answer.from(caller), {w.worker, caller}, queue_ns)
+  defp request(w, {:call, message}, caller, queue_ns, id) do
+    from = Answer.from(caller, w.broker, id, w.answers)
+    handle(w, :call, message, from, {w.worker, caller}, queue_ns)
+  end
 
-  defp request(w, {:cast, message}, :cast, queue_ns),
+  defp request(w, {:cast, message}, :cast, queue_ns, _id),
     do: handle(w, :cast, message, nil, {w.worker, nil}, queue_ns)
 
   # It was only to be woken.
-  defp request(w, :fetch, _nobody, _queue_ns), do: w
+  defp request(w, :fetch, _nobody, _queue_ns, _id), do: w
 
   defp handle(w, kind, message, from, answer, queue_ns) do
     w = listen(w)
@@ -386,7 +391,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp stop(%{shared: %{}} = w, reason, from, _answer, reply) do
     # Other callers are told by the end of the pool.
     if w.external? and reply == :noreply and from != nil,
-      do: GenServer.reply(from, {:error, reason})
+      do: Answer.send_reply(from, {:error, reason})
 
     :ok = Owner.stop(w.owner, reason)
     wait_for_end(w)

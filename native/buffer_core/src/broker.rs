@@ -33,7 +33,7 @@
 //!
 //! # Locks
 //!
-//! In the order in which they may be taken: one partition, `crew`, a worker's task, `dropped`. Nobody holds
+//! In the order in which they may be taken: one partition, `crew`, a worker's task, then `dropped` or `deferred`. Nobody holds
 //! two partitions or two tasks. Under a lock nothing is sent and no chunk is freed; both are left to the
 //! caller in [`After`].
 //!
@@ -43,6 +43,7 @@
 pub mod codel;
 pub mod config;
 mod crew;
+mod deferred;
 pub mod dropped;
 mod partition;
 mod place;
@@ -58,6 +59,7 @@ use crate::sync::{AtomicBool, AtomicI64, Mutex, Ordering};
 use crate::{Arena, Retired, Segment};
 use config::Config;
 use crew::Crew;
+use deferred::Deferred;
 use dropped::{Drop, Dropped, Drops};
 use partition::{Effects, Partition};
 use waiting::{Chunk, Entry, Stored};
@@ -75,6 +77,7 @@ pub struct Broker<A, P> {
     // Whether anybody is idle. It may be wrong: then a message waits that could have been handed over.
     idle: CachePadded<AtomicBool>,
     dropped: Mutex<Dropped<A>>,
+    deferred: Mutex<Deferred<P>>,
     // When the reporter looks for messages that have waited for too long, at the latest; `i64::MAX` for
     // never.
     armed: AtomicI64,
@@ -223,6 +226,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             wakeable: CachePadded::new(AtomicBool::new(false)),
             idle: CachePadded::new(AtomicBool::new(false)),
             dropped: Mutex::new(Dropped::default()),
+            deferred: Mutex::new(Deferred::default()),
             armed: AtomicI64::new(i64::MAX),
             room_wanted: AtomicBool::new(false),
         }
@@ -421,21 +425,21 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
 
     /// Takes a message back that has not been started.
     pub fn cancel(&self, id: u64) -> (bool, After<A, P>) {
-        let (what, after) = self.give_up(id, |_worker| false);
+        let (what, after) = self.give_up(id, false);
         (what == Abandoned::TakenBack, after)
     }
 
     /// The caller waits no longer. When this returns, no answer is sent any more by
     /// [`Worker::settle_answered`], unless the message is through.
     pub fn abandon(&self, id: u64) -> (Abandoned, After<A, P>) {
-        self.give_up(id, |worker| worker.abandon(id))
+        let (what, after) = self.give_up(id, true);
+        match what {
+            Abandoned::Through if self.deferred.lock().claim(id) => (Abandoned::Started, after),
+            _ => (what, after),
+        }
     }
 
-    fn give_up(
-        &self,
-        id: u64,
-        abandon: impl Fn(&Worker<A, P>) -> bool,
-    ) -> (Abandoned, After<A, P>) {
+    fn give_up(&self, id: u64, claim: bool) -> (Abandoned, After<A, P>) {
         let mut effects = Effects::default();
         let home = &self.partitions[self.partition_of(id)];
         loop {
@@ -458,8 +462,11 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                     partition.counts.cancelled += 1;
                     return (Abandoned::TakenBack, effects.into());
                 }
-                if abandon(&worker) {
-                    return (Abandoned::Started, effects.into());
+                match claim.then(|| worker.claim(id)).flatten() {
+                    Some(true) => return (Abandoned::Started, effects.into()),
+                    // It has been answered by somebody else.
+                    Some(false) => return (Abandoned::Through, effects.into()),
+                    None => {}
                 }
             }
             // It may have gone back from a worker to its partition in between.
@@ -467,6 +474,32 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 return (Abandoned::Through, effects.into());
             }
         }
+    }
+
+    /// The worker is through with its message, which somebody else will answer: `caller` waits.
+    pub fn defer(&self, worker: &Worker<A, P>, caller: P, now: i64, alive: impl Fn(P) -> bool) {
+        let mut task = worker.task.lock();
+        if let Some(id) = task.unanswered() {
+            self.deferred.lock().push(id, caller, alive);
+        }
+        task.settle(End::Done, now);
+    }
+
+    /// Whether the message with this id is to be answered by who asks: it was started, nobody has answered it, its
+    /// caller waits, and nobody else is told this.
+    pub fn claim(&self, id: u64) -> bool {
+        // A message is deferred before its worker is through with it.
+        for worker in self.workers() {
+            if let Some(claimed) = worker.claim(id) {
+                return claimed;
+            }
+        }
+        self.deferred.lock().claim(id)
+    }
+
+    /// How many messages are to be answered later, some of them perhaps for callers that are dead.
+    pub fn deferred(&self) -> usize {
+        self.deferred.lock().len()
     }
 
     fn partition_of(&self, id: u64) -> usize {

@@ -366,6 +366,32 @@ fn a_caller_that_gives_up_knows_whether_an_answer_comes() {
 }
 
 #[test]
+fn of_all_that_answer_one_does_or_the_caller_has_gone_on() {
+    check(|| {
+        let desk = Arc::new(Desk::new(1, &Config::default()));
+        let worker = desk.join(1);
+        let id = ask(&desk, 0, 10).unwrap();
+        assert!(take(&desk, &worker).is_some());
+        let deferring = {
+            let desk = Arc::clone(&desk);
+            let worker = Shared::clone(&worker);
+            thread::spawn(move || desk.defer(&worker, 10, 2, |_caller| true))
+        };
+        let answering = {
+            let desk = Arc::clone(&desk);
+            thread::spawn(move || desk.claim(id))
+        };
+        let gone_on = desk.abandon(id).0 == Abandoned::Started;
+        let answered = answering.join().unwrap();
+        deferring.join().unwrap();
+        assert_ne!(answered, gone_on);
+        assert!(!desk.claim(id));
+        assert_eq!(desk.deferred(), 0);
+        assert_account(&desk);
+    });
+}
+
+#[test]
 fn who_a_worker_is_free_for_is_never_refused() {
     check(|| {
         let config = Config {

@@ -3,6 +3,8 @@
 //! What a call has to do for others (wake a worker, tell the keeper, free memory) it does at the end,
 //! with no lock held.
 
+mod deferred;
+mod end;
 mod figures;
 mod keeper;
 
@@ -21,7 +23,7 @@ use dashmap::DashMap;
 use once_cell::sync::Lazy;
 use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
-use crate::arena::{immediate_word, Arena, Handle};
+use crate::arena::{immediate_word, Arena, Frozen, Handle};
 use crate::entry::nif;
 use crate::names::BROKERS;
 use crate::reclaimer::reclaim;
@@ -48,6 +50,8 @@ pub struct SharedBroker {
     keeper: Mutex<Option<LocalPid>>,
     // Which calls by its name need nothing besides.
     plain: AtomicU8,
+    // Why its owner has ended.
+    end: Mutex<Option<Arc<Frozen>>>,
     this: Weak<SharedBroker>,
 }
 
@@ -192,6 +196,7 @@ fn broker_open(
             core: Broker::new(partitions, &config),
             keeper: Mutex::new(None),
             plain: AtomicU8::new(0),
+            end: Mutex::new(None),
             this: Weak::clone(this),
         })
     }));
@@ -481,7 +486,7 @@ fn broker_join<'a>(env: Env<'a>, broker: Handle<'_, SharedBroker>) -> NifResult<
 
 nif!(broker_take / 1, take_next);
 
-/// The worker is through with its message and takes the next one: `{message, reply, ns it has waited}`;
+/// The worker is through with its message and takes the next one: `{message, reply, ns it has waited, id}`;
 /// `:idle` (it will be sent `:"$broker_wake"`, or a message); or, not idle, `:again`, `:heavy` (call the `_dirty`
 /// twin) or `:gone` (it has left). Bounded.
 fn take_next<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
@@ -505,7 +510,7 @@ fn take<'a>(env: Env<'a>, member: &Member, now: impl Fn() -> i64, heaviest: u32)
             None => atoms::nil().encode(env),
         };
         let waited = now.saturating_sub(entry.at).max(0);
-        (message, reply, waited).encode(env)
+        (message, reply, waited, entry.id).encode(env)
     };
     let alive = |pid: LocalPid| pid.is_alive(env);
     let core = &member.broker.core;

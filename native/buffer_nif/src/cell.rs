@@ -77,6 +77,10 @@ pub fn alive() -> (usize, u64) {
     (TERMS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed))
 }
 
+/// A worker that is through with its message, who waits for an answer, and the answer. If somebody waits and there is
+/// none, it will be answered later.
+type Settle<'a, 'm> = (&'m Member, Option<LocalPid>, Option<Term<'a>>);
+
 /// What a cell on the BEAM refers to.
 pub struct SharedCell(buffer_core::Cell<Stored>);
 
@@ -149,7 +153,7 @@ fn update<'a>(
     cell: &SharedCell,
     version: u64,
     term: Term<'a>,
-    answer: Option<(&Member, Option<LocalPid>, Term<'a>)>,
+    answer: Option<Settle<'a, '_>>,
 ) -> Term<'a> {
     // Nothing is copied in vain if that can be known.
     if cell.0.version() != version {
@@ -167,12 +171,16 @@ fn replace<'a>(
     cell: &SharedCell,
     version: u64,
     stored: Stored,
-    answer: Option<(&Member, Option<LocalPid>, Term<'a>)>,
+    answer: Option<Settle<'a, '_>>,
 ) -> Term<'a> {
     match cell.0.replace(version, stored) {
         Ok((version, _old)) => {
-            if let Some((worker, to, answer)) = answer {
-                worker.answer(env, End::Done, to.map(|to| (to, answer)));
+            match answer {
+                Some((worker, Some(to), None)) => worker.defer(env, to),
+                Some((worker, to, answer)) => {
+                    worker.answer(env, End::Done, to.zip(answer));
+                }
+                None => {}
             }
             version.encode(env)
         }
@@ -203,8 +211,12 @@ fn cell_update_dirty<'a>(
     update(env, Scale::generous(), cell.0, version, term, None)
 }
 
+fn given(answer: Term<'_>) -> Option<Term<'_>> {
+    (answer.as_c_arg() != atoms::nil().as_c_arg()).then_some(answer)
+}
+
 /// As `cell_update`; if the term was put in, the worker is through with its message and the answer is sent, if it
-/// is to anybody. No end of the worker can fall between these.
+/// is to anybody; to who waits for `nil`, later. No end of the worker can fall between these.
 #[rustler::nif]
 fn cell_answer<'a>(
     env: Env<'a>,
@@ -215,7 +227,7 @@ fn cell_answer<'a>(
     to: Option<LocalPid>,
     answer: Term<'a>,
 ) -> Term<'a> {
-    let answer = Some((worker.0, to, answer));
+    let answer = Some((worker.0, to, given(answer)));
     update(env, Scale::bounded(), cell.0, version, term, answer)
 }
 
@@ -243,7 +255,7 @@ fn cell_answer_staged<'a>(
     answer: Term<'a>,
 ) -> NifResult<Term<'a>> {
     let stored = staged.0 .0.lock().take().ok_or(Error::BadArg)?;
-    let answer = Some((worker.0, to, answer));
+    let answer = Some((worker.0, to, given(answer)));
     Ok(replace(env, cell.0, version, stored, answer))
 }
 

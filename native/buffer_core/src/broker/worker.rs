@@ -58,7 +58,7 @@ pub(super) struct Task<A, P> {
 struct Flight {
     id: u64,
     taken_at: i64,
-    // Nobody waits for the answer any more.
+    // Nobody waits for an answer by the worker: the caller has gone on, or has been answered.
     abandoned: bool,
     reply: Option<usize>,
 }
@@ -117,10 +117,11 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         self.rests_at.store(place, Ordering::Relaxed);
     }
 
-    /// Reads whom to answer for the message it works on.
+    /// Reads whom to answer for the message it works on, if anybody waits for that.
     pub fn in_flight<R>(&self, read: impl FnOnce(&A, usize) -> R) -> Option<R> {
         let task = self.task.lock();
-        let reply = task.in_flight.as_ref()?.reply?;
+        let flight = task.in_flight.as_ref().filter(|flight| !flight.abandoned)?;
+        let reply = flight.reply?;
         task.kept.as_ref().map(|kept| read(kept.arena(), reply))
     }
 
@@ -164,11 +165,12 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         !abandoned
     }
 
-    /// Nobody waits for the answer to this message any more: whether it works on that.
-    pub(super) fn abandon(&self, id: u64) -> bool {
+    /// Whether the answer to this message is up to who asks, and no more to the worker; `None` if the worker does not
+    /// work on it.
+    pub(super) fn claim(&self, id: u64) -> Option<bool> {
         let mut task = self.task.lock();
-        let flight = task.in_flight.as_mut().filter(|flight| flight.id == id);
-        flight.map(|flight| flight.abandoned = true).is_some()
+        let flight = task.in_flight.as_mut().filter(|flight| flight.id == id)?;
+        Some(!std::mem::replace(&mut flight.abandoned, true))
     }
 
     /// What it has done, and since when it has worked on what it works on.
@@ -268,6 +270,12 @@ impl<A: Arena, P: Copy> Task<A, P> {
             abandoned: false,
             reply,
         });
+    }
+
+    /// The message that it works on, if somebody waits for the answer.
+    pub(super) fn unanswered(&self) -> Option<u64> {
+        let flight = self.in_flight.as_ref().filter(|flight| !flight.abandoned);
+        flight.map(|flight| flight.id)
     }
 
     pub(super) fn turn(&mut self) -> usize {

@@ -1,0 +1,42 @@
+//! NIFs of messages that are answered by somebody else than the worker that they were given to.
+
+use rustler::{Atom, Env, LocalPid, Term};
+
+use super::{Member, SharedBroker};
+use crate::arena::Handle;
+use crate::{atoms, clock};
+
+impl Member {
+    /// The worker is through with its message, and somebody else will answer it: `caller` waits.
+    pub fn defer(&self, env: Env<'_>, caller: LocalPid) {
+        let alive = |pid: LocalPid| pid.is_alive(env);
+        let core = &self.broker.core;
+        core.defer(&self.worker, caller, clock::now(), alive);
+    }
+}
+
+/// The worker is through with its message, which `broker_answer` will answer. O(log of those that wait so).
+#[rustler::nif]
+fn broker_defer(env: Env<'_>, worker: Handle<'_, Member>, caller: LocalPid) -> Atom {
+    worker.0.defer(env, caller);
+    atoms::ok()
+}
+
+/// Sends the answer to a message that was started, unless it has been answered, or nobody waits for it: whether it
+/// was sent. No end of the process can fall between. O(workers), and a send.
+#[rustler::nif]
+fn broker_answer<'a>(
+    env: Env<'a>,
+    broker: Handle<'a, SharedBroker>,
+    id: u64,
+    to: LocalPid,
+    answer: Term<'a>,
+) -> bool {
+    broker.0.core.claim(id) && env.send(&to, answer).is_ok()
+}
+
+/// How many messages are to be answered by `broker_answer`; callers that are dead are counted for a while.
+#[rustler::nif]
+fn broker_deferred(broker: Handle<'_, SharedBroker>) -> usize {
+    broker.0.core.deferred()
+}
