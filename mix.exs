@@ -23,6 +23,9 @@ defmodule PartitionedBuffer.MixProject.Offline do
   defp replace({name, _requirement, opts}) do
     path = "offline/#{name}"
 
+    # Nothing is precompiled there: a project that depends on this one needs what builds it, too.
+    opts = Keyword.delete(opts, :optional)
+
     if File.dir?(Path.expand(path, __DIR__)), do: [{name, [path: path] ++ opts}], else: []
   end
 end
@@ -127,7 +130,6 @@ defmodule PartitionedBuffer.MixProject do
         ["README.md", "CHANGELOG.md"] ++
           Path.wildcard("docs/guides/*.md") ++
           Path.wildcard("docs/*.md") ++
-          Path.wildcard("docs/guides/*.md") ++
           [
             {"lib/partitioned_buffer/README.md",
              filename: "implementation-notes", title: "Implementation notes"}

@@ -289,7 +289,8 @@ defmodule PartitionedBuffer do
 
     * `:partition` - only this one: its name (as `get_partition/3` returns it) or its index.
 
-  Raises `ArgumentError` if no such buffer or partition is there.
+  Raises `ArgumentError` if no such buffer or partition is there, and `NimbleOptions.ValidationError` if an option is
+  unknown.
 
       iex> {:ok, _pid} =
       ...>   PartitionedBuffer.Queue.start_link(name: :flush_example, processor: fn _ -> :ok end)
@@ -304,6 +305,7 @@ defmodule PartitionedBuffer do
   """
   @spec flush(buffer(), keyword()) :: :ok
   def flush(buffer, opts \\ []) do
+    opts = Options.partition!(opts)
     handle = Handle.fetch!(buffer)
     OnDemand.flush(handle, OnDemand.indexes!(buffer, handle, opts[:partition]))
   end
@@ -322,7 +324,8 @@ defmodule PartitionedBuffer do
     * `:timeout` - in milliseconds, 60000 by default; or `:infinity`.
     * `:partition` - only this one: its name or its index.
 
-  Raises `ArgumentError` if no such buffer or partition is there.
+  Raises `ArgumentError` if no such buffer or partition is there, and `NimbleOptions.ValidationError` if an option is
+  unknown.
 
       iex> {:ok, _pid} =
       ...>   PartitionedBuffer.Queue.start_link(
@@ -342,6 +345,7 @@ defmodule PartitionedBuffer do
            {:ok, result :: term()} | {:error, :timeout | :processing_timeout | reason()}}
         ]
   def sync_flush(buffer, opts \\ []) do
+    opts = Options.sync!(opts)
     handle = Handle.fetch!(buffer)
     timeout = Options.timeout!(Keyword.get(opts, :timeout, 60_000))
     indexes = OnDemand.indexes!(buffer, handle, opts[:partition])
@@ -373,7 +377,8 @@ defmodule PartitionedBuffer do
 
     * `:partition` - only this one: its name or its index.
 
-  Raises `ArgumentError` if no such buffer or partition is there.
+  Raises `ArgumentError` if no such buffer or partition is there, and `NimbleOptions.ValidationError` if an option is
+  unknown.
 
       iex> {:ok, _pid} =
       ...>   PartitionedBuffer.Queue.start_link(name: :dump_example, processor: fn _ -> :ok end)
@@ -386,6 +391,7 @@ defmodule PartitionedBuffer do
   """
   @spec dump(buffer(), keyword()) :: [term()]
   def dump(buffer, opts \\ []) do
+    opts = Options.partition!(opts)
     %{ref: ref} = handle = Handle.fetch!(buffer)
     Enum.flat_map(OnDemand.indexes!(buffer, handle, opts[:partition]), &OnDemand.dump(ref, &1))
   end

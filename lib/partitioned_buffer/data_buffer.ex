@@ -152,7 +152,7 @@ defmodule PartitionedBuffer.DataBuffer do
 
   Takes the options of the module documentation. Returns `{:ok, pid}`, `{:error, {:already_started, pid}}` if a
   buffer of this name is running, or `{:error, {:shutdown, {:failed_to_start_child, module, exception}}}` if an
-  option is wrong.
+  option is wrong or the module has no `c:handle_flush/2`.
 
       iex> {:ok, _pid} = PartitionedBuffer.DataBuffer.start_link(DocBuffer, name: :start_doc)
       iex> {:error, {:shutdown, {:failed_to_start_child, PartitionedBuffer.DataBuffer, error}}} =

@@ -97,6 +97,9 @@ defmodule PartitionedBuffer.GenBuffer do
   alias PartitionedBuffer.Broker.Keeper
   alias PartitionedBuffer.GenBuffer.{Handle, Listener, Manager, Options, Supervisor, Telemetry}
 
+  # What `receive` can wait for.
+  @max_ms 4_294_967_295
+
   @typedoc "The name of a buffer."
   @type buffer :: atom()
   @typedoc "Where answers are sent: a process or a name."
@@ -239,7 +242,7 @@ defmodule PartitionedBuffer.GenBuffer do
   message get five more seconds.
   """
   @spec stop(buffer()) :: :ok
-  def stop(buffer) do
+  def stop(buffer) when is_atom(buffer) do
     case Process.whereis(PartitionedBuffer.Names.supervisor(buffer)) do
       nil -> :ok
       pid -> stop_supervisor(pid)
@@ -261,7 +264,7 @@ defmodule PartitionedBuffer.GenBuffer do
   answer to one of `messages` are told `{:error, :shutdown}`.
   """
   @spec stop(buffer(), timeout()) :: :ok | {:left, [message :: term()]}
-  def stop(buffer, timeout) do
+  def stop(buffer, timeout) when is_atom(buffer) do
     timeout = PartitionedBuffer.Options.timeout!(timeout)
 
     # Taken by this process: a list of very many messages is better not sent.
@@ -402,9 +405,14 @@ defmodule PartitionedBuffer.GenBuffer do
   `{:ok, reply}`, `{:error, reason}` (see `send/2`), or `{:error, :timeout}` if none has come after `timeout`
   milliseconds. The default is to wait for ever: with `send_replies: false` no answer ever comes. After a timeout
   the answer may still come, and can be waited for again; or see `discard/2`.
+
+  Raises `ArgumentError` if the timeout is neither `:infinity` nor a number of milliseconds that a timer can wait.
   """
   @spec recv(buffer(), reference(), timeout()) :: received()
-  def recv(buffer, ref, timeout \\ :infinity) do
+  def recv(buffer, ref, timeout \\ :infinity)
+
+  def recv(buffer, ref, timeout)
+      when timeout == :infinity or (is_integer(timeout) and timeout in 0..@max_ms) do
     receive do
       {:reply, ^ref, ^buffer, reply} -> {:ok, reply}
       {:error, ^ref, ^buffer, reason} -> {:error, reason}
@@ -412,6 +420,9 @@ defmodule PartitionedBuffer.GenBuffer do
       timeout -> {:error, :timeout}
     end
   end
+
+  def recv(buffer, ref, timeout),
+    do: recv(buffer, ref, PartitionedBuffer.Options.timeout!(timeout))
 
   @doc """
   The answer to this message is not wanted any more: it is taken out of the mailbox if it has come, and does
@@ -439,7 +450,7 @@ defmodule PartitionedBuffer.GenBuffer do
   default is to wait for ever) a message that still waits is never handled, and a late answer does not reach the
   mailbox. If the caller dies, its message is not handled unless it has been started.
 
-  Raises `ArgumentError` if no buffer of this name is running.
+  Raises `ArgumentError` if no buffer of this name is running, or if the timeout is none; nothing was sent then.
   """
   @spec send_recv(buffer(), message :: term(), timeout()) :: received()
   def send_recv(buffer, message, timeout \\ :infinity)
@@ -468,6 +479,7 @@ defmodule PartitionedBuffer.GenBuffer do
   end
 
   def send_recv(buffer, message, timeout) do
+    timeout = PartitionedBuffer.Options.timeout!(timeout)
     handle = Handle.fetch!(buffer)
     # It may have gone on when the answer comes.
     ref = :erlang.alias([:reply])
@@ -543,7 +555,7 @@ defmodule PartitionedBuffer.GenBuffer do
   end
 
   defp deadline(:infinity), do: :infinity
-  defp deadline(ms) when is_integer(ms) and ms >= 0, do: System.monotonic_time(:millisecond) + ms
+  defp deadline(ms), do: System.monotonic_time(:millisecond) + ms
 
   defp left(:infinity), do: :infinity
   defp left(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)

@@ -451,6 +451,8 @@ defmodule PartitionedBuffer.GenPool do
 
   #{Options.cast_docs()}
 
+  ## Examples
+
       iex> PartitionedBuffer.GenPool.cast(:no_such_pool, :message)
       {:error, :noproc}
   """

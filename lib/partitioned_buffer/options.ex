@@ -273,6 +273,11 @@ defmodule PartitionedBuffer.Options do
     ]
   ]
 
+  # Of calls that work on partitions. What the values mean is checked where they are used.
+  on_demand = [partition: [type: :any], timeout: [type: :any]]
+
+  @partition NimbleOptions.new!(Keyword.take(on_demand, [:partition]))
+  @sync NimbleOptions.new!(on_demand)
   @start NimbleOptions.new!(start)
   @updatable NimbleOptions.new!(for {key, spec} <- updatable, do: {key, spec})
   @runtime NimbleOptions.new!(runtime)
@@ -295,6 +300,16 @@ defmodule PartitionedBuffer.Options do
   def update!(opts) do
     opts |> keyword!() |> NimbleOptions.validate!(@updatable) |> Keyword.take(Keyword.keys(opts))
   end
+
+  @doc "The options of a call that works on partitions."
+  @spec partition!(keyword()) :: keyword()
+  def partition!([]), do: []
+  def partition!(opts), do: opts |> keyword!() |> NimbleOptions.validate!(@partition)
+
+  @doc "Those of one that waits for them, too."
+  @spec sync!(keyword()) :: keyword()
+  def sync!([]), do: []
+  def sync!(opts), do: opts |> keyword!() |> NimbleOptions.validate!(@sync)
 
   @doc "Checks how long a call may wait."
   @spec timeout!(timeout()) :: timeout()

@@ -19,7 +19,7 @@ defmodule PartitionedBuffer.Testing do
       :ok
   """
 
-  alias PartitionedBuffer.{Handle, Names, Native, OnDemand, ProcessorRunner}
+  alias PartitionedBuffer.{Handle, Names, Native, OnDemand, Options, ProcessorRunner}
   alias PartitionedBuffer.Partition.Discards
 
   @doc """
@@ -47,7 +47,7 @@ defmodule PartitionedBuffer.Testing do
 
     if settings.paused, do: raise(ArgumentError, "#{inspect(buffer)} is paused")
 
-    indexes = OnDemand.indexes!(buffer, handle, opts[:partition])
+    indexes = OnDemand.indexes!(buffer, handle, Options.partition!(opts)[:partition])
     Enum.reduce(indexes, 0, &drain(buffer, ref, module, settings, &1, &2))
   end
 

@@ -127,15 +127,23 @@ defmodule PartitionedBuffer.DataBuffer.Options do
   @doc "Validates what a buffer of this module is started with. Options that it does not know are dropped."
   @spec start(module(), keyword()) :: {:ok, keyword()} | {:error, Exception.t()}
   def start(module, opts) do
-    if Keyword.keyword?(opts) do
-      opts
-      |> Keyword.take(@start_keys)
-      |> Keyword.put_new(:name, module)
-      |> NimbleOptions.validate(@start)
-    else
-      {:error, %ArgumentError{message: "expected a keyword list, got: #{inspect(opts)}"}}
+    cond do
+      not Keyword.keyword?(opts) ->
+        wrong("expected a keyword list, got: #{inspect(opts)}")
+
+      # What it would be given were lost, flush by flush.
+      not (Code.ensure_loaded?(module) and function_exported?(module, :handle_flush, 2)) ->
+        wrong("expected a module with handle_flush/2, got: #{inspect(module)}")
+
+      true ->
+        opts
+        |> Keyword.take(@start_keys)
+        |> Keyword.put_new(:name, module)
+        |> NimbleOptions.validate(@start)
     end
   end
+
+  defp wrong(message), do: {:error, %ArgumentError{message: message}}
 
   @doc "What the queue is started with that holds the items."
   @spec queue(module(), keyword()) :: keyword()
@@ -173,6 +181,10 @@ defmodule PartitionedBuffer.DataBuffer.Options do
   @doc "The options of a write: how long it may wait, and what happens then."
   @spec insert!(timeout() | keyword()) :: {timeout(), :exit | :error}
   def insert!(opts) when is_list(opts) do
+    unless Keyword.keyword?(opts) do
+      raise ArgumentError, "expected a timeout or a keyword list, got: #{inspect(opts)}"
+    end
+
     opts = NimbleOptions.validate!(opts, @insert)
     {opts[:timeout], opts[:on_timeout]}
   end

@@ -143,7 +143,7 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
   there is none.
   """
   @spec stop(buffer()) :: :ok
-  def stop(buffer) do
+  def stop(buffer) when is_atom(buffer) do
     case Process.whereis(Names.cluster(buffer)) do
       nil -> :ok
       pid -> stop_supervisor(pid)
@@ -176,6 +176,8 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
 
   defp owner(view, hash), do: elem(view.owners, Cluster.Rendezvous.slot(hash))
 
+  defp call!(opts), do: opts |> GenBuffer.Options.keyword!() |> NimbleOptions.validate!(@call)
+
   defp pick(buffer, opts) do
     case Keyword.fetch(opts, :key) do
       {:ok, key} -> pick_node(buffer, key)
@@ -200,7 +202,7 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
   """
   @spec send(buffer(), message :: term(), keyword()) :: reference() | {:error, term()}
   def send(buffer, message, opts \\ []) do
-    opts = NimbleOptions.validate!(opts, @call)
+    opts = call!(opts)
     node = pick(buffer, opts)
 
     if node == node(),
@@ -223,7 +225,7 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
   def send_recv(buffer, message, timeout_or_opts \\ [])
 
   def send_recv(buffer, message, opts) when is_list(opts) do
-    opts = NimbleOptions.validate!(opts, @call)
+    opts = call!(opts)
     {node, timeout} = {pick(buffer, opts), opts[:timeout]}
     args = [buffer, message, timeout]
 
@@ -253,7 +255,7 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
   def eval(buffer, message, retries_or_opts \\ [])
 
   def eval(buffer, message, opts) when is_list(opts) do
-    opts = NimbleOptions.validate!(opts, @call)
+    opts = call!(opts)
     node = pick(buffer, opts)
     args = [buffer, message, opts[:retries]]
 

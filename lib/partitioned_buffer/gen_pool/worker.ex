@@ -93,7 +93,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   @doc "Whether the calling process runs callbacks of this pool on its shared state."
   @spec inside?(atom()) :: boolean()
-  def inside?(pool), do: Process.get(@inside) == pool
+  def inside?(pool), do: pool != nil and Process.get(@inside) == pool
 
   @doc "Has the worker end as soon as it has nothing in hand."
   @spec leave(pid()) :: :ok
