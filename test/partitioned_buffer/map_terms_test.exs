@@ -266,4 +266,34 @@ defmodule PartitionedBuffer.MapTermsTest do
       assert entries(name) == for({key, value} <- pairs, do: {key, value, 200_000, 1})
     end
   end
+
+  # Each of them takes as many words as the others, so one is written over the other.
+  defp alike do
+    [
+      {1, 2.5, "a"},
+      {:x, "b", -2.5},
+      {"c", {3}, :y},
+      [1, 2, 3 | 4.5],
+      [{5, 6, 7}, :z],
+      {1, <<1, 2, 3, 4, 5, 6, 7, 8>>, 0.5},
+      {1, 18_446_744_073_709_551_615, 0.25, nil},
+      "a binary of twenty-one bytes, and a few more, so that it takes"
+    ]
+  end
+
+  test "a value is written over another one that is as large" do
+    name = start_map!(partitions: 1)
+
+    for one <- alike(), other <- alike() do
+      Buffer.put(name, :key, one)
+      Buffer.put(name, :other, other)
+      assert Buffer.get(name, :key) == one
+      Buffer.put(name, :key, other)
+      assert {Buffer.get(name, :key), Buffer.get(name, :other)} == {other, other}
+      Buffer.put_all(name, [{:key, one}, {:key, other}, {:key, one}])
+      Buffer.put_newer(name, :key, {one}, 1)
+      Buffer.put_newer(name, :key, {other}, 2)
+      assert Buffer.take(name, :key) == {:ok, {other}}
+    end
+  end
 end

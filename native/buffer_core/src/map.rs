@@ -13,6 +13,9 @@
 //! of a class is dead, it moves a few living terms out of a segment of which half is dead, until that
 //! can be freed.
 //!
+//! A value that is as large as the one before it is written over that, where it is, unless a snapshot still
+//! has to show the old one: then nothing dies.
+//!
 //! Terms of like weight share segments: a *class* is the weights between a power of two and the next.
 //! Were they mixed, or were what is alive in one class set against what is dead in another, then a few
 //! heavy terms that die could ask for thousands of light ones to be moved, and no constant number of
@@ -46,7 +49,7 @@ mod versions;
 
 use hashbrown::HashTable;
 
-pub use self::entry::{Cell, Entry, Given};
+pub use self::entry::{Cell, Entry, Given, Source};
 use self::entry::{Chunk, Owner, Part};
 use self::snapshot::Snapshots;
 pub use self::snapshot::{Seen, Visited};
@@ -170,12 +173,12 @@ impl<A: Arena + 'static> Map<A> {
     }
 
     /// Adds an entry for a key that is not there.
-    pub fn insert<S: FnOnce(&mut A)>(
+    pub fn insert<S: Source<A>>(
         &mut self,
         hash: u32,
         key: Given<A, S>,
-        value: Given<A, impl FnOnce(&mut A)>,
-        version: Given<A, impl FnOnce(&mut A)>,
+        value: Given<A, impl Source<A>>,
+        version: Given<A, impl Source<A>>,
         now: impl Fn() -> i64,
     ) -> usize {
         if self.tables.is_empty() {
@@ -206,39 +209,42 @@ impl<A: Arena + 'static> Map<A> {
     pub fn replace(
         &mut self,
         slot: usize,
-        value: Given<A, impl FnOnce(&mut A)>,
-        version: Given<A, impl FnOnce(&mut A)>,
+        value: Given<A, impl Source<A>>,
+        version: Given<A, impl Source<A>>,
         updates: u64,
         now: impl Fn() -> i64,
     ) {
         let mut old = *self.entry(slot);
-        let value = self.store(value, Owner::new(slot, Part::Value), &now);
+        self.tally.accepted += 1;
+        self.tally.superseded += 1;
+        let value = if self.overwrite(old.value, &value) {
+            std::mem::replace(&mut old.value, Cell::NONE)
+        } else {
+            self.store(value, Owner::new(slot, Part::Value), &now)
+        };
         let version = self.store(version, Owner::new(slot, Part::Version), &now);
         self.before_overwriting(slot, &mut old);
         let entry = self.entry_mut(slot);
         entry.value = value;
         entry.version = version;
         entry.updates = updates;
-        self.tally.accepted += 1;
-        self.tally.superseded += 1;
         self.let_die([old.value, old.version], &now);
     }
 
     /// Gives an entry another value under the same version: an update.
-    pub fn update(
-        &mut self,
-        slot: usize,
-        value: Given<A, impl FnOnce(&mut A)>,
-        now: impl Fn() -> i64,
-    ) {
+    pub fn update(&mut self, slot: usize, value: Given<A, impl Source<A>>, now: impl Fn() -> i64) {
+        self.tally.accepted += 1;
+        self.tally.superseded += 1;
         let mut old = *self.entry(slot);
+        if self.overwrite(old.value, &value) {
+            self.entry_mut(slot).updates += 1;
+            return;
+        }
         let value = self.store(value, Owner::new(slot, Part::Value), &now);
         self.before_overwriting(slot, &mut old);
         let entry = self.entry_mut(slot);
         entry.value = value;
         entry.updates += 1;
-        self.tally.accepted += 1;
-        self.tally.superseded += 1;
         self.let_die([old.value], &now);
     }
 

@@ -51,6 +51,17 @@ impl<A: Arena> Segment<A> {
         self.bytes += u64::from(weight);
     }
 
+    /// Has an entry written over by one of this weight, if it has just that. `over` must leave the arena as it
+    /// was if it answers `false`.
+    pub fn overwrite(
+        &mut self,
+        index: usize,
+        weight: u32,
+        over: impl FnOnce(&mut A) -> bool,
+    ) -> bool {
+        self.weights[index] == weight && over(&mut self.arena)
+    }
+
     /// A segment of one entry that has been stored in its arena already.
     pub fn staged(now: i64, weight: u32, arena: A) -> Self {
         debug_assert_eq!(arena.len(), 1);

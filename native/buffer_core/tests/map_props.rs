@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 
 use buffer_core::map::{Cell, Entry, Given, ENTRY_BYTES, LARGE, SLACK};
 use buffer_core::{First, Generation, Map, Retired};
-use ledger::Ints;
+use ledger::{Ints, Value};
 use proptest::prelude::*;
 
 /// A term of the model: a number, in a word if it has no weight.
@@ -111,7 +111,7 @@ fn word(value: u64) -> u64 {
     value << 2 | 0b11
 }
 
-fn given(term: Term) -> Given<Ints, impl FnOnce(&mut Ints)> {
+fn given(term: Term) -> Given<Ints, Value> {
     let Term { value, weight } = term;
     if weight == 0 {
         Given::Word(word(value))
@@ -120,7 +120,7 @@ fn given(term: Term) -> Given<Ints, impl FnOnce(&mut Ints)> {
         arena.store(value);
         Given::Staged(weight, arena)
     } else {
-        Given::Copy(weight, move |arena: &mut Ints| arena.store(value))
+        Given::Copy(weight, Value(value))
     }
 }
 

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use buffer_core::map::{Given, Seen, Visited, LARGE};
 use buffer_core::{Generation, Map, Retired};
-use ledger::Ints;
+use ledger::{Ints, Value};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ fn key_weight(key: u64) -> u32 {
     }
 }
 
-fn given(value: u64, weight: u32) -> Given<Ints, impl FnOnce(&mut Ints)> {
+fn given(value: u64, weight: u32) -> Given<Ints, Value> {
     match weight {
         0 => Given::Word(value << 2 | 0b11),
         weight if weight > LARGE => {
@@ -73,7 +73,7 @@ fn given(value: u64, weight: u32) -> Given<Ints, impl FnOnce(&mut Ints)> {
             arena.store(value);
             Given::Staged(weight, arena)
         }
-        _ => Given::Copy(weight, move |arena: &mut Ints| arena.store(value)),
+        _ => Given::Copy(weight, Value(value)),
     }
 }
 

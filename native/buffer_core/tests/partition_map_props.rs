@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use buffer_core::map::{Given, ENTRY_BYTES};
 use buffer_core::{After, Buffer, Map, NoRoom, Policy, Reason, Room, Rows, Size, Wanted};
-use ledger::Ints;
+use ledger::{Ints, Value};
 use proptest::prelude::*;
 
 type TestRoom<'a> = Room<'a, Map<Ints>, u8>;
@@ -68,10 +68,10 @@ fn word(value: u64) -> u64 {
     value << 2 | 0b11
 }
 
-fn given(value: u64, weight: u32) -> Given<Ints, impl FnOnce(&mut Ints)> {
+fn given(value: u64, weight: u32) -> Given<Ints, Value> {
     match weight {
         0 => Given::Word(word(value)),
-        _ => Given::Copy(weight, move |arena: &mut Ints| arena.store(value)),
+        _ => Given::Copy(weight, Value(value)),
     }
 }
 

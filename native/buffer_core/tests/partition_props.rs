@@ -33,6 +33,7 @@
 #![cfg(not(loom))]
 
 #[path = "support/ledger.rs"]
+#[allow(dead_code, reason = "shared: this file needs a part of it")]
 mod ledger;
 #[path = "support/partition_model.rs"]
 mod partition_model;

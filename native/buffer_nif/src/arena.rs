@@ -6,7 +6,7 @@
 //! * A stored term is named by its index and leaves only as a copy in the reader's environment, so
 //!   no term outlives the memory that it lies in.
 //! * An environment may be used by one thread at a time. Writing takes `&mut Arena`; reading takes
-//!   `&Arena` and only reads memory that no longer changes. `Arena` is `Send` and not `Sync`.
+//!   `&Arena`, and nothing that is stored changes meanwhile. `Arena` is `Send` and not `Sync`.
 //!
 //! A [`Handle`] is a resource of the VM. rustler has resources of its own; this one is read without
 //! touching a reference count and without looking its type up in a hash map, which together cost a
@@ -78,6 +78,15 @@ impl Arena {
         self.terms.push(copy);
     }
 
+    /// Copies a term over a stored one, which is stored no more. Only if it takes just as much memory, and both
+    /// are copied word by word; otherwise nothing is done.
+    #[inline]
+    pub fn overwrite(&mut self, index: usize, term: Term<'_>) -> bool {
+        let old = self.terms[index];
+        let copy = words::overwrite(Layout::get(), old, term.as_c_arg());
+        copy.inspect(|&copy| self.terms[index] = copy).is_some()
+    }
+
     /// Has the VM copy a term that its caller keeps alive.
     #[cold]
     fn have_copied(&mut self, term: NIF_TERM) -> NIF_TERM {
@@ -89,8 +98,8 @@ impl Arena {
 
     /// A copy of one term.
     pub fn load<'a>(&self, index: usize, env: Env<'a>) -> Term<'a> {
-        // SAFETY: the term is in `self`'s memory, where no term ever changes. `env` is the caller's, used by
-        // this thread.
+        // SAFETY: the term is in `self`'s memory, where no term changes meanwhile. `env` is the caller's,
+        // used by this thread.
         let copy = unsafe { enif_make_copy(env.as_c_arg(), self.terms[index]) };
         // SAFETY: `copy` was just made in `env`.
         unsafe { Term::new(env, copy) }
@@ -253,7 +262,7 @@ impl<'a> Copies<'a> {
                     1
                 }
                 None => {
-                    // SAFETY: the term is in the arena's memory, where no term ever changes. The environment is
+                    // SAFETY: the term is in the arena's memory, where no term changes meanwhile. The environment is
                     // the caller's, used by this thread.
                     let copy = unsafe { enif_make_copy(self.env.as_c_arg(), terms[0]) };
                     self.terms.push(copy);

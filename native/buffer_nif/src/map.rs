@@ -11,7 +11,7 @@ mod snapshot;
 mod update;
 pub mod versions;
 
-use buffer_core::map::{Cell, Entry, Given, ENTRY_BYTES, LARGE};
+use buffer_core::map::{Cell, Entry, Given, Source, ENTRY_BYTES, LARGE};
 use buffer_core::{Arena as _, Map, NoRoom, Partition, Room, Size};
 use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
@@ -205,7 +205,7 @@ fn held(term: Term<'_>, weight: u32) -> u64 {
 }
 
 /// A term as the map takes it. What is large is copied here, before any lock is taken.
-fn given(term: Term<'_>, weight: u32) -> Given<Arena, impl FnOnce(&mut Arena) + '_> {
+fn given(term: Term<'_>, weight: u32) -> Given<Arena, Copied<'_>> {
     match immediate_word(term) {
         Some(word) => Given::Word(word),
         None if weight > LARGE => {
@@ -213,7 +213,22 @@ fn given(term: Term<'_>, weight: u32) -> Given<Arena, impl FnOnce(&mut Arena) + 
             arena.store(term);
             Given::Staged(weight, arena)
         }
-        None => Given::Copy(weight, move |arena: &mut Arena| arena.store(term)),
+        None => Given::Copy(weight, Copied(term)),
+    }
+}
+
+/// A term that is to be copied.
+pub struct Copied<'a>(Term<'a>);
+
+impl Source<Arena> for Copied<'_> {
+    #[inline]
+    fn store(self, arena: &mut Arena) {
+        arena.store(self.0);
+    }
+
+    #[inline]
+    fn overwrite(&self, arena: &mut Arena, index: usize) -> bool {
+        arena.overwrite(index, self.0)
     }
 }
 
@@ -269,7 +284,7 @@ fn entry_size(weight: u64) -> Size {
     }
 }
 
-fn zero() -> Given<Arena, fn(&mut Arena)> {
+fn zero() -> Given<Arena, Copied<'static>> {
     Given::Word(SMALL_ZERO)
 }
 
@@ -351,12 +366,12 @@ fn write_newer(
     key: &Key<'_>,
     found: Option<usize>,
     given: (
-        Given<Arena, impl FnOnce(&mut Arena)>,
-        Given<Arena, impl FnOnce(&mut Arena)>,
-        Given<Arena, impl FnOnce(&mut Arena)>,
+        Given<Arena, Copied<'_>>,
+        Given<Arena, Copied<'_>>,
+        Given<Arena, Copied<'_>>,
     ),
     version: Term<'_>,
-    record: Option<Record<impl FnOnce(&mut Arena)>>,
+    record: Option<Record<'_>>,
 ) -> Option<usize> {
     let is_older = |slot| !is_newer(map, version, map.entry(slot).version);
     if found.is_some_and(is_older) || !versions::record(map, key, version, record) {

@@ -34,6 +34,25 @@ impl Cell {
     }
 }
 
+/// A term that can be copied into an arena.
+pub trait Source<A> {
+    /// Adds a copy.
+    fn store(self, arena: &mut A);
+
+    /// Puts a copy in the place of one that is there, if it takes just as much memory; otherwise nothing
+    /// is done, and the answer is `false`.
+    fn overwrite(&self, arena: &mut A, index: usize) -> bool {
+        _ = (arena, index);
+        false
+    }
+}
+
+impl<A, F: FnOnce(&mut A)> Source<A> for F {
+    fn store(self, arena: &mut A) {
+        self(arena);
+    }
+}
+
 /// A term that is about to be written.
 #[derive(Debug)]
 pub enum Given<A, S> {

@@ -2,7 +2,7 @@
 //!
 //! What is kept within bounds, and why it is, stands with [`Map`].
 
-use super::{Cell, Given, Map, Owner};
+use super::{Cell, Given, Map, Owner, Source};
 use crate::{Arena, Segment};
 
 /// Of 32 bytes and less, up to 64, and so on up to [`LARGE`](super::LARGE); and those that are never moved.
@@ -96,13 +96,15 @@ impl Class {
 impl<A: Arena + 'static> Map<A> {
     pub(super) fn store(
         &mut self,
-        given: Given<A, impl FnOnce(&mut A)>,
+        given: Given<A, impl Source<A>>,
         owner: Owner,
         now: &impl Fn() -> i64,
     ) -> Cell {
         match given {
             Given::Word(word) => Cell::inline(word),
-            Given::Copy(weight, store) => self.push(weight, owner, now, store),
+            Given::Copy(weight, source) => {
+                self.push(weight, owner, now, |arena| source.store(arena))
+            }
             Given::Staged(weight, arena) => {
                 let segment = Segment::staged(now(), weight, arena);
                 let block = Block::new(segment, Class::of(weight), State::Sealed);
@@ -110,6 +112,23 @@ impl<A: Arena + 'static> Map<A> {
                 self.adopt(at, weight, owner)
             }
         }
+    }
+
+    /// Writes a term over another one that is as large, if nobody has to see the old one any more. That lets
+    /// nothing die, so there is nothing to be cleaned.
+    pub(super) fn overwrite(&mut self, old: Cell, given: &Given<A, impl Source<A>>) -> bool {
+        let Given::Copy(weight, source) = given else {
+            return false;
+        };
+        if !self.snapshots.is_empty() {
+            return false;
+        }
+        let Some((at, index)) = old.place() else {
+            return false;
+        };
+        let over = |arena: &mut A| source.overwrite(arena, index);
+        let block = self.blocks.get_mut(at).and_then(Option::as_mut);
+        block.is_some_and(|block| block.segment.overwrite(index, *weight, over))
     }
 
     fn push(

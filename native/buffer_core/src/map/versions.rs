@@ -19,7 +19,7 @@
 //! * There are at most `limit` latent records, and twice as many in all.
 //! * The last version of a record is higher than the one before it.
 
-use super::{Cell, Given, Map, Owner, Part};
+use super::{Cell, Given, Map, Owner, Part, Source};
 use crate::Arena;
 
 /// Stands for no version: no word of an integer.
@@ -156,8 +156,8 @@ impl<A: Arena + 'static> Versions<A> {
         &mut self,
         found: Option<usize>,
         hash: u32,
-        key: Given<A, impl FnOnce(&mut A)>,
-        version: Given<A, impl FnOnce(&mut A)>,
+        key: Given<A, impl Source<A>>,
+        version: Given<A, impl Source<A>>,
         now: impl Fn() -> i64,
     ) {
         let slot = match found {
@@ -261,8 +261,8 @@ impl<A: Arena + 'static> Map<A> {
         hash: u32,
         find: impl FnOnce(&Map<A>) -> Option<usize>,
         is_newer: impl FnOnce(&Map<A>, Cell) -> bool,
-        key: Given<A, impl FnOnce(&mut A)>,
-        version: Given<A, impl FnOnce(&mut A)>,
+        key: Given<A, impl Source<A>>,
+        version: Given<A, impl Source<A>>,
         now: impl Fn() -> i64,
     ) -> bool {
         let Some(versions) = &mut self.versions else {
@@ -337,7 +337,7 @@ impl<A: Arena + 'static> Map<A> {
     fn set_version(
         &mut self,
         slot: usize,
-        version: Given<A, impl FnOnce(&mut A)>,
+        version: Given<A, impl Source<A>>,
         now: &impl Fn() -> i64,
     ) {
         let old = self.entry(slot).version;

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use buffer_core::map::Source;
 use buffer_core::Arena;
 
 /// Integers in one arena.
@@ -45,6 +46,17 @@ impl Ints {
         with(|ledger| ledger.alive.insert(self.id, page));
     }
 
+    /// Puts a value in the place of another one.
+    pub fn overwrite(&mut self, index: usize, value: u64) {
+        self.values[index] = value;
+        if index + 1 == self.values.len() {
+            with(|ledger| {
+                let page = ledger.alive.get_mut(&self.id);
+                page.expect("this arena is alive").last = value;
+            });
+        }
+    }
+
     /// The values in `range`.
     pub fn load(&self, range: std::ops::Range<usize>) -> &[u64] {
         &self.values[range]
@@ -78,6 +90,22 @@ impl Drop for Ints {
             let page = ledger.borrow_mut().alive.remove(&self.id);
             assert!(page.is_some(), "arena {} was dropped twice", self.id);
         });
+    }
+}
+
+/// A value that is written over others that are as heavy, if it is even.
+pub struct Value(pub u64);
+
+impl Source<Ints> for Value {
+    fn store(self, arena: &mut Ints) {
+        arena.store(self.0);
+    }
+
+    fn overwrite(&self, arena: &mut Ints, index: usize) -> bool {
+        if self.0.is_multiple_of(2) {
+            arena.overwrite(index, self.0);
+        }
+        self.0.is_multiple_of(2)
     }
 }
 

@@ -282,9 +282,87 @@ fn relocate(words: &mut [usize], moved: usize) {
     }
 }
 
+/// Where words are copied to: one after the other, and none beyond its end.
+trait Block {
+    /// How many there are.
+    fn len(&self) -> usize;
+    /// Adds words, if there is room for them without moving the others, which are referred to by now. Answers
+    /// the index of the first one.
+    fn append(&mut self, words: &[usize]) -> Option<usize>;
+    /// Writes another word in the place of one.
+    fn set(&mut self, index: usize, word: usize);
+    /// Where a word is.
+    fn address(&mut self, index: usize) -> usize;
+}
+
+impl Block for Vec<usize> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    #[inline]
+    fn append(&mut self, words: &[usize]) -> Option<usize> {
+        let at = self.len();
+        if self.capacity() - at < words.len() {
+            return None;
+        }
+        // Few words are faster copied by themselves than by a call.
+        match words {
+            &[a, b] => self.extend_from_slice(&[a, b]),
+            &[a, b, c] => self.extend_from_slice(&[a, b, c]),
+            &[a, b, c, d] => self.extend_from_slice(&[a, b, c, d]),
+            words => self.extend_from_slice(words),
+        }
+        Some(at)
+    }
+
+    #[inline]
+    fn set(&mut self, index: usize, word: usize) {
+        self[index] = word;
+    }
+
+    #[inline]
+    fn address(&mut self, index: usize) -> usize {
+        self.as_mut_ptr() as usize + index * size_of::<usize>()
+    }
+}
+
+/// The words of a copy that is written over.
+struct Place<'a> {
+    words: &'a mut [usize],
+    len: usize,
+}
+
+impl Block for Place<'_> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    #[inline]
+    fn append(&mut self, words: &[usize]) -> Option<usize> {
+        let at = self.len;
+        let end = at + words.len();
+        self.words.get_mut(at..end)?.copy_from_slice(words);
+        self.len = end;
+        Some(at)
+    }
+
+    #[inline]
+    fn set(&mut self, index: usize, word: usize) {
+        self.words[index] = word;
+    }
+
+    #[inline]
+    fn address(&mut self, index: usize) -> usize {
+        self.words.as_mut_ptr() as usize + index * size_of::<usize>()
+    }
+}
+
 /// Copies to the end of a block; what there is of the copy if it is `None` is to be thrown away.
 #[inline(always)]
-fn copy(layout: Layout, block: &mut Vec<usize>, term: NIF_TERM, depth: usize) -> Option<NIF_TERM> {
+fn copy(layout: Layout, block: &mut impl Block, term: NIF_TERM, depth: usize) -> Option<NIF_TERM> {
     if is_immediate_word(term) {
         return Some(term);
     }
@@ -292,22 +370,22 @@ fn copy(layout: Layout, block: &mut Vec<usize>, term: NIF_TERM, depth: usize) ->
         return copy_list(layout, block, term, depth);
     }
     let thing = layout.known(term)?;
-    let at = append(block, thing)?;
+    let at = block.append(thing)?;
     if is_tuple(thing) {
-        for index in 1..thing.len() {
-            let element = thing[index];
+        for (index, &element) in thing.iter().enumerate().skip(1) {
             if !is_immediate_word(element) {
-                block[at + index] = copy_inner(layout, block, element, depth)?;
+                let element = copy_inner(layout, block, element, depth)?;
+                block.set(at + index, element);
             }
         }
     }
-    Some(address(block, at) | BOXED)
+    Some(block.address(at) | BOXED)
 }
 
 #[inline]
 fn copy_inner(
     layout: Layout,
-    block: &mut Vec<usize>,
+    block: &mut impl Block,
     term: NIF_TERM,
     depth: usize,
 ) -> Option<NIF_TERM> {
@@ -315,8 +393,8 @@ fn copy_inner(
     if term & TAG == BOXED {
         let thing = layout.known(term)?;
         if !is_tuple(thing) {
-            let at = append(block, thing)?;
-            return Some(address(block, at) | BOXED);
+            let at = block.append(thing)?;
+            return Some(block.address(at) | BOXED);
         }
     }
     copy_deeper(layout, block, term, depth)
@@ -325,7 +403,7 @@ fn copy_inner(
 #[inline(never)]
 fn copy_deeper(
     layout: Layout,
-    block: &mut Vec<usize>,
+    block: &mut impl Block,
     term: NIF_TERM,
     depth: usize,
 ) -> Option<NIF_TERM> {
@@ -335,7 +413,7 @@ fn copy_deeper(
 #[inline(never)]
 fn copy_list(
     layout: Layout,
-    block: &mut Vec<usize>,
+    block: &mut impl Block,
     list: NIF_TERM,
     depth: usize,
 ) -> Option<NIF_TERM> {
@@ -346,43 +424,41 @@ fn copy_list(
     let mut rest = list;
     while rest & TAG == LIST {
         let [head, tail] = cell(rest);
-        let at = append(block, &[head, tail])?;
+        let at = block.append(&[head, tail])?;
         if !is_immediate_word(head) {
-            block[at] = copy_inner(layout, block, head, depth)?;
+            let head = copy_inner(layout, block, head, depth)?;
+            block.set(at, head);
         }
-        block[at + 1] = if tail & TAG == LIST {
-            address(block, block.len()) | LIST
+        let tail = if tail & TAG == LIST {
+            let next = block.len();
+            block.address(next) | LIST
         } else if is_immediate_word(tail) {
             tail
         } else {
             copy_inner(layout, block, tail, depth)?
         };
-        rest = tail;
+        block.set(at + 1, tail);
+        rest = cell(rest)[1];
     }
-    Some(address(block, first) | LIST)
+    Some(block.address(first) | LIST)
 }
 
-/// Appends words, if there is room for them without moving the block: others refer to it by now. Answers
-/// the index of the first one.
+/// Copies a term over a copy that [`Words`] has made before, which takes the place of `old` then. `None`, and
+/// nothing is done, if it does not take just as many words, or one of them is not copied here.
+///
+/// The caller has the words of `old` to itself: it is the last call that refers to them.
 #[inline]
-fn append(block: &mut Vec<usize>, words: &[usize]) -> Option<usize> {
-    let at = block.len();
-    if block.capacity() - at < words.len() {
+pub fn overwrite(layout: Layout, old: NIF_TERM, term: NIF_TERM) -> Option<NIF_TERM> {
+    let words = layout.words_of(term).filter(|&words| words > 0)?;
+    if layout.words_of(old)? != words {
         return None;
     }
-    // Few words are faster copied by themselves than by a call.
-    match words {
-        &[a, b] => block.extend_from_slice(&[a, b]),
-        &[a, b, c] => block.extend_from_slice(&[a, b, c]),
-        &[a, b, c, d] => block.extend_from_slice(&[a, b, c, d]),
-        words => block.extend_from_slice(words),
-    }
-    Some(at)
-}
-
-#[inline]
-fn address(block: &[usize], index: usize) -> usize {
-    block.as_ptr() as usize + index * size_of::<usize>()
+    let at = (old & !LOW) as *mut usize;
+    // SAFETY: a copy lies in one block, beginning with what its word refers to, and takes as many words as
+    // `words_of` says: both follow the same rules, term by term. The caller has `&mut` to the arena whose block it
+    // is, so nobody else reads or writes there, and `term` is not in it: it is in an environment of the VM.
+    let words = unsafe { std::slice::from_raw_parts_mut(at, words) };
+    copy(layout, &mut Place { words, len: 0 }, term, DEPTH)
 }
 
 #[inline]
@@ -405,7 +481,8 @@ fn thing<'a>(boxed: NIF_TERM) -> &'a [usize] {
     let words = 1 + (first_word(boxed) >> KIND_BITS);
     let at = (boxed & !LOW) as *const usize;
     // SAFETY: of the kinds that `Layout` knows, the first word says how many follow: this was seen when the
-    // library was loaded. They live as `first_word` says, and words of a term are never written to.
+    // library was loaded. They live as `first_word` says, and are not written to meanwhile: `overwrite`
+    // alone does that, and it refers to what it writes by nothing else.
     unsafe { std::slice::from_raw_parts(at, words) }
 }
 

@@ -9,7 +9,7 @@ use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Encoder, Env, Term, TermType};
 
 use super::versions::{self, Record};
-use super::{buffer, entry_size, held, write_newer, zero, Index, Key};
+use super::{buffer, entry_size, held, write_newer, zero, Copied, Index, Key};
 use crate::arena::{immediate_word, tuple_elements, Arena, Handle};
 use crate::names::Target;
 use crate::reclaimer::reclaim;
@@ -322,12 +322,12 @@ impl<'a> Listed<'a> {
         }
     }
 
-    fn given(&mut self, term: Term<'a>, weight: u32) -> Given<Arena, impl FnOnce(&mut Arena) + 'a> {
+    fn given(&mut self, term: Term<'a>, weight: u32) -> Given<Arena, Copied<'a>> {
         let large = (weight > LARGE).then(|| self.large.pop()).flatten();
         match (immediate_word(term), large) {
             (Some(word), _) => Given::Word(word),
             (None, Some(arena)) => Given::Staged(weight, arena),
-            (None, None) => Given::Copy(weight, move |arena: &mut Arena| arena.store(term)),
+            (None, None) => Given::Copy(weight, Copied(term)),
         }
     }
 

@@ -9,7 +9,7 @@ use buffer_core::map::Given;
 use buffer_core::{Buffer, Map};
 use rustler::{Atom, LocalPid, Term};
 
-use super::{buffer, is_newer, Key};
+use super::{buffer, is_newer, Copied, Key};
 use crate::arena::{Arena, Handle};
 use crate::reclaimer::reclaim;
 use crate::resource::Shared;
@@ -34,9 +34,9 @@ fn remember(handle: Handle<'_>, count: usize) -> Result<(), Refused> {
 }
 
 /// A key and a version to be remembered; what is large has been copied already.
-pub struct Record<S> {
-    key: Given<Arena, S>,
-    version: Given<Arena, S>,
+pub struct Record<'a> {
+    key: Given<Arena, Copied<'a>>,
+    version: Given<Arena, Copied<'a>>,
 }
 
 /// Whether a write has to bring a record along.
@@ -45,9 +45,9 @@ pub fn are_remembered(shared: &Shared) -> bool {
     shared.version_memory.load(Ordering::Relaxed) > 0
 }
 
-impl<S: FnOnce(&mut Arena)> Record<S> {
+impl<'a> Record<'a> {
     /// Of these terms.
-    pub fn new(key: Given<Arena, S>, version: Given<Arena, S>) -> Self {
+    pub fn new(key: Given<Arena, Copied<'a>>, version: Given<Arena, Copied<'a>>) -> Self {
         Self { key, version }
     }
 }
@@ -58,7 +58,7 @@ pub(super) fn record(
     map: &mut Map<Arena>,
     key: &Key<'_>,
     version: Term<'_>,
-    record: Option<Record<impl FnOnce(&mut Arena)>>,
+    record: Option<Record<'_>>,
 ) -> bool {
     let Some(record) = record else {
         return true;
