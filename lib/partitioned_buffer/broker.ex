@@ -211,9 +211,12 @@ defmodule PartitionedBuffer.Broker do
   Starts a message that the worker was sent: the nanoseconds that it has waited. `nil`: the worker must not start it.
   It was taken back or given to another one, or the worker has taken it by `take/1` already. Then the worker
   takes.
+
+  If they are not to be `measured?` the time does not have to be asked for: then it is 0, and `busy_ns` counts from
+  when the message was sent to the worker.
   """
-  @spec start(worker(), id()) :: non_neg_integer() | nil
-  def start(worker, id), do: Native.broker_start(worker, id)
+  @spec start(worker(), id(), boolean()) :: non_neg_integer() | nil
+  def start(worker, id, measured? \\ true), do: Native.broker_start(worker, id, measured?)
 
   @doc "Makes the calling process a worker. It is not idle yet."
   @spec join(t()) :: worker()

@@ -514,8 +514,8 @@ defmodule PartitionedBuffer.Native do
   @spec broker_call(term(), term(), term()) :: asked_by_name()
   def broker_call(_name, _message, _reply), do: not_loaded()
 
-  @spec broker_start(worker(), message_id()) :: non_neg_integer() | nil
-  def broker_start(_worker, _id), do: not_loaded()
+  @spec broker_start(worker(), message_id(), measured :: boolean()) :: non_neg_integer() | nil
+  def broker_start(_worker, _id, _measured?), do: not_loaded()
 
   @spec broker_cancel(broker(), message_id()) :: boolean()
   def broker_cancel(_broker, _id), do: not_loaded()

@@ -158,7 +158,7 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   end
 
   defp handed(id, message, reply, s) do
-    case Broker.start(s.worker, id) do
+    case Broker.start(s.worker, id, s.observed?) do
       nil -> next(s)
       waited -> handle(message, reply, waited, :handed, s)
     end

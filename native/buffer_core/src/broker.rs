@@ -585,7 +585,14 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
 
     fn any_waiting(&self) -> bool {
         let mut partitions = self.partitions.iter();
-        partitions.any(|partition| !partition.lock().waiting.is_empty())
+        partitions.any(|partition| {
+            let mut partition = partition.lock();
+            let waits = !partition.waiting.is_empty();
+            if !waits {
+                partition.rest();
+            }
+            waits
+        })
     }
 
     fn wake(&self, urgent: bool) -> Option<Arc<Worker<A, P>>> {

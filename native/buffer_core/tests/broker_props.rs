@@ -440,11 +440,11 @@ impl Run {
     /// It starts what it was handed, if that is still its.
     fn start(&mut self, index: usize) {
         let worker = Arc::clone(&self.hands[index].worker);
-        assert_eq!(worker.start(0, self.now), None);
+        assert_eq!(worker.start(0, None), None);
         if let Some(message) = self.hands[index].handed.take() {
             let waited = Some(self.now - message.at);
-            assert_eq!(worker.start(message.id, self.now), waited);
-            assert_eq!(worker.start(message.id, self.now), None);
+            assert_eq!(worker.start(message.id, Some(self.now)), waited);
+            assert_eq!(worker.start(message.id, Some(self.now)), None);
             self.hands[index].in_flight = Some(message.reply);
         }
     }

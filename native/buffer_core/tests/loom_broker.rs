@@ -434,7 +434,7 @@ fn a_message_that_was_handed_over_is_started_or_waits_again() {
             assert_eq!(handed.pid, 1);
             let starting = {
                 let one = Shared::clone(&one);
-                thread::spawn(move || one.start(id, 1).is_some())
+                thread::spawn(move || one.start(id, Some(1)).is_some())
             };
             // Somebody else's doing: it would not withdraw or die while it starts a message.
             let woken = if dies {
@@ -497,7 +497,7 @@ fn two_hand_over_to_two_and_a_worker_that_dies_takes_nothing_along() {
         };
         desk.leave(&one, 1);
         let started = match sender.join().unwrap() {
-            Some((id, worker)) => worker.pid == 2 && worker.start(id, 1).is_some(),
+            Some((id, worker)) => worker.pid == 2 && worker.start(id, Some(1)).is_some(),
             None => false,
         };
         assert_nobody_is_forgotten(&desk, &[&one, &other]);

@@ -21,6 +21,7 @@ use buffer_core::sync::Mutex;
 use buffer_core::{Retired, Segment};
 use dashmap::DashMap;
 use once_cell::sync::Lazy;
+use rustler::types::atom::true_;
 use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::{immediate_word, Arena, Frozen, Handle};
@@ -369,15 +370,17 @@ fn broker_erase_name(broker: Handle<'_, SharedBroker>, name: Term<'_>) -> NifRes
     Ok(atoms::ok())
 }
 
-nif!(broker_start / 2, start);
+nif!(broker_start / 3, start);
 
-/// The worker starts the message that it was sent, with this id: the nanoseconds that it has waited; or `nil`: it is
-/// not to, since the message was taken back or given to another one. O(1).
-fn start<'a>(env: Env<'a>, [worker, id]: [Term<'a>; 2]) -> Term<'a> {
+/// The worker starts the message that it was sent, with this id: the nanoseconds that it has waited, or 0 unless
+/// they are to be `measured`, as then it has worked on it since it was sent; or `nil`: it is not to, since the message
+/// was taken back or given to another one. O(1).
+fn start<'a>(env: Env<'a>, [worker, id, measured]: [Term<'a>; 3]) -> Term<'a> {
     let (Ok(worker), Ok(id)) = (worker.decode::<Handle<Member>>(), id.decode()) else {
         return atoms::nil().encode(env);
     };
-    let waited = worker.0.worker.start(id, clock::now());
+    let now = (measured.as_c_arg() == true_().as_c_arg()).then(clock::now);
+    let waited = worker.0.worker.start(id, now);
     waited.map_or_else(|| atoms::nil().encode(env), |waited| waited.encode(env))
 }
 
@@ -576,7 +579,7 @@ fn reply_take<'a>(env: Env<'a>, [worker, to, answer, any]: [Term<'a>; 4]) -> Ter
         return atoms::gone().encode(env);
     };
     let now = member.answer(env, End::Done, Some((to, answer)));
-    let any = any.as_c_arg() == rustler::types::atom::true_().as_c_arg();
+    let any = any.as_c_arg() == true_().as_c_arg();
     let heaviest = if any { Limits::BYTES as u32 } else { 0 };
     take(env, member, || now, heaviest)
 }

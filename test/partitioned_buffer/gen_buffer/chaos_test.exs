@@ -116,6 +116,48 @@ defmodule PartitionedBuffer.GenBuffer.ChaosTest do
     with {:ok, pid} <- GenBuffer.get_worker(buffer), do: Process.exit(pid, :kill)
   end
 
+  # Each waits for its answer before it sends the next: so they are handed over to idle workers, mostly.
+  defp run_calls(calls, callers, opts) do
+    started = :counters.new(calls, [])
+    buffer = start_buffer([message_handler: Counting, init_args: started, workers: 8] ++ opts)
+    each = div(calls, callers)
+
+    tasks =
+      for caller <- 0..(callers - 1) do
+        numbers = (caller * each + 1)..((caller + 1) * each)
+        Task.async(fn -> call_all(buffer, numbers) end)
+      end
+
+    chaos = spawn_link(fn -> chaos(buffer) end)
+    outcomes = tasks |> Task.await_many(:infinity) |> List.flatten()
+    send(chaos, {:enough, self()})
+    assert_receive :enough, 60_000
+
+    handled = Enum.count(outcomes, &(&1 == :handled))
+    starts = for number <- 1..calls, do: :counters.get(started, number)
+    assert Enum.max(starts) == 1
+
+    # Whoever was told that its worker has died: that one had started the message, or was about to.
+    assert Enum.sum(starts) in handled..calls
+    figures = figures(buffer)
+    assert %{size: 0, in_flight: 0, accepted: ^calls, processed: ^handled} = figures
+    assert figures.failed == calls - handled
+    assert_nothing_left(buffer)
+  end
+
+  defp call_all(buffer, numbers) do
+    outcomes =
+      for number <- numbers do
+        case GenBuffer.send_recv(buffer, number) do
+          {:ok, ^number} -> :handled
+          {:error, {:worker_down, _reason}} -> :failed
+        end
+      end
+
+    {:message_queue_len, 0} = Process.info(self(), :message_queue_len)
+    outcomes
+  end
+
   defp assert_nothing_left(buffer) do
     for name <- [Keeper, Manager] do
       pid = Process.whereis(Module.concat(buffer, name))
@@ -129,6 +171,11 @@ defmodule PartitionedBuffer.GenBuffer.ChaosTest do
   test "100,000 messages through one partition, and through four" do
     run(100_000, 16, [])
     run(100_000, 16, n_partitions: 4)
+  end
+
+  test "calls of few, and of many" do
+    run_calls(50_000, 2, [])
+    run_calls(100_000, 50, n_partitions: 2)
   end
 
   test "a million messages" do

@@ -27,7 +27,8 @@ pub enum Taken<R, A, P> {
 }
 
 impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
-    /// The worker is through with what it had, and takes the next message. `read` makes something of
+    /// The worker is through with what it had, and takes the next message, if that is no heavier than
+    /// `heaviest`; with 0 it takes none. `read` makes something of
     /// it under the partition's lock, unless it is alone in its chunk: that is handed over. Both come
     /// with the moment at which it was taken.
     pub fn take<R>(
@@ -53,7 +54,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         if task.works() {
             task.settle(End::Done, *moment.insert(now()));
         }
-        if let Some((&entry, arena)) = task.handed() {
+        if let Some((&entry, arena)) = task.handed().filter(|_| heaviest > 0) {
             // It was sent this one, and does not know yet. It will not start it again.
             let now = moment.unwrap_or_else(&now);
             let value = read(arena, &entry, now);
@@ -64,6 +65,20 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         let first = task.turn();
         drop(task);
         let mut read = Some(read);
+        if heaviest == 0 {
+            // It is not going to take any, so it need not look before it is idle.
+            return match self.rest(worker) {
+                false => (Taken::Gone, self.after_take(woken, effects)),
+                true if !self.any_waiting() => {
+                    self.tell_of_room(true, &mut effects);
+                    (Taken::Idle, effects.into())
+                }
+                true => {
+                    woken |= self.rise(worker);
+                    (Taken::Heavy, self.after_take(woken, effects))
+                }
+            };
+        }
         // Who is woken for nothing again and again is better off receiving its messages in between.
         for _ in 0..4 {
             let mut again = false;

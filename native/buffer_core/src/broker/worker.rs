@@ -126,10 +126,12 @@ impl<A: Arena, P: Copy> Worker<A, P> {
     }
 
     /// It starts the message that was handed to it, with this id: how long that has waited. `None`: it is
-    /// not to start it, since somebody has taken the message back.
-    pub fn start(&self, id: u64, now: i64) -> Option<i64> {
+    /// not to start it, since somebody has taken the message back. Without `now` it has worked on the message
+    /// since that was handed to it: asking for the time takes as long as the rest.
+    pub fn start(&self, id: u64, now: Option<i64>) -> Option<i64> {
         let mut task = self.task.lock();
         let entry = task.handed.filter(|entry| entry.id == id)?;
+        let now = now.unwrap_or(entry.at);
         task.start_handed(&entry, now);
         Some(now.saturating_sub(entry.at).max(0))
     }
