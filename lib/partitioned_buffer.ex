@@ -187,7 +187,13 @@ defmodule PartitionedBuffer do
   followed by one to another partition that is accepted. What was accepted is processed.
 
   The call exits with `{:noproc, _}` if no such buffer is running. It raises `ArgumentError` if the
-  timeout is neither `:infinity` nor a number of milliseconds that a timer can wait.
+  timeout is neither `:infinity` nor a number of milliseconds that a timer can wait. A processor that stops its own
+  buffer waits for itself, until its time is up: have another process do it.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :stop_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.stop(:stop_example, :normal, 60_000)
+      :ok
   """
   @spec stop(buffer() | pid(), reason :: term(), timeout()) :: :ok
   def stop(buffer, reason, timeout)
@@ -359,6 +365,18 @@ defmodule PartitionedBuffer do
 
   Returns `:ok`, or `{:error, :timeout}` after `timeout` milliseconds. Raises `ArgumentError` if no such
   buffer is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :empty_example, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Queue.push(:empty_example, :item)
+      iex> PartitionedBuffer.await_empty(:empty_example, 0)
+      {:error, :timeout}
+      iex> PartitionedBuffer.flush(:empty_example)
+      iex> PartitionedBuffer.await_empty(:empty_example, 5_000)
+      :ok
+      iex> PartitionedBuffer.Queue.stop(:empty_example)
+      :ok
+
   """
   @spec await_empty(buffer(), timeout()) :: :ok | {:error, :timeout}
   def await_empty(buffer, timeout \\ 5_000) do

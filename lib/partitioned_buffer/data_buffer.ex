@@ -325,6 +325,13 @@ defmodule PartitionedBuffer.DataBuffer do
   @doc """
   How many items wait to be flushed, in all partitions. Those of flushes that are running are not among them.
 
+      iex> {:ok, _pid} = DocBuffer.start_link(name: :data_size_doc)
+      iex> PartitionedBuffer.DataBuffer.insert(:data_size_doc, :item)
+      iex> PartitionedBuffer.DataBuffer.size(:data_size_doc)
+      1
+      iex> PartitionedBuffer.DataBuffer.stop(:data_size_doc)
+      :ok
+
   Raises `ArgumentError` if no buffer of this name is running.
   """
   @spec size(buffer(), timeout()) :: non_neg_integer()

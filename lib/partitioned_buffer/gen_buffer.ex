@@ -239,7 +239,7 @@ defmodule PartitionedBuffer.GenBuffer do
 
   It takes no more messages, and its workers go on for up to `:drain_timeout_ms`, until nothing waits.
   What is left then is discarded, counted, and reported as `:shutdown`. Workers that are in the middle of a
-  message get five more seconds.
+  message get five more seconds. (A handler that stops its own buffer waits for itself until then, and is killed.)
   """
   @spec stop(buffer()) :: :ok
   def stop(buffer) when is_atom(buffer) do
@@ -262,6 +262,15 @@ defmodule PartitionedBuffer.GenBuffer do
 
   For `timeout` milliseconds workers go on; `0` hands everything back that waits. Senders that wait for an
   answer to one of `messages` are told `{:error, :shutdown}`.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.GenBuffer.start_link(:stop_doc, message_handler: DocHandler, workers: 0)
+      iex> PartitionedBuffer.GenBuffer.send(:stop_doc, :one)
+      iex> PartitionedBuffer.GenBuffer.send(:stop_doc, :two)
+      iex> PartitionedBuffer.GenBuffer.stop(:stop_doc, 0)
+      {:left, [:one, :two]}
+      iex> PartitionedBuffer.GenBuffer.stop(:stop_doc, 0)
+      :ok
   """
   @spec stop(buffer(), timeout()) :: :ok | {:left, [message :: term()]}
   def stop(buffer, timeout) when is_atom(buffer) do
@@ -407,6 +416,14 @@ defmodule PartitionedBuffer.GenBuffer do
   the answer may still come, and can be waited for again; or see `discard/2`.
 
   Raises `ArgumentError` if the timeout is neither `:infinity` nor a number of milliseconds that a timer can wait.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.GenBuffer.start_link(:recv_doc, message_handler: DocHandler, workers: 1, send_replies: true)
+      iex> ref = PartitionedBuffer.GenBuffer.send(:recv_doc, :hello)
+      iex> PartitionedBuffer.GenBuffer.recv(:recv_doc, ref, 5_000)
+      {:ok, :hello}
+      iex> PartitionedBuffer.GenBuffer.stop(:recv_doc)
+      :ok
   """
   @spec recv(buffer(), reference(), timeout()) :: received()
   def recv(buffer, ref, timeout \\ :infinity)
@@ -430,6 +447,16 @@ defmodule PartitionedBuffer.GenBuffer do
 
   For messages that this process has sent with `send/2`. What was to be answered to another process is not
   kept from it.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.GenBuffer.start_link(:discard_doc, message_handler: DocHandler, workers: 1, send_replies: true)
+      iex> ref = PartitionedBuffer.GenBuffer.send(:discard_doc, :hello)
+      iex> PartitionedBuffer.GenBuffer.discard(:discard_doc, ref)
+      :ok
+      iex> PartitionedBuffer.GenBuffer.recv(:discard_doc, ref, 0)
+      {:error, :timeout}
+      iex> PartitionedBuffer.GenBuffer.stop(:discard_doc)
+      :ok
   """
   @spec discard(buffer(), reference()) :: :ok
   def discard(buffer, ref) do
@@ -451,6 +478,13 @@ defmodule PartitionedBuffer.GenBuffer do
   mailbox. If the caller dies, its message is not handled unless it has been started.
 
   Raises `ArgumentError` if no buffer of this name is running, or if the timeout is none; nothing was sent then.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.GenBuffer.start_link(:call_doc, message_handler: DocHandler, workers: 1)
+      iex> PartitionedBuffer.GenBuffer.send_recv(:call_doc, :hello, 5_000)
+      {:ok, :hello}
+      iex> PartitionedBuffer.GenBuffer.stop(:call_doc)
+      :ok
   """
   @spec send_recv(buffer(), message :: term(), timeout()) :: received()
   def send_recv(buffer, message, timeout \\ :infinity)
@@ -568,6 +602,16 @@ defmodule PartitionedBuffer.GenBuffer do
   with, the caller exits with; so it does when the worker dies (`{:worker_down, reason}`).
 
   Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.GenBuffer.start_link(:eval_doc, message_handler: DocHandler, workers: 0)
+      iex> PartitionedBuffer.GenBuffer.eval(:eval_doc, :hello, 5)
+      :no_available_workers
+      iex> {:ok, _worker} = PartitionedBuffer.GenBuffer.incr_worker(:eval_doc)
+      iex> PartitionedBuffer.GenBuffer.eval(:eval_doc, :hello, :infinity)
+      :hello
+      iex> PartitionedBuffer.GenBuffer.stop(:eval_doc)
+      :ok
   """
   @spec eval(buffer(), message :: term(), non_neg_integer() | :infinity) ::
           term() | :no_available_workers
@@ -669,6 +713,23 @@ defmodule PartitionedBuffer.GenBuffer do
   @doc """
   Sets how many workers there are: `{:ok, pids}`, or `{:error, :no_available_buffer}`. Those that are added
   take `opts` as in `incr_worker/2`; those that are too many end when they are through with their message.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.GenBuffer.start_link(:workers_doc, message_handler: DocHandler, workers: 1)
+      iex> {:ok, pids} = PartitionedBuffer.GenBuffer.set_workers(:workers_doc, 3)
+      iex> length(pids)
+      3
+      iex> PartitionedBuffer.GenBuffer.decr_worker(:workers_doc)
+      :ok
+      iex> {:ok, pids} = PartitionedBuffer.GenBuffer.get_workers(:workers_doc)
+      iex> length(pids)
+      2
+      iex> PartitionedBuffer.GenBuffer.set_workers(:workers_doc, 0)
+      {:ok, []}
+      iex> PartitionedBuffer.GenBuffer.poll(:workers_doc)
+      {:error, :no_available_workers}
+      iex> PartitionedBuffer.GenBuffer.stop(:workers_doc)
+      :ok
   """
   @spec set_workers(buffer(), non_neg_integer(), opts()) ::
           {:ok, [pid()]} | {:error, :no_available_buffer}
@@ -732,6 +793,19 @@ defmodule PartitionedBuffer.GenBuffer do
     * `refused` - how many were not taken because the buffer was full.
     * `busy` - what part of their time the workers were busy, from 0.0 to 1.0, in the last half second.
     * `bytes`, `oldest_age_ms` - what waits takes, and for how long the oldest has waited, or `nil`.
+
+  ## Examples
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.GenBuffer.start_link(:figures_doc, message_handler: DocHandler, workers: 0)
+      iex> PartitionedBuffer.GenBuffer.send(:figures_doc, :hello)
+      iex> PartitionedBuffer.GenBuffer.size(:figures_doc)
+      1
+      iex> info = PartitionedBuffer.GenBuffer.info(:figures_doc)
+      iex> {info.workers, info.size, info.accepted, info.processed}
+      {0, 1, 1, 0}
+      iex> PartitionedBuffer.GenBuffer.stop(:figures_doc, 0)
+      {:left, [:hello]}
   """
   @spec info(buffer()) :: map() | :undefined
   def info(buffer) do

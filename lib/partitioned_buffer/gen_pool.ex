@@ -97,7 +97,7 @@ defmodule PartitionedBuffer.GenPool do
   handled for up to `:shutdown` milliseconds, the workers end, `terminate/2` is called (whether the module
   traps exits or not), and what was left is discarded and reported.
 
-  If the pool's process is killed, its workers go too, and callers exit.
+  If the pool's process is killed, or that of its own broker, its workers go too, and callers exit.
 
   ## Compared with `GenServer`
 
@@ -508,7 +508,8 @@ defmodule PartitionedBuffer.GenPool do
   `:shutdown` or `{:shutdown, _}`, OTP reports it.
 
   `timeout` (milliseconds) is how long this call waits; when it is over the call exits, and the pool goes on ending.
-  Exits with `:noproc` if the pool is not running.
+  Exits with `:noproc` if the pool is not running. A handler that stops its own pool waits for itself: return
+  `{:stop, reason, state}` instead.
   """
   @spec stop(pool(), reason :: term(), timeout()) :: :ok
   def stop(pool, reason \\ :normal, timeout \\ :infinity),

@@ -83,7 +83,8 @@ defmodule PartitionedBuffer.Testing do
   end
 
   @doc """
-  All entries that wait to be processed, as a processor would get them: those of the first partition first.
+  All entries that wait to be processed, as a processor would get them: those of the first partition first. Raises
+  `ArgumentError` if no such buffer is running, as all functions here.
   """
   @spec buffered(PartitionedBuffer.buffer()) :: [term()]
   def buffered(buffer), do: PartitionedBuffer.dump(buffer)
@@ -110,7 +111,16 @@ defmodule PartitionedBuffer.Testing do
     end
   end
 
-  @doc "Asserts that this entry does not wait to be processed. Returns `true`."
+  @doc """
+  Asserts that this entry does not wait to be processed. Returns `true`.
+
+      iex> alias PartitionedBuffer.{Queue, Testing}
+      iex> {:ok, _pid} = Queue.start_link(name: :refuted, manual: true, processor: fn _ -> :ok end)
+      iex> {Testing.refute_buffered(:refuted, :item), Testing.assert_empty(:refuted)}
+      {true, true}
+      iex> Queue.stop(:refuted)
+      :ok
+  """
   @spec refute_buffered(PartitionedBuffer.buffer(), entry :: term()) :: true
   def refute_buffered(buffer, entry) do
     if entry in buffered(buffer) do
