@@ -342,7 +342,7 @@ defmodule PartitionedBuffer.GenPool do
   defp ask(handle, pool, message, timeout, errors, opts) do
     ref = make_ref()
 
-    case Broker.ask(handle.broker, handle.keeper, {:call, message}, {self(), ref}, self()) do
+    case send_request(handle, {:call, message}, {self(), ref}) do
       id when is_integer(id) ->
         receive do
           {^ref, reply} -> reply
@@ -362,6 +362,12 @@ defmodule PartitionedBuffer.GenPool do
         leave(:noproc, pool, message, opts)
     end
   end
+
+  defp send_request(%{broker: broker, keeper: keeper, hand_over?: true}, request, caller),
+    do: Broker.hand_over(broker, keeper, request, caller)
+
+  defp send_request(%{broker: broker, keeper: keeper}, request, {pid, _ref} = caller),
+    do: Broker.ask(broker, keeper, request, caller, pid)
 
   defp watch(handle, ref, id, timeout, errors, {pool, message, opts} = call)
        when timeout > @patience_ms do

@@ -115,7 +115,8 @@ defmodule PartitionedBuffer.GenPool.Owner do
          {:ok, broker} <- start_broker(opts, signals) do
       supervisor = start_supervisor(opts.name)
       watch = if opts.external_broker?, do: broker.pid, else: self()
-      :ok = Handle.put(opts.name, broker, watch)
+      in_turns? = Worker.in_turns?(%{shared: shared, module: module})
+      :ok = Handle.put(opts.name, broker, watch, not in_turns?)
 
       state = %{
         pool: opts.name,

@@ -17,6 +17,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   alias PartitionedBuffer.{Broker, Native}
   alias PartitionedBuffer.Broker.Keeper
+  require Broker
   alias PartitionedBuffer.GenPool.{Answer, Callback, Owner, Shared, Signals, Telemetry}
 
   @look_ms 10
@@ -157,10 +158,12 @@ defmodule PartitionedBuffer.GenPool.Worker do
     w |> follow(action) |> loop()
   end
 
-  defp in_turns?(%{shared: %{isolation: :exclusive}, module: module}),
+  @doc "Whether its workers take a request only when they have the turn."
+  @spec in_turns?(map()) :: boolean()
+  def in_turns?(%{shared: %{isolation: :exclusive}, module: module}),
     do: not function_exported?(module, :read_only?, 2)
 
-  defp in_turns?(_setup), do: false
+  def in_turns?(_setup), do: false
 
   defp join(setup) do
     :ok = enter(setup.pool)
@@ -185,10 +188,18 @@ defmodule PartitionedBuffer.GenPool.Worker do
     if Signals.fetch?(w.attention) do
       fetch(w)
     else
-      case Broker.take(w.worker) do
-        {message, caller, queue_ns, id} -> w |> request(message, caller, queue_ns, id) |> loop()
-        :idle -> rest(w)
-      end
+      taken(w, Broker.take(w.worker))
+    end
+  end
+
+  defp taken(w, {message, caller, queue_ns, id}), do: request(w, message, caller, queue_ns, id)
+  defp taken(w, :idle), do: rest(w)
+
+  # One that it was sent while it was idle, unless it was taken back since.
+  defp handed(w, id, message, caller) do
+    case Broker.start(w.worker, id) do
+      nil -> take(w)
+      queue_ns -> w |> attend() |> request(message, caller, queue_ns, id)
     end
   end
 
@@ -233,7 +244,8 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   defp idle(w) do
     receive do
-      :"$broker_wake" -> take(w)
+      Broker.handed(id, message, caller) -> handed(w, id, message, caller)
+      Broker.wake() -> take(w)
       :"$gen_pool_look" -> idle(%{w | looked?: false})
       message -> w |> withdraw() |> mailbox(message)
     after
@@ -249,7 +261,8 @@ defmodule PartitionedBuffer.GenPool.Worker do
   @doc false
   def awake(w) do
     receive do
-      :"$broker_wake" -> take(w)
+      Broker.handed(id, message, caller) -> handed(w, id, message, caller)
+      Broker.wake() -> take(w)
       :"$gen_pool_look" -> idle(%{w | looked?: false, hibernate?: true})
       message -> w |> withdraw() |> mailbox(message)
     end
@@ -266,7 +279,8 @@ defmodule PartitionedBuffer.GenPool.Worker do
   # --- messages -----------------------------------------------------------------------------------
 
   # It has been taken care of by whoever took it off the broker's list of idle workers.
-  defp mailbox(w, :"$broker_wake"), do: take(w)
+  defp mailbox(w, Broker.wake()), do: take(w)
+  defp mailbox(w, Broker.handed(id, message, caller)), do: handed(w, id, message, caller)
 
   # A turn that came when nobody waited for it any more: never, but it would be a message of nobody's.
   defp mailbox(w, :partitioned_buffer_turn), do: loop(w)
@@ -286,23 +300,65 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp mailbox(w, {:"$gen_cast", message}), do: w |> handle(:cast, message, nil, nil, 0) |> loop()
   defp mailbox(w, message), do: w |> handle(:info, message, nil, nil, 0) |> loop()
 
+  # The usual case: the answer, the end of the request and the next one are one native call.
+  defp request(
+         %{shared: nil, listening?: false, looked?: true, timeout_at: :infinity} = w,
+         {:call, message},
+         {pid, ref} = caller,
+         queue_ns,
+         id
+       )
+       when is_reference(ref) do
+    from = Answer.from(caller, w.broker, id, w.answers)
+
+    case Callback.run(w.module, :call, message, from, w.state) do
+      {:next, {:reply, reply}, state, :none} ->
+        answer_and_take(%{w | state: state}, pid, {ref, reply})
+
+      outcome ->
+        answer = {w.worker, caller}
+        {outcome, attempts, w} = own_outcome(outcome, w, from, answer)
+        w |> finish_request(:call, outcome, attempts, from, answer, nil, queue_ns) |> loop()
+    end
+  end
+
   defp request(w, {:call, message}, caller, queue_ns, id) do
     from = Answer.from(caller, w.broker, id, w.answers)
-    handle(w, :call, message, from, {w.worker, caller}, queue_ns)
+    w |> handle(:call, message, from, {w.worker, caller}, queue_ns) |> loop()
   end
 
   defp request(w, {:cast, message}, :cast, queue_ns, _id),
-    do: handle(w, :cast, message, nil, {w.worker, nil}, queue_ns)
+    do: w |> handle(:cast, message, nil, {w.worker, nil}, queue_ns) |> loop()
 
   # It was only to be woken.
-  defp request(w, :fetch, _nobody, _queue_ns, _id), do: w
+  defp request(w, :fetch, _nobody, _queue_ns, _id), do: loop(w)
+
+  # As `loop/1`: what is in the mailbox goes before the next request.
+  defp answer_and_take(w, pid, answer) do
+    receive do
+      message ->
+        :ok = Broker.reply(w.worker, pid, answer)
+        mailbox(w, message)
+    after
+      0 ->
+        if w.leaving? or Signals.attention(w.signals) != w.attention do
+          :ok = Broker.reply(w.worker, pid, answer)
+          take(w)
+        else
+          taken(w, Broker.reply_take(w.worker, pid, answer))
+        end
+    end
+  end
 
   defp handle(w, kind, message, from, answer, queue_ns) do
     w = listen(w)
     _ = if w.shared && Signals.timeouts?(w.attention), do: Signals.disarm(w.signals)
     started = started(w, kind, queue_ns)
     {outcome, attempts, w} = run(w, kind, message, from, answer)
+    finish_request(w, kind, outcome, attempts, from, answer, started, queue_ns)
+  end
 
+  defp finish_request(w, kind, outcome, attempts, from, answer, started, queue_ns) do
     case outcome do
       {:next, reply, _state, action} ->
         answer_directly(answer, from, reply)
@@ -326,19 +382,9 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp run(%{shared: nil} = w, kind, message, from, answer) do
     w = if w.timeout_at == :infinity, do: w, else: %{w | timeout_at: :infinity}
 
-    case Callback.run(w.module, kind, message, from, w.state) do
-      {:crash, _reason, _stack} = crash ->
-        {crash, 1, w}
-
-      {:next, reply, state, _action} = outcome ->
-        :ok = Answer.answer(answer, reply)
-        {outcome, 1, %{w | state: state}}
-
-      {:stop, _reason, reply, state} = outcome ->
-        # One that is answered by nobody is told why, below.
-        if reply != :noreply or from == nil, do: Answer.answer(answer, reply)
-        {outcome, 1, %{w | state: state}}
-    end
+    w.module
+    |> Callback.run(kind, message, from, w.state)
+    |> own_outcome(w, from, answer)
   end
 
   defp run(w, kind, message, from, answer) do
@@ -355,6 +401,23 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
     {outcome, attempts, shared} = Shared.run(w.shared, request)
     {outcome, attempts, %{w | shared: shared}}
+  end
+
+  # It becomes the state of the worker, and the answer.
+  defp own_outcome(outcome, w, from, answer) do
+    case outcome do
+      {:crash, _reason, _stack} = crash ->
+        {crash, 1, w}
+
+      {:next, reply, state, _action} = outcome ->
+        :ok = Answer.answer(answer, reply)
+        {outcome, 1, %{w | state: state}}
+
+      {:stop, _reason, reply, state} = outcome ->
+        # One that is answered by nobody is told why, below.
+        if reply != :noreply or from == nil, do: Answer.answer(answer, reply)
+        {outcome, 1, %{w | state: state}}
+    end
   end
 
   # One that came to the worker's own mailbox, past the broker.
