@@ -230,10 +230,12 @@ defmodule PartitionedBuffer.Broker do
           {message :: term(), reply :: term(), non_neg_integer(), id()} | :idle | :gone
   def take(worker), do: taken(Native.broker_take(worker), worker)
 
-  # What a call that takes has answered.
-  defp taken(:again, worker), do: take(worker)
-  defp taken(:heavy, worker), do: take_dirty(worker)
-  defp taken(taken, _worker), do: taken
+  @doc "What `take/1` answers, if this is what the native call has answered that took."
+  @spec taken(Native.taken(), worker()) ::
+          {message :: term(), reply :: term(), non_neg_integer(), id()} | :idle | :gone
+  def taken(:again, worker), do: take(worker)
+  def taken(:heavy, worker), do: take_dirty(worker)
+  def taken(taken, _worker), do: taken
 
   defp take_dirty(worker) do
     case Native.broker_take_dirty(worker) do

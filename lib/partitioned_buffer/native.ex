@@ -642,6 +642,10 @@ defmodule PartitionedBuffer.Native do
           version() | :changed | :heavy
   def cell_answer(_cell, _version, _term, _worker, _to, _answer), do: not_loaded()
 
+  @spec cell_answer_take(cell(), version(), term(), worker(), pid() | nil, term()) ::
+          {version(), taken()} | :changed | :heavy
+  def cell_answer_take(_cell, _version, _term, _worker, _to, _answer), do: not_loaded()
+
   @spec cell_stage_dirty(term()) :: reference() | :heavy
   def cell_stage_dirty(_term), do: not_loaded()
 

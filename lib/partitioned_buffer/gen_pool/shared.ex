@@ -68,13 +68,33 @@ defmodule PartitionedBuffer.GenPool.Shared do
 
   def run(shared, request), do: attempt(shared, request, 1)
 
+  @doc """
+  Runs a callback once, for who has the turn or needs none; and whether it has answered anybody by itself. The outcome
+  is for `settle/3`, unless it is written and answered otherwise, which it may be if nothing is held.
+  """
+  @spec run_once(t(), module(), Callback.kind(), term(), GenServer.from() | nil) ::
+          {t(), Callback.outcome(), held? :: boolean()}
+  def run_once(shared, module, kind, message, from) do
+    shared = refresh(shared)
+    :ok = Answer.hold()
+    outcome = Callback.run(module, kind, message, from, shared.state)
+    {shared, outcome, Answer.held?()}
+  end
+
+  @doc "Goes on after `run_once/5`, as `run/2`."
+  @spec settle(t(), request(), Callback.outcome()) :: {Callback.outcome(), pos_integer(), t()}
+  def settle(shared, request, outcome), do: settled(outcome, shared, request, 1)
+
   defp attempt(shared, request, attempt) do
     shared = refresh(shared)
     %{module: module, kind: kind, message: message, from: from} = request
     :ok = Answer.hold()
     outcome = Callback.run(module, kind, message, from, shared.state)
+    settled(outcome, shared, request, attempt)
+  end
 
-    case settle(outcome, shared, request) do
+  defp settled(outcome, shared, request, attempt) do
+    case try_settle(outcome, shared, request) do
       {:ok, outcome, shared} ->
         Answer.release()
         {outcome, attempt, shared}
@@ -92,12 +112,12 @@ defmodule PartitionedBuffer.GenPool.Shared do
     end
   end
 
-  defp settle({:crash, _reason, _stack} = crash, _shared, _request), do: {:crash, crash}
+  defp try_settle({:crash, _reason, _stack} = crash, _shared, _request), do: {:crash, crash}
 
-  defp settle({:next, answer, state, _action} = outcome, shared, request),
+  defp try_settle({:next, answer, state, _action} = outcome, shared, request),
     do: write(outcome, answer, state, shared, request)
 
-  defp settle({:stop, _reason, answer, state} = outcome, shared, request),
+  defp try_settle({:stop, _reason, answer, state} = outcome, shared, request),
     do: write(outcome, answer, state, shared, request)
 
   # Nothing was changed: the handler might as well have run in the moment in which its state was read.
@@ -120,10 +140,11 @@ defmodule PartitionedBuffer.GenPool.Shared do
     end
   end
 
-  # Somebody was overtaken for long enough: now it is waited for.
-  defp waits_for_others?(%{turn?: true}), do: false
-  defp waits_for_others?(%{isolation: :exclusive}), do: false
-  defp waits_for_others?(%{turns: turns}), do: Native.turns_held(turns)
+  @doc "Whether somebody was overtaken for long enough: now it is waited for."
+  @spec waits_for_others?(t()) :: boolean()
+  def waits_for_others?(%{turn?: true}), do: false
+  def waits_for_others?(%{isolation: :exclusive}), do: false
+  def waits_for_others?(%{turns: turns}), do: Native.turns_held(turns)
 
   @doc "Waits for the turn, unless it has it."
   @spec take_turn(t(), pid()) :: t()

@@ -18,7 +18,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   alias PartitionedBuffer.{Broker, Native}
   alias PartitionedBuffer.Broker.Keeper
   require Broker
-  alias PartitionedBuffer.GenPool.{Answer, Callback, Owner, Shared, Signals, Telemetry}
+  alias PartitionedBuffer.GenPool.{Answer, Backend, Callback, Owner, Shared, Signals, Telemetry}
 
   @look_ms 10
   # Requests in one turn, while others are in line: what comes to another worker itself must not wait for ever.
@@ -43,6 +43,8 @@ defmodule PartitionedBuffer.GenPool.Worker do
                 reads?: false,
                 # All handlers take turns. How many have been handled in this one.
                 in_turns?: false,
+                # A handler runs on the shared state as soon as it has a request, and its writes go to a native cell.
+                direct?: false,
                 in_turn: 0,
                 external?: false,
                 hibernate?: false,
@@ -147,9 +149,10 @@ defmodule PartitionedBuffer.GenPool.Worker do
       idle_ms: setup.idle_ms,
       shared: setup.shared,
       state: state,
-      reads?: function_exported?(setup.module, :read_only?, 2),
+      reads?: reads?(setup),
       external?: setup.external?,
-      in_turns?: in_turns?(setup)
+      in_turns?: in_turns?(setup),
+      direct?: direct?(setup)
     }
 
     # The keeper monitors it when this returns, so that it knows why the worker has died, if it does.
@@ -164,6 +167,14 @@ defmodule PartitionedBuffer.GenPool.Worker do
     do: not function_exported?(module, :read_only?, 2)
 
   def in_turns?(_setup), do: false
+
+  # Turns are taken before, or none is.
+  defp direct?(%{shared: %{backend: Backend.Native, isolation: isolation}} = setup),
+    do: in_turns?(setup) or isolation == :optimistic
+
+  defp direct?(_setup), do: false
+
+  defp reads?(setup), do: function_exported?(setup.module, :read_only?, 2)
 
   defp join(setup) do
     :ok = enter(setup.pool)
@@ -197,9 +208,11 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   # One that it was sent while it was idle, unless it was taken back since.
   defp handed(w, id, message, caller) do
+    w = w |> attend() |> await_turn()
+
     case Broker.start(w.worker, id) do
       nil -> take(w)
-      queue_ns -> w |> attend() |> request(message, caller, queue_ns, id)
+      queue_ns -> request(w, message, caller, queue_ns, id)
     end
   end
 
@@ -322,6 +335,63 @@ defmodule PartitionedBuffer.GenPool.Worker do
     end
   end
 
+  defp request(
+         %{shared: nil, listening?: false, looked?: true, timeout_at: :infinity} = w,
+         {:cast, message},
+         :cast,
+         queue_ns,
+         _id
+       ) do
+    case Callback.run(w.module, :cast, message, nil, w.state) do
+      {:next, :noreply, state, :none} ->
+        answer_and_take(%{w | state: state}, nil, nil)
+
+      outcome ->
+        answer = {w.worker, nil}
+        {outcome, attempts, w} = own_outcome(outcome, w, nil, answer)
+        w |> finish_request(:cast, outcome, attempts, nil, answer, nil, queue_ns) |> loop()
+    end
+  end
+
+  # The same with a shared state, if nobody has to be waited for. What is not as usual goes on as below.
+  defp request(
+         %{listening?: false, looked?: true, direct?: true, attention: 0} = w,
+         {:call, message},
+         {pid, ref} = caller,
+         queue_ns,
+         id
+       )
+       when is_reference(ref) do
+    from = Answer.from(caller, w.broker, id, w.answers)
+    run = {:call, message, from, {w.worker, caller}, queue_ns}
+
+    case Shared.run_once(w.shared, w.module, :call, message, from) do
+      {shared, {:next, {:reply, reply}, state, :none} = outcome, false} ->
+        quick(%{w | shared: shared}, state, {pid, {ref, reply}}, outcome, run)
+
+      {shared, outcome, _held?} ->
+        %{w | shared: shared} |> settle(outcome, run) |> loop()
+    end
+  end
+
+  defp request(
+         %{listening?: false, looked?: true, direct?: true, attention: 0} = w,
+         {:cast, message},
+         :cast,
+         queue_ns,
+         _id
+       ) do
+    run = {:cast, message, nil, {w.worker, nil}, queue_ns}
+
+    case Shared.run_once(w.shared, w.module, :cast, message, nil) do
+      {shared, {:next, :noreply, state, :none} = outcome, false} ->
+        quick(%{w | shared: shared}, state, {nil, nil}, outcome, run)
+
+      {shared, outcome, _held?} ->
+        %{w | shared: shared} |> settle(outcome, run) |> loop()
+    end
+  end
+
   defp request(w, {:call, message}, caller, queue_ns, id) do
     from = Answer.from(caller, w.broker, id, w.answers)
     w |> handle(:call, message, from, {w.worker, caller}, queue_ns) |> loop()
@@ -333,22 +403,71 @@ defmodule PartitionedBuffer.GenPool.Worker do
   # It was only to be woken.
   defp request(w, :fetch, _nobody, _queue_ns, _id), do: loop(w)
 
+  defp quick(%{shared: %{state: state}} = w, state, {pid, answer}, _outcome, _run),
+    do: answer_and_take(w, pid, answer)
+
+  # As `answer_and_take/3`, with a new state. If that can't be done in one call, it goes the usual way.
+  defp quick(w, state, {pid, answer}, outcome, run) do
+    receive do
+      message -> w |> settle(outcome, run) |> mailbox(message)
+    after
+      0 ->
+        if stays?(w) and may_write?(w, run) do
+          case Answer.write_and_take(w.shared, state, w.worker, pid, answer) do
+            {:ok, version, taken} ->
+              taken(stay(%{w | shared: %{w.shared | version: version, state: state}}), taken)
+
+            :not_done ->
+              w |> settle(outcome, run) |> loop()
+          end
+        else
+          w |> settle(outcome, run) |> loop()
+        end
+    end
+  end
+
+  defp may_write?(w, {kind, message, _from, _answer, _queue_ns}) do
+    not Shared.waits_for_others?(w.shared) and
+      not (w.reads? and w.module.read_only?(kind, message) == true)
+  end
+
+  # What came out of the first attempt becomes part of the state, or is tried again.
+  defp settle(w, outcome, {kind, message, from, answer, queue_ns}) do
+    run = run_of(w, kind, message, from, answer)
+    {outcome, attempts, shared} = Shared.settle(w.shared, run, outcome)
+    finish_request(%{w | shared: shared}, kind, outcome, attempts, from, answer, nil, queue_ns)
+  end
+
+  # Whether the next request may be taken at once.
+  defp stays?(w) do
+    not w.leaving? and w.in_turn < @in_turn and Signals.attention(w.signals) == w.attention
+  end
+
+  defp stay(%{in_turns?: true} = w), do: %{w | in_turn: w.in_turn + 1}
+  defp stay(w), do: w
+
   # As `loop/1`: what is in the mailbox goes before the next request.
   defp answer_and_take(w, pid, answer) do
     receive do
       message ->
-        :ok = Broker.reply(w.worker, pid, answer)
+        :ok = answer_to(w, pid, answer)
         mailbox(w, message)
     after
       0 ->
-        if w.leaving? or Signals.attention(w.signals) != w.attention do
-          :ok = Broker.reply(w.worker, pid, answer)
-          take(w)
+        if stays?(w) do
+          w |> stay() |> taken(answer_and_next(w, pid, answer))
         else
-          taken(w, Broker.reply_take(w.worker, pid, answer))
+          :ok = answer_to(w, pid, answer)
+          take(w)
         end
     end
   end
+
+  defp answer_to(w, nil, nil), do: Broker.done(w.worker, :done)
+  defp answer_to(w, pid, answer), do: Broker.reply(w.worker, pid, answer)
+
+  defp answer_and_next(w, nil, nil), do: Broker.take(w.worker)
+  defp answer_and_next(w, pid, answer), do: Broker.reply_take(w.worker, pid, answer)
 
   defp handle(w, kind, message, from, answer, queue_ns) do
     w = listen(w)
@@ -388,7 +507,13 @@ defmodule PartitionedBuffer.GenPool.Worker do
   end
 
   defp run(w, kind, message, from, answer) do
-    request = %{
+    request = run_of(w, kind, message, from, answer)
+    {outcome, attempts, shared} = Shared.run(w.shared, request)
+    {outcome, attempts, %{w | shared: shared}}
+  end
+
+  defp run_of(w, kind, message, from, answer) do
+    %{
       module: w.module,
       kind: kind,
       message: message,
@@ -398,9 +523,6 @@ defmodule PartitionedBuffer.GenPool.Worker do
       retried: &retried(w, kind, &1),
       parent: w.parent
     }
-
-    {outcome, attempts, shared} = Shared.run(w.shared, request)
-    {outcome, attempts, %{w | shared: shared}}
   end
 
   # It becomes the state of the worker, and the answer.

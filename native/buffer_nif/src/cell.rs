@@ -13,10 +13,10 @@ use buffer_core::sync::Mutex;
 use rustler::{Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::{immediate, immediate_word, Frozen, Handle};
-use crate::atoms;
 use crate::broker::Member;
 use crate::reclaimer::{reclaim, Retired};
 use crate::weigh::{account, Heavy, Limits, Scale};
+use crate::{atoms, clock};
 
 static TERMS: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
@@ -229,6 +229,26 @@ fn cell_answer<'a>(
 ) -> Term<'a> {
     let answer = Some((worker.0, to, given(answer)));
     update(env, Scale::bounded(), cell.0, version, term, answer)
+}
+
+/// `cell_answer`, and the next message as `broker_take` has it: `{version, taken}`; or `changed` or `heavy`,
+/// and nothing is done. O(size of the term) and of the message.
+#[rustler::nif]
+fn cell_answer_take<'a>(
+    env: Env<'a>,
+    cell: Handle<'a, SharedCell>,
+    version: u64,
+    term: Term<'a>,
+    worker: Handle<'a, Member>,
+    to: Option<LocalPid>,
+    answer: Term<'a>,
+) -> Term<'a> {
+    let settle = Some((worker.0, to, given(answer)));
+    let written = update(env, Scale::bounded(), cell.0, version, term, settle);
+    if written.is_atom() {
+        return written;
+    }
+    (written, worker.0.take(env, clock::now)).encode(env)
 }
 
 /// A copy of the term for `cell_answer_staged`, or `heavy` if it is 4 GB. O(size of the term).
