@@ -108,6 +108,37 @@ defmodule PartitionedBuffer.GenPoolAnswersTest do
     end
   end
 
+  test "nothing is kept for callers that have died before they were answered" do
+    pool = start_pool!(0)
+    test = self()
+    {:ok, %{broker: broker}} = GenPool.Handle.fetch(pool)
+
+    defer = fn from, state ->
+      send(test, {:from, from})
+      {:noreply, state}
+    end
+
+    for _ <- 1..200 do
+      caller = spawn(fn -> GenPool.call(pool, defer, :infinity) end)
+      assert_receive {:from, {^caller, _tag} = from}, 5_000
+      eventually(fn -> GenPool.info(pool).in_flight == 0 end)
+      Process.exit(caller, :kill)
+      down(caller)
+      :ok = GenPool.reply(from, :nobody)
+    end
+
+    assert PartitionedBuffer.Native.broker_deferred(broker) == 0
+
+    for _ <- 1..200 do
+      caller = spawn(fn -> GenPool.call(pool, defer, :infinity) end)
+      assert_receive {:from, {^caller, _tag}}, 5_000
+      Process.exit(caller, :kill)
+      down(caller)
+    end
+
+    assert PartitionedBuffer.Native.broker_deferred(broker) < 20
+  end
+
   describe "a call that waits for an answer exits" do
     test "when the pool is stopped, with its reason" do
       pool = start_pool!(0)
