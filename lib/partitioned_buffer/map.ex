@@ -251,11 +251,17 @@ defmodule PartitionedBuffer.Map do
 
     written =
       with refused when is_atom(refused) <-
-             Native.map_put_awaited(ref, entries, indexes, Awaited.token()) do
-        dirty = fn -> Native.map_put_awaited_dirty(ref, entries, indexes, Awaited.token()) end
+             Native.map_put_awaited(ref, entries, indexes, Awaited.token(), flush?) do
+        dirty = fn ->
+          Native.map_put_awaited_dirty(ref, entries, indexes, Awaited.token(), flush?)
+        end
+
         again = fn -> {:again, put_await(buffer, key, value, opts)} end
         wait = &Native.map_wait_dirty(ref, entries, indexes, false, &1, Awaited.token())
-        Refused.go_on(refused, buffer, ref, dirty, again, {timeout, wait})
+
+        refused
+        |> Refused.go_on(buffer, ref, dirty, again, {timeout, wait})
+        |> waited(buffer, flush?)
       end
 
     case written do
@@ -264,7 +270,6 @@ defmodule PartitionedBuffer.Map do
         {:error, :overflow}
 
       {:ok, tokens} ->
-        if flush?, do: PartitionedBuffer.flush(buffer)
         ref |> Awaited.collect(tokens, Awaited.left(deadline)) |> Awaited.outcome(false)
 
       {:again, result} ->
@@ -274,6 +279,14 @@ defmodule PartitionedBuffer.Map do
         error
     end
   end
+
+  # What has waited for room starts nothing by itself.
+  defp waited({:ok, [_ | _]} = written, buffer, true) do
+    :ok = PartitionedBuffer.flush(buffer)
+    written
+  end
+
+  defp waited(written, _buffer, _flush?), do: written
 
   @doc """
   Puts many values: of a map, or of a list of `{key, value}`.

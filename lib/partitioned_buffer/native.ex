@@ -181,12 +181,13 @@ defmodule PartitionedBuffer.Native do
           :ok | {:ok, [token()]} | {:wait, ticket()} | refused()
   def queue_wait_dirty(_handle, _items, _indexes, _reference, _token), do: not_loaded()
 
-  @spec queue_push_awaited(handle(), list(), [index()], token()) :: {:ok, [token()]} | refused()
-  def queue_push_awaited(_handle, _items, _indexes, _token), do: not_loaded()
-
-  @spec queue_push_awaited_dirty(handle(), list(), [index()], token()) ::
+  @spec queue_push_awaited(handle(), list(), [index()], token(), boolean()) ::
           {:ok, [token()]} | refused()
-  def queue_push_awaited_dirty(_handle, _items, _indexes, _token), do: not_loaded()
+  def queue_push_awaited(_handle, _items, _indexes, _token, _flush?), do: not_loaded()
+
+  @spec queue_push_awaited_dirty(handle(), list(), [index()], token(), boolean()) ::
+          {:ok, [token()]} | refused()
+  def queue_push_awaited_dirty(_handle, _items, _indexes, _token, _flush?), do: not_loaded()
 
   # data_buffer
 
@@ -263,12 +264,13 @@ defmodule PartitionedBuffer.Native do
   def map_wait_dirty(_handle, _entries, _indexes, _versioned?, _reference, _token),
     do: not_loaded()
 
-  @spec map_put_awaited(handle(), list(), [index()], token()) :: {:ok, [token()]} | refused()
-  def map_put_awaited(_handle, _entries, _indexes, _token), do: not_loaded()
-
-  @spec map_put_awaited_dirty(handle(), list(), [index()], token()) ::
+  @spec map_put_awaited(handle(), list(), [index()], token(), boolean()) ::
           {:ok, [token()]} | refused()
-  def map_put_awaited_dirty(_handle, _entries, _indexes, _token), do: not_loaded()
+  def map_put_awaited(_handle, _entries, _indexes, _token, _flush?), do: not_loaded()
+
+  @spec map_put_awaited_dirty(handle(), list(), [index()], token(), boolean()) ::
+          {:ok, [token()]} | refused()
+  def map_put_awaited_dirty(_handle, _entries, _indexes, _token, _flush?), do: not_loaded()
 
   @spec map_fetch(target(), term(), index() | nil) :: {:ok, term()} | :error | refused()
   def map_fetch(_target, _key, _index), do: not_loaded()
@@ -331,14 +333,24 @@ defmodule PartitionedBuffer.Native do
   @spec partition_arm(handle(), index(), pos_integer() | nil, pos_integer() | nil) :: boolean()
   def partition_arm(_handle, _index, _entries, _bytes), do: not_loaded()
 
-  @spec partition_want(handle(), index()) :: :ok
-  def partition_want(_handle, _index), do: not_loaded()
+  @spec partition_attend(handle(), index(), boolean(), boolean()) :: :ok
+  def partition_attend(_handle, _index, _in_turn, _manual), do: not_loaded()
 
-  @spec partition_wanted(handle(), index()) :: boolean()
-  def partition_wanted(_handle, _index), do: not_loaded()
+  @spec partition_begin(handle(), index(), atom()) :: :woken | :nothing | :noted | :paused
+  def partition_begin(_handle, _index, _trigger), do: not_loaded()
 
-  @spec partition_triggered(handle(), index(), atom()) :: :ok
-  def partition_triggered(_handle, _index, _trigger), do: not_loaded()
+  @spec partition_idle(handle(), index(), pid()) ::
+          {:waits, atom()} | {atom(), pos_integer()} | :ends
+  def partition_idle(_handle, _index, _attendant), do: not_loaded()
+
+  @spec partition_leave(handle(), index()) :: boolean()
+  def partition_leave(_handle, _index), do: not_loaded()
+
+  @spec partition_pending(handle(), index()) :: boolean()
+  def partition_pending(_handle, _index), do: not_loaded()
+
+  @spec partition_noted(handle(), index()) :: atom()
+  def partition_noted(_handle, _index), do: not_loaded()
 
   @spec partition_scheduled(handle(), index(), non_neg_integer() | nil) :: :ok
   def partition_scheduled(_handle, _index, _ms), do: not_loaded()

@@ -25,16 +25,20 @@ defmodule PartitionedBuffer.OnDemand do
     end
   end
 
-  @doc "Starts cycles. A process that takes the place of a killed one starts the one that it was asked for."
+  @doc "Starts cycles, now or as soon as can be, whatever becomes of the partitions' processes meanwhile."
   @spec flush(Handle.t(), [Native.index()]) :: :ok
-  def flush(%{ref: ref, partitions: names}, indexes) do
+  def flush(%{ref: ref} = handle, indexes) do
     for index <- indexes do
-      :ok = Native.partition_want(ref, index)
-      Partition.flush(elem(names, index))
+      if Native.partition_begin(ref, index, :flush) == :nothing, do: nothing(handle, index)
     end
 
     :ok
   end
+
+  defp nothing(%{extra: %{flush_empty: true}, partitions: names}, index),
+    do: Partition.flush(elem(names, index))
+
+  defp nothing(_handle, _index), do: :ok
 
   @doc "Processes what the partitions hold now; the outcome of each."
   @spec sync_flush(Handle.t(), [Native.index()], timeout()) :: [Awaited.outcome()]

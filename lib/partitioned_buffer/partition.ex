@@ -1,15 +1,22 @@
 defmodule PartitionedBuffer.Partition do
   @moduledoc false
-  # The process of one partition: it times, swaps, has the processor run, and reports.
+  # The process of one partition: it times, starts and watches the process that drains (the runner), and
+  # reports.
   #
-  # It holds no entry and no count. All of that is native, and so are who drains, with which batch, and
-  # what is still to be reported: when this process is killed, the one that takes its place finds the
-  # drain as it was, waits for the process that is at work on it, and goes on (`resume/1`).
+  # It holds no entry and no count. All of that is native, and so are who drains, with which batch, what is to
+  # start the next cycle, and what is still to be reported: when this process is killed, the one that takes its
+  # place finds the drain as it was, waits for the process that is at work on it, and goes on (`resume/1`).
+  #
+  # A runner goes from cycle to cycle without this process: whoever starts a cycle wakes it natively, and what
+  # could not start one is noted natively, where the runner finds it. This process hears of that only if there is
+  # no runner (`:noted`).
   #
   # Invariants:
   #
   #   * One process at a time drains a partition. A new one is started only after the end of the
   #     former one has been seen.
+  #   * While something drains or is noted there is a runner, or one will be started: when the backoff is over,
+  #     when the partition is resumed, or at the next trigger if a runner came to nothing by itself.
   #   * What was given up is reported: `processing_failed`, `discarded`. It counts as reported only
   #     after the event.
   #   * While the buffer is open, what is not processed stays where it is, however this process ends.
@@ -21,6 +28,8 @@ defmodule PartitionedBuffer.Partition do
 
   # Until what was not there is looked for again.
   @again_ms 10
+  # What is too short to begin anything in.
+  @moment_ms 10
 
   @enforce_keys [:buffer, :name, :index, :ref, :module, :metadata, :settings, :started_at]
   defstruct @enforce_keys ++
@@ -29,8 +38,10 @@ defmodule PartitionedBuffer.Partition do
                 supervisor: nil,
                 # the owner that ends the buffer
                 owner: nil,
-                # the process that drains: %{pid, monitor, killed_for}; for an empty flush: also since when
+                # the process that drains or waits to: %{pid, monitor, killed_for}
                 runner: nil,
+                # the call of the processor with nothing that is running: since when, and who waits for it
+                nothing: nil,
                 # who waits for a flush of nothing, and whether one was made at the end
                 empties: [],
                 emptied?: false,
@@ -40,11 +51,10 @@ defmodule PartitionedBuffer.Partition do
                 backoff: nil,
                 # the call of `on_discard` that is running
                 discard: nil,
-                # what was to start a cycle while one was running
-                late: nil,
                 # when the end began, in milliseconds; whether the time for it is up
                 finishing_since: nil,
                 expired?: false,
+                ended?: false,
                 left: 0
               ]
 
@@ -63,9 +73,21 @@ defmodule PartitionedBuffer.Partition do
     :exit, _reason -> :ok
   end
 
-  @doc "Starts a cycle now, if there is anything to process."
+  @doc "Flushes a partition that has nothing to process, if it is of a buffer that wants that."
   @spec flush(atom()) :: :ok
-  def flush(name), do: GenServer.cast(name, :flush)
+  def flush(name), do: GenServer.cast(name, {:begin, :flush})
+
+  @doc "By the runner, of such a buffer: it waits; this was to start a cycle, but there was nothing to process."
+  @spec waits(pid(), atom()) :: :ok
+  def waits(partition, noted), do: GenServer.cast(partition, {:waits, noted})
+
+  @doc "By the runner: a cycle has begun."
+  @spec began(pid(), atom()) :: :ok
+  def began(partition, trigger), do: GenServer.cast(partition, {:began, trigger})
+
+  @doc "By the runner: entries have been given up that were too old."
+  @spec gave_up(pid()) :: :ok
+  def gave_up(partition), do: GenServer.cast(partition, :gave_up)
 
   @doc """
   Has the processor called although there is nothing, of a buffer that wants that; its result, or why there
@@ -118,13 +140,12 @@ defmodule PartitionedBuffer.Partition do
 
   @impl true
   def handle_continue(:resume, state) do
+    %{ref: ref, index: index, settings: settings} = state
+    :ok = Native.partition_attend(ref, index, settings.in_turn, settings.manual)
     due? = arm(state)
-    _ = Native.partition_pause(state.ref, state.index, paused?(state))
+    _ = Native.partition_pause(ref, index, paused?(state))
+    # What its predecessor was asked for is noted.
     state = state |> discards() |> resume()
-    # What its predecessor was asked for, too.
-    state =
-      if Native.partition_wanted(state.ref, state.index), do: cycle(state, :flush), else: state
-
     {:noreply, if(due?, do: cycle(state, :max_size), else: state)}
   end
 
@@ -133,9 +154,11 @@ defmodule PartitionedBuffer.Partition do
     was_paused? = paused?(state)
     state = %{state | settings: Handle.settings(state.ref)}
     _ = Native.partition_pause(state.ref, state.index, paused?(state))
+    if state.runner, do: ProcessorRunner.change(state.runner.pid, job(state))
     state = state |> schedule_tick() |> schedule_watchdog() |> discards()
     state = if arm(state), do: cycle(state, :max_size), else: state
-    {:reply, :ok, if(was_paused?, do: cycle(state, :resume), else: state)}
+    state = if was_paused?, do: state |> cycle(:resume) |> start_pending(), else: state
+    {:reply, :ok, state}
   end
 
   def handle_call(:flush_nothing, from, state) do
@@ -146,7 +169,22 @@ defmodule PartitionedBuffer.Partition do
 
   @impl true
   def handle_cast({:finish, owner}, state), do: {:noreply, finish_now(state, owner)}
-  def handle_cast(:flush, state), do: {:noreply, cycle(state, :flush)}
+
+  def handle_cast({:begin, :flush}, state), do: {:noreply, cycle(state, :flush)}
+
+  def handle_cast({:waits, noted}, state) when noted in [:interval, :flush],
+    do: {:noreply, cycle(state, noted)}
+
+  def handle_cast({:waits, _noted}, state), do: {:noreply, more_nothing(state)}
+
+  # In turn, the time of a new generation begins now; and it may have a size of its own.
+  def handle_cast({:began, trigger}, %{settings: %{in_turn: in_turn?}} = state) do
+    state = if in_turn?, do: schedule_tick(%{state | emptied?: trigger == :stop}), else: state
+    due? = state.settings.max_size_jitter > 0 and arm(state)
+    {:noreply, if(due?, do: cycle(state, :max_size), else: state)}
+  end
+
+  def handle_cast(:gave_up, state), do: {:noreply, discards(state)}
 
   def handle_cast(:expire, state), do: {:noreply, expire_now(state)}
   def handle_cast(_unknown, state), do: {:noreply, state}
@@ -158,10 +196,12 @@ defmodule PartitionedBuffer.Partition do
     {:noreply, state |> schedule_tick() |> cycle(:interval)}
   end
 
-  # The native side: the live generation has become large enough, or, in turn, has been swapped out because
-  # of that; or entries have been dropped.
+  # The native side: a cycle is to begin, and there is nobody to wake.
+  def handle_info(:noted, state), do: {:noreply, start_pending(state)}
+
+  # The native side: entries have been dropped.
   def handle_info(:due, state) do
-    due? = arm(state) or state.settings.in_turn
+    due? = arm(state)
     state = discards(state)
     {:noreply, if(due?, do: cycle(state, :max_size), else: state)}
   end
@@ -174,18 +214,16 @@ defmodule PartitionedBuffer.Partition do
     {:noreply, watch(%{state | watchdog: nil})}
   end
 
-  # The reply of the task.
-  def handle_info({monitor, result}, %{runner: %{monitor: monitor}} = state)
-      when result in [:done, :not_owner] do
+  # The reply of the task: it has ended by itself.
+  def handle_info({monitor, :done}, %{runner: %{monitor: monitor}} = state) do
     Process.demonitor(monitor, [:flush])
-    {:noreply, after_runner(cancel_watchdog(%{state | runner: nil}), result)}
+    {:noreply, runner_left(state)}
   end
 
-  # That of one that had nothing.
-  def handle_info({monitor, {:nothing, result}}, %{runner: %{monitor: monitor}} = state) do
-    Process.demonitor(monitor, [:flush])
-    answer(state.runner, {:ok, result})
-    {:noreply, after_runner(cancel_watchdog(%{state | runner: nil}), :done)}
+  # The processor was called with nothing.
+  def handle_info({:nothing, pid, result}, %{runner: %{pid: pid}, nothing: %{}} = state) do
+    state = answer(state, {:ok, result})
+    {:noreply, if(closing?(state), do: cycle(state, :stop), else: more_nothing(state))}
   end
 
   def handle_info(
@@ -200,11 +238,12 @@ defmodule PartitionedBuffer.Partition do
         %{discard: %{monitor: monitor} = call} = state
       ) do
     state = discards(%{state | discard: Discards.over(call, reason, state.metadata)})
-    {:noreply, if(closing?(state), do: cycle(state, :rest), else: state)}
+    {:noreply, if(closing?(state), do: cycle(state, :stop), else: state)}
   end
 
   # The task supervisor was not there.
-  def handle_info(:resume, %{runner: nil} = state), do: {:noreply, resume(state)}
+  def handle_info(:resume, %{runner: nil, nothing: nil} = state), do: {:noreply, resume(state)}
+  def handle_info(:resume, %{runner: nil} = state), do: {:noreply, call_nothing(state)}
 
   # The Registry was started again: be found in it again.
   def handle_info({:EXIT, _registry, _reason}, state), do: {:noreply, register(state)}
@@ -234,106 +273,83 @@ defmodule PartitionedBuffer.Partition do
   defp resume(state) do
     case Native.partition_status(state.ref, state.index) do
       {nil, _ms} ->
-        cycle(state, :rest)
+        start_pending(state)
 
       {runner, _ms} ->
         watch(%{state | runner: runner(runner, Process.monitor(runner))})
     end
   end
 
-  # Starts a cycle if there is anything to process and none is running: because of this trigger. `:rest`: of
-  # what is draining; `:more`: of the next part of the live generation.
-  defp cycle(state, trigger)
-  defp cycle(%{runner: runner} = state, :rest) when runner != nil, do: state
-  defp cycle(%{runner: runner} = state, trigger) when runner != nil, do: late(state, trigger)
-
-  defp cycle(%{expired?: true} = state, _trigger), do: state |> give_up() |> ended()
+  # Starts a cycle because of this trigger, if there is anything to process; or has it noted.
+  defp cycle(%{expired?: true} = state, _trigger) do
+    if at_work?(state), do: state, else: state |> give_up() |> ended()
+  end
 
   defp cycle(state, trigger) do
-    closed? = closing?(state)
+    if trigger == :max_size, do: serve_line(state)
 
-    cond do
-      closed? -> start_cycle(%{state | late: nil}, :stop)
-      paused?(state) -> state
-      state.backoff != nil -> if trigger == :rest, do: state, else: late(state, trigger)
-      trigger in [:rest, :more] or in_turn?(state, trigger) -> start_cycle(state, trigger)
-      # What is left of a former generation comes first, and then what this is about.
-      draining(state) > 0 -> start_cycle(late(state, trigger), :rest)
-      true -> start_cycle(%{state | late: nil}, trigger)
+    case Native.partition_begin(state.ref, state.index, trigger) do
+      :nothing -> nothing(state, trigger)
+      :noted -> start_pending(state)
+      _woken_or_paused -> state
     end
   end
 
-  # In turn, a size that was reached takes less than any other trigger does.
-  defp late(%{late: late} = state, :max_size) when late != nil, do: state
-  defp late(state, trigger), do: %{state | late: trigger}
-
-  defp start_cycle(state, trigger) do
-    case to_drain(state, trigger) do
-      0 ->
-        nothing(state, trigger)
-
-      entries ->
-        if trigger not in [:rest, :more], do: triggered(state, trigger, entries)
-        state = state |> started(trigger) |> start_runner(:run)
-        # The next generation has a size of its own.
-        if state.settings.max_size_jitter > 0 and arm(state),
-          do: late(state, :max_size),
-          else: state
-    end
+  # Starts a runner if there is something to do for one, and none that will do it.
+  defp start_pending(%{runner: nil, backoff: nil} = state) do
+    serve_line(state)
+    pending? = Native.partition_pending(state.ref, state.index)
+    if pending? and not paused?(state), do: start_runner(state, :cycle), else: state
   end
 
-  # What was to start a cycle while that was not possible.
-  defp later(%{late: nil} = state), do: state
-  defp later(%{late: trigger} = state), do: cycle(%{state | late: nil}, trigger)
+  defp start_pending(state), do: state
 
-  # In turn, what drains may be what was full: the writer that found it so has swapped it out.
-  defp in_turn?(state, trigger), do: trigger == :max_size and state.settings.in_turn
+  # In turn, those who wait in line have their writes made, and a generation that is full swapped out for them.
+  defp serve_line(%{settings: %{in_turn: true}} = state) do
+    _draining = Native.data_buffer_turn(state.ref, state.index)
+    :ok
+  end
 
-  # A new generation: in turn, its time begins now.
-  defp started(%{settings: %{in_turn: true}} = state, trigger) when trigger != :rest,
-    do: schedule_tick(%{state | emptied?: trigger == :stop})
+  defp serve_line(_state), do: :ok
 
-  defp started(state, _trigger), do: state
+  # A runner that waits has nothing to lose.
+  defp at_work?(%{nothing: %{}}), do: true
+
+  defp at_work?(%{runner: runner} = state) do
+    {owner, _ms} = Native.partition_status(state.ref, state.index)
+    runner != nil and owner == runner.pid
+  end
 
   defp nothing(state, trigger) do
     cond do
-      wants_nothing?(state, trigger) ->
-        start_runner(%{state | emptied?: trigger == :stop}, :run_nothing)
-
-      trigger == :stop ->
-        ended(state)
-
-      true ->
-        later(state)
+      # It will be looked at again when that is over.
+      state.nothing != nil -> state
+      wants_nothing?(state, trigger) -> process_nothing(state, trigger)
+      trigger == :stop -> ended(state)
+      true -> state
     end
   end
 
   defp wants_nothing?(%{empties: [_ | _]}, _trigger), do: true
   defp wants_nothing?(%{settings: %{flush_empty: false}}, _trigger), do: false
   defp wants_nothing?(%{emptied?: emptied?}, :stop), do: not emptied?
-  defp wants_nothing?(_state, trigger), do: trigger in [:interval, :flush]
+  defp wants_nothing?(state, trigger), do: trigger in [:interval, :flush] and not paused?(state)
 
-  defp to_drain(state, :rest), do: draining(state)
-
-  # In turn, a generation that is full stays until somebody waits for the next one.
-  defp to_drain(%{settings: %{in_turn: true}} = state, trigger) do
-    _entries = if trigger != :max_size, do: Native.partition_swap(state.ref, state.index)
-    Native.data_buffer_turn(state.ref, state.index)
+  defp process_nothing(state, trigger) do
+    emptied? = if trigger == :stop, do: true, else: state.emptied?
+    nothing = %{since: now(), empties: state.empties}
+    call_nothing(%{state | nothing: nothing, empties: [], emptied?: emptied?})
   end
 
-  defp to_drain(state, _trigger), do: Native.partition_swap(state.ref, state.index)
+  defp call_nothing(%{runner: nil} = state), do: start_runner(state, :nothing)
 
-  defp draining(state), do: Native.partition_draining(state.ref, state.index)
-
-  defp triggered(state, trigger, entries) do
-    :ok = Native.partition_triggered(state.ref, state.index, trigger)
-
-    Telemetry.execute(
-      [:flush],
-      %{system_time: System.system_time(), size: entries},
-      Map.put(state.metadata, :trigger, trigger)
-    )
+  defp call_nothing(%{runner: runner} = state) do
+    :ok = ProcessorRunner.call_with_nothing(runner.pid)
+    schedule_watchdog(state)
   end
+
+  defp more_nothing(%{empties: []} = state), do: state
+  defp more_nothing(state), do: cycle(state, :flush)
 
   # Has the native side tell this process when it is time. Whether it is already.
   defp arm(%{settings: %{manual: true}} = state) do
@@ -356,23 +372,9 @@ defmodule PartitionedBuffer.Partition do
 
   defp paused?(%{settings: settings} = state), do: settings.paused and not closing?(state)
 
-  # `:run_nothing`: of a drain without entries, which is the processor's call alone.
-  defp start_runner(state, how) do
-    job = %ProcessorRunner{
-      ref: state.ref,
-      index: state.index,
-      metadata: state.metadata,
-      module: state.module,
-      processor: state.settings.processor,
-      info?: info?(state.settings),
-      stream?: state.settings.in_turn
-    }
-
-    case spawn_runner(state, how, job) do
-      {pid, monitor} when how == :run_nothing ->
-        runner = %{runner(pid, monitor) | since: now(), empties: state.empties}
-        schedule_watchdog(%{state | runner: runner, empties: []})
-
+  # `:nothing`: its first call is one without entries.
+  defp start_runner(state, first) do
+    case spawn_runner(state, [job(state), first]) do
       {pid, monitor} ->
         schedule_watchdog(%{state | runner: runner(pid, monitor)})
 
@@ -382,18 +384,38 @@ defmodule PartitionedBuffer.Partition do
     end
   end
 
-  defp runner(pid, monitor),
-    do: %{pid: pid, monitor: monitor, killed_for: nil, since: nil, empties: []}
+  defp job(%{settings: settings} = state) do
+    %ProcessorRunner{
+      ref: state.ref,
+      index: state.index,
+      metadata: state.metadata,
+      module: state.module,
+      partition: self(),
+      processor: settings.processor,
+      info?: settings.processor_info or is_function(settings.processor, 2),
+      stream?: settings.in_turn,
+      tells?: settings.in_turn or settings.max_size_jitter > 0,
+      empty?: settings.flush_empty
+    }
+  end
 
-  defp answer(runner, outcome), do: Enum.each(runner.empties, &GenServer.reply(&1, outcome))
+  defp runner(pid, monitor), do: %{pid: pid, monitor: monitor, killed_for: nil}
 
-  defp spawn_runner(state, how, job) do
+  # To those who wait for a call with nothing.
+  defp answer(%{nothing: nil} = state, _outcome), do: state
+
+  defp answer(%{nothing: %{empties: empties}} = state, outcome) do
+    Enum.each(empties, &GenServer.reply(&1, outcome))
+    %{state | nothing: nil}
+  end
+
+  defp spawn_runner(state, args) do
     task =
       Task.Supervisor.async_nolink(
         Names.task_supervisor(state.buffer),
         ProcessorRunner,
-        how,
-        [job],
+        :run,
+        args,
         shutdown: :brutal_kill
       )
 
@@ -402,53 +424,68 @@ defmodule PartitionedBuffer.Partition do
     # The task supervisor is just being started again; waiting for it would only make the entries wait
     # too. But an orphan is about to end, and its successor is to find the drain as it is.
     :exit, _reason ->
-      if supervised?(state) or closing?(state), do: spawn_monitor(ProcessorRunner, how, [job])
+      if supervised?(state) or closing?(state), do: spawn_monitor(ProcessorRunner, :run, args)
   end
 
-  defp info?(%{processor: processor, processor_info: info?}),
-    do: info? or is_function(processor, 2)
+  # It had nothing to do, or nothing that it may do.
+  defp runner_left(state) do
+    state = discards(cancel_watchdog(%{state | runner: nil}))
 
-  defp after_runner(state, :not_owner), do: resume(state)
-  defp after_runner(%{late: nil} = state, :done), do: state |> discards() |> more()
-  defp after_runner(state, :done), do: state |> discards() |> later()
-
-  # Somebody may stand in line, or wait for a flush of nothing.
-  defp more(%{settings: %{in_turn: true}, empties: []} = state), do: cycle(state, :max_size)
-  defp more(%{settings: %{in_turn: true}} = state), do: cycle(state, :flush)
-
-  # Where the oldest entries make room, a cycle takes them batch by batch; those that were there when it
-  # began are not counted, but all that there are: they wait for nothing else.
-  defp more(state) do
-    if state.settings.overflow == :drop_oldest,
-      do: cycle(state, :more),
-      else: cycle(state, :rest)
+    cond do
+      state.nothing != nil -> call_nothing(state)
+      closing?(state) -> cycle(state, :stop)
+      # Another one may have begun meanwhile.
+      true -> resume(state)
+    end
   end
 
   # It ended without a reply. If it was adopted, it may have been done all the same: then it had no
   # batch any more.
-  defp runner_gone(state, reason) do
-    killed_for = state.runner.killed_for
+  defp runner_gone(%{runner: %{killed_for: killed_for}} = state, reason) do
+    %{ref: ref, index: index, settings: settings} = state
+    nothing? = state.nothing != nil
     why = killed_for || discard_reason(reason)
-    answer(state.runner, {:error, why})
-    state = cancel_watchdog(%{state | runner: nil})
-    settled = Native.partition_settle(state.ref, state.index, why, killed_for != :shutdown)
-    # An adopted one may have ended before it was monitored.
-    finished? = settled == :ok and reason in [:normal, :noproc]
+    state = state |> answer({:error, why}) |> Map.put(:runner, nil) |> cancel_watchdog()
+    :ok = Native.partition_attend(ref, index, settings.in_turn, settings.manual)
+    settled = Native.partition_settle(ref, index, why, killed_for != :shutdown)
+    # One that had nothing to do, or was adopted and ended before it was monitored.
+    idle? = settled == :ok and not nothing? and not Native.partition_pending(ref, index)
+    finished? = settled == :ok and (reason in [:normal, :noproc] or idle?)
     unless finished?, do: report_failure(state, killed_for || failure(reason))
     state = discards(state)
 
     case settled do
       {:discarded, _reason, size} ->
         left = if killed_for == :shutdown, do: state.left + size, else: state.left
-        after_runner(%{state | left: left}, :done)
+        go_on(%{state | left: left})
 
       {how, attempts, size} ->
         try_again(state, how, attempts, size)
 
       # One that ended without a batch, not through the processor, might do so again and again: the next
-      # one has to wait for the next tick.
+      # one has to wait for the next trigger.
       :ok ->
-        if finished? or closing?(state), do: after_runner(state, :done), else: state
+        if finished? or why == :killed or killed_for != nil or closing?(state),
+          do: go_on(state),
+          else: state
+    end
+  end
+
+  # After a runner that has failed.
+  defp go_on(state) do
+    cond do
+      state.expired? or closing?(state) ->
+        cycle(state, :stop)
+
+      state.empties != [] ->
+        cycle(state, :flush)
+
+      # Where the oldest entries make room, a cycle takes them batch by batch.
+      state.settings.overflow == :drop_oldest and not paused?(state) ->
+        start_runner(state, :cycle)
+
+      true ->
+        start_pending(state)
     end
   end
 
@@ -470,11 +507,7 @@ defmodule PartitionedBuffer.Partition do
       Map.merge(state.metadata, %{attempt: attempts, split: how == :halved})
     )
 
-    cond do
-      state.expired? -> cycle(state, :rest)
-      delay == 0 -> cycle(state, :rest)
-      true -> back_off(state, delay)
-    end
+    if state.expired? or delay == 0, do: go_on(state), else: back_off(state, delay)
   end
 
   defp back_off(state, delay) do
@@ -509,20 +542,20 @@ defmodule PartitionedBuffer.Partition do
   defp finish_now(state, owner) do
     _ = Native.partition_pause(state.ref, state.index, false)
     _ = with {timer, _backoff} <- state.backoff, do: Process.cancel_timer(timer)
-    cycle(%{state | owner: owner, finishing_since: now(), backoff: nil}, :stop)
+    cycle(%{state | owner: owner, finishing_since: now(), backoff: nil}, :stop) |> start_pending()
   end
 
   # Only of a closed buffer.
   defp expire_now(state) do
     _ = with {timer, _backoff} <- state.backoff, do: Process.cancel_timer(timer)
     state = %{state | expired?: true, backoff: nil}
-    if state.runner, do: kill_runner(state, :shutdown), else: cycle(state, :stop)
+    if at_work?(state), do: kill_runner(state, :shutdown), else: cycle(state, :stop)
   end
 
   # A call of `on_discard` may still be running.
   defp ended(%{discard: nil} = state) do
     Owner.drained(state.owner, state.buffer, state.ref, state.index)
-    state
+    %{state | ended?: true}
   end
 
   defp ended(state), do: state
@@ -574,7 +607,7 @@ defmodule PartitionedBuffer.Partition do
     state
   end
 
-  defp await_end(%{runner: nil, discard: nil, backoff: nil} = state, _deadline), do: state
+  defp await_end(%{ended?: true} = state, _deadline), do: state
 
   defp await_end(state, deadline) do
     receive do
@@ -617,31 +650,30 @@ defmodule PartitionedBuffer.Partition do
     %{state | tick: {Process.send_after(self(), {:tick, tick}, interval), tick}}
   end
 
-  # One timer watches all calls of a drain: when it fires, the native side tells for how long the
-  # processor has had the batch that it has now.
+  # One timer watches all calls of a runner, also while that waits: when it fires, the native side tells for how
+  # long the processor has had the batch that it has now. So no cycle has to tell that it begins.
   defp watch(%{runner: nil} = state), do: state
 
   defp watch(state) do
     timeout = state.settings.processing_timeout_ms
+    {_owner, ms} = Native.partition_status(state.ref, state.index)
+    ms = ms || since_nothing(state) || 0
 
-    case Native.partition_status(state.ref, state.index) do
-      {_owner, ms} when is_integer(ms) and is_integer(timeout) and ms >= timeout ->
-        # A call that began with the end and has had all its time has had all the time for the end.
-        if state.finishing_since != nil and ms <= now() - state.finishing_since,
-          do: expire_now(state),
-          else: kill_runner(state, :timeout)
+    cond do
+      timeout == :infinity or ms < timeout ->
+        schedule_watchdog(state, ms)
 
-      {_owner, nil} when is_integer(timeout) and state.runner.since != nil ->
-        left = state.runner.since + timeout - now()
+      # A call that began with the end and has had all its time has had all the time for the end.
+      state.finishing_since != nil and ms <= now() - state.finishing_since + @moment_ms ->
+        expire_now(state)
 
-        if left > 0,
-          do: schedule_watchdog(state, timeout - left),
-          else: kill_runner(state, :timeout)
-
-      {_owner, ms} ->
-        schedule_watchdog(state, ms || 0)
+      true ->
+        kill_runner(state, :timeout)
     end
   end
+
+  defp since_nothing(%{nothing: nil}), do: nil
+  defp since_nothing(%{nothing: %{since: since}}), do: now() - since
 
   defp schedule_watchdog(state, elapsed \\ 0)
   defp schedule_watchdog(%{runner: nil} = state, _elapsed), do: state

@@ -1,13 +1,26 @@
 defmodule PartitionedBuffer.ProcessorRunner do
   @moduledoc false
   # Takes a partition's draining generation out batch by batch and calls the processor with each, in
-  # a process of its own.
+  # a process of its own, and waits for the next cycle then: whoever starts one wakes it natively.
   #
-  # Invariant: the batch that the processor has is the only one that this process can fail. All of them are
-  # held natively: a batch is settled by taking the next one.
+  # Invariants:
+  #
+  #   * The batch that the processor has is the only one that this process can fail. All of them are
+  #     held natively: a batch is settled by taking the next one.
+  #   * It drains what the native side has made it the owner of, for the partition's process that started it.
+  #     When there is another one, or none, it ends; so it does when it has nothing to do for a while.
+  #   * A processor finds it as a new process, but for the process dictionary: what is sent to it between two
+  #     cycles is dropped, and when a processor has left links or traps exits, it ends.
 
-  alias PartitionedBuffer.{Entries, Names, Native, Telemetry}
+  alias PartitionedBuffer.{Entries, Names, Native, Partition, Telemetry}
 
+  # Milliseconds without a cycle until its garbage is collected, and until it ends.
+  @tidy_ms 20
+  @idle_ms 1_000
+  # So what a processor leaves behind unseen, such as tables, does not stay for longer.
+  @age_ms 60_000
+  # Words: what is larger is given back.
+  @max_heap 1_000_000
   # How long nobody listening to `processing` events may stay unnoticed to have changed.
   @look_again_ms 10
   # Rows inserted into a table at once.
@@ -17,7 +30,8 @@ defmodule PartitionedBuffer.ProcessorRunner do
   @min_heap 50_000
 
   @enforce_keys [:ref, :index, :metadata, :module, :processor, :info?]
-  defstruct [:look_again, :since, stream?: false] ++ @enforce_keys
+  defstruct [:look_again, :since, :partition, stream?: false, tells?: false, empty?: false] ++
+              @enforce_keys
 
   @type t :: %__MODULE__{
           ref: Native.handle(),
@@ -29,26 +43,165 @@ defmodule PartitionedBuffer.ProcessorRunner do
           info?: boolean(),
           # whether it gets all there is at once, as a stream
           stream?: boolean(),
+          # the partition's process, whether it is told of each cycle, and of those without entries
+          partition: pid() | nil,
+          tells?: boolean(),
+          empty?: boolean(),
           since: non_neg_integer() | nil,
           look_again: integer() | nil
         }
 
-  # `:not_owner`: another process drains this partition already. That is so when a partition's process
-  # was killed after it had started one, and the process that took its place started a second. Ends with
-  # `{:shutdown, {:failed, reason}}` when the processor says that it has failed.
-  @spec run(t()) :: :done | :not_owner
-  def run(%__MODULE__{} = job) do
+  # Ends with `{:shutdown, {:failed, reason}}` when the processor says that it has failed. `:nothing`: its first
+  # call is one with nothing.
+  @spec run(t(), :cycle | :nothing) :: :done
+  def run(%__MODULE__{} = job, first) do
     _ = Process.flag(:min_heap_size, @min_heap)
-    drain(job)
+    {:links, links} = Process.info(self(), :links)
+
+    me = %{
+      monitor: Process.monitor(job.partition),
+      links: links,
+      until: now() + native(@age_ms)
+    }
+
+    job = looking(job)
+    if first == :nothing, do: nothing(job)
+    idle(job, me)
   end
 
-  @doc "Calls the processor with nothing, which drains nothing."
-  @spec run_nothing(t()) :: {:nothing, result :: term()}
-  def run_nothing(%__MODULE__{} = job) do
-    {:nothing, call(looking(job), [], 0, Telemetry.listening?(), now())}
+  @doc "Has a runner call the processor with nothing, and send `{:nothing, pid, result}` then."
+  @spec call_with_nothing(pid()) :: :ok
+  def call_with_nothing(runner) do
+    send(runner, {:nothing, self()})
+    :ok
   end
 
-  @doc "The same in a process that does other things too."
+  @doc "Has a runner go by other options."
+  @spec change(pid(), t()) :: :ok
+  def change(runner, job) do
+    send(runner, {:job, self(), job})
+    :ok
+  end
+
+  # Between two cycles.
+  defp idle(job, me) do
+    case sweep(job, me) do
+      %__MODULE__{} = job -> if tidy?(me), do: next_cycle(job, me), else: :done
+      :ends -> :done
+    end
+  end
+
+  defp next_cycle(job, me) do
+    serve_line(job)
+
+    case Native.partition_idle(job.ref, job.index, job.partition) do
+      {:waits, noted} ->
+        if job.empty?, do: Partition.waits(job.partition, noted)
+        wait(job, me, @tidy_ms)
+
+      {trigger, size} ->
+        cycle(job, me, trigger, size)
+
+      :ends ->
+        :done
+    end
+  end
+
+  defp cycle(job, me, trigger, size) do
+    began(job, trigger, size)
+    serve_line(job)
+    _end = batches(job, nil, Telemetry.listening?(), now())
+    idle(job, me)
+  end
+
+  # In turn, there is room for those in line when a generation has been swapped out, and when one is through.
+  defp serve_line(%{stream?: true} = job) do
+    _draining = Native.data_buffer_turn(job.ref, job.index)
+    :ok
+  end
+
+  defp serve_line(_job), do: :ok
+
+  # What is left of a former cycle is none of its own.
+  defp began(_job, nil, _size), do: :ok
+
+  defp began(job, trigger, size) do
+    Telemetry.execute(
+      [:flush],
+      %{system_time: System.system_time(), size: size},
+      Map.put(job.metadata, :trigger, trigger)
+    )
+
+    if job.tells?, do: Partition.began(job.partition, trigger), else: :ok
+  end
+
+  defp wait(job, me, ms) do
+    receive do
+      {:partitioned_buffer_cycle, trigger, size} ->
+        cycle(job, me, trigger, size)
+
+      message ->
+        case handle(message, job, me) do
+          :ends -> leave(job, me)
+          job -> wait(job, me, ms)
+        end
+    after
+      ms -> rest(job, me, ms)
+    end
+  end
+
+  defp rest(job, me, @tidy_ms) do
+    :erlang.garbage_collect()
+    wait(job, me, @idle_ms)
+  end
+
+  defp rest(job, me, @idle_ms), do: leave(job, me)
+
+  # If it has been woken, the message is on its way.
+  defp leave(job, me) do
+    if Native.partition_leave(job.ref, job.index) do
+      :done
+    else
+      receive do
+        {:partitioned_buffer_cycle, trigger, size} -> cycle(job, me, trigger, size)
+      end
+    end
+  end
+
+  # What has come meanwhile.
+  defp sweep(job, me) do
+    receive do
+      message -> with %__MODULE__{} = job <- handle(message, job, me), do: sweep(job, me)
+    after
+      0 -> job
+    end
+  end
+
+  defp handle({:job, partition, job}, %{partition: partition}, _me), do: looking(job)
+
+  defp handle({:nothing, partition}, %{partition: partition} = job, _me) do
+    nothing(job)
+    job
+  end
+
+  defp handle({:DOWN, monitor, :process, _pid, _reason}, _job, %{monitor: monitor}), do: :ends
+  # Of the processor: nobody waits for it any more.
+  defp handle(_stray, job, _me), do: job
+
+  defp tidy?(%{links: links, until: until}) do
+    [links: now, trap_exit: traps?, total_heap_size: heap] =
+      Process.info(self(), [:links, :trap_exit, :total_heap_size])
+
+    now == links and not traps? and heap < @max_heap and now() < until
+  end
+
+  # Drains nothing.
+  defp nothing(job) do
+    result = call(job, [], 0, Telemetry.listening?(), now())
+    send(job.partition, {:nothing, self(), result})
+  end
+
+  @doc "Drains what is draining, in a process that does other things too."
   @spec drain(t()) :: :done | :not_owner
   def drain(%__MODULE__{} = job) do
     case Native.partition_claim(job.ref, job.index) do
@@ -61,8 +214,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
   end
 
   defp looking(job) do
-    look_again = System.convert_time_unit(@look_again_ms, :millisecond, :native)
-    %{job | look_again: look_again, since: Native.buffer_since(job.ref)}
+    %{job | look_again: native(@look_again_ms), since: Native.buffer_since(job.ref)}
   end
 
   # The size of a batch is native, so that it can be changed while a generation is drained.
@@ -82,6 +234,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
         table(job, result)
 
       :expired_some ->
+        if job.partition, do: Partition.gave_up(job.partition)
         batches(job, nil, listening?, looked_at)
 
       # A partition that is paused goes on when it is told to.
@@ -112,9 +265,12 @@ defmodule PartitionedBuffer.ProcessorRunner do
         :not_owner
 
       _entries ->
-        if Native.partition_expire(job.ref, job.index),
-          do: table(job, nil),
-          else: next_table(job)
+        if Native.partition_expire(job.ref, job.index) do
+          if job.partition, do: Partition.gave_up(job.partition)
+          table(job, nil)
+        else
+          next_table(job)
+        end
     end
   end
 
@@ -309,6 +465,8 @@ defmodule PartitionedBuffer.ProcessorRunner do
   defp delete_table(name) do
     if :ets.whereis(name) != :undefined, do: :ets.delete(name)
   end
+
+  defp native(ms), do: System.convert_time_unit(ms, :millisecond, :native)
 
   defp now, do: System.monotonic_time()
 end

@@ -189,11 +189,17 @@ defmodule PartitionedBuffer.Queue do
 
     written =
       with refused when is_atom(refused) <-
-             Native.queue_push_awaited(ref, items, indexes, Awaited.token()) do
-        dirty = fn -> Native.queue_push_awaited_dirty(ref, items, indexes, Awaited.token()) end
+             Native.queue_push_awaited(ref, items, indexes, Awaited.token(), flush?) do
+        dirty = fn ->
+          Native.queue_push_awaited_dirty(ref, items, indexes, Awaited.token(), flush?)
+        end
+
         again = fn -> {:again, push_await(buffer, item_or_items, [{:flush, flush?} | opts])} end
         wait = &Native.queue_wait_dirty(ref, items, indexes, &1, Awaited.token())
-        Refused.go_on(refused, buffer, ref, dirty, again, {timeout, wait})
+
+        refused
+        |> Refused.go_on(buffer, ref, dirty, again, {timeout, wait})
+        |> waited(buffer, flush?)
       end
 
     case written do
@@ -202,7 +208,6 @@ defmodule PartitionedBuffer.Queue do
         if items == [], do: {:ok, []}, else: {:error, :overflow}
 
       {:ok, tokens} ->
-        if flush?, do: PartitionedBuffer.flush(buffer)
         outcomes = Awaited.collect(ref, tokens, Awaited.left(deadline))
         Awaited.outcome(outcomes, is_list(item_or_items))
 
@@ -213,6 +218,14 @@ defmodule PartitionedBuffer.Queue do
         error
     end
   end
+
+  # What has waited for room starts nothing by itself.
+  defp waited({:ok, [_ | _]} = written, buffer, true) do
+    :ok = PartitionedBuffer.flush(buffer)
+    written
+  end
+
+  defp waited(written, _buffer, _flush?), do: written
 
   @doc """
   How many items wait in the live generations of all partitions, that is: were pushed and are not yet

@@ -2,6 +2,8 @@ defmodule PartitionedBuffer.OnDemandTest do
   # What is done to a buffer when somebody asks for it: flush, sync_flush, await_empty, dump, info.
   use PartitionedBuffer.BoundsCase, async: true
 
+  alias PartitionedBuffer.{Handle, Native}
+
   @moduletag :capture_log
 
   for kind <- [:queue, :map] do
@@ -47,7 +49,7 @@ defmodule PartitionedBuffer.OnDemandTest do
         {runner, [one]} = GatedProcessor.next_batch()
         :ok = write(@kind, name, 2)
         task = Task.async(fn -> PartitionedBuffer.sync_flush(name, timeout: :infinity) end)
-        wait_until(fn -> :sys.get_state(Names.partition(name, 0)).late == :flush end)
+        wait_until(fn -> Native.partition_noted(Handle.fetch!(name).ref, 0) == :flush end)
         # Not held up, and not waited for.
         GatedProcessor.open(runner)
         {runner, [two]} = GatedProcessor.next_batch()

@@ -1,5 +1,6 @@
 defmodule PartitionedBuffer.OverflowTest do
-  # A capacity, and what happens to a write for which there is no room, under each policy.
+  # A capacity, and what happens to a write for which there is no room, under each policy. A buffer that is to
+  # stay full is a manual one: others start processing then.
   use PartitionedBuffer.BoundsCase, async: true
 
   @moduletag :capture_log
@@ -9,7 +10,7 @@ defmodule PartitionedBuffer.OverflowTest do
 
     describe "a #{kind} that rejects" do
       test "takes what there is room for, and not one more" do
-        name = start!(@kind, capacity: 3, overflow: :reject, partitions: 4)
+        name = start!(@kind, manual: true, capacity: 3, overflow: :reject, partitions: 4)
         assert [:ok, :ok, :ok] = for(i <- 1..3, do: write(@kind, name, i))
         assert write(@kind, name, 4) == {:error, :full}
         assert write(@kind, name, [5]) == {:error, :full}
@@ -23,7 +24,7 @@ defmodule PartitionedBuffer.OverflowTest do
       end
 
       test "takes a list as a whole or not at all" do
-        name = start!(@kind, capacity: 5, overflow: :reject, partitions: 3)
+        name = start!(@kind, manual: true, capacity: 5, overflow: :reject, partitions: 3)
         assert :ok = write(@kind, name, [1, 2, 3])
         assert {:error, :full} = write(@kind, name, [4, 5, 6])
         assert %{accepted: 3} = assert_room(name)
@@ -51,16 +52,31 @@ defmodule PartitionedBuffer.OverflowTest do
         put = fn name, i -> write_term(@kind, name, i, big) end
         :ok = put.(probe, 1)
         %{bytes: weight} = PartitionedBuffer.info(probe)
-        name = start!(@kind, capacity_bytes: 3 * weight, overflow: :reject)
+        name = start!(@kind, manual: true, capacity_bytes: 3 * weight, overflow: :reject)
         assert [:ok, :ok, :ok, {:error, :full}] = for(i <- 1..4, do: put.(name, i))
         assert %{room: %{entries: 3, bytes: bytes}} = assert_room(name)
         assert bytes == 3 * weight
-        name = start!(@kind, capacity_bytes: 3 * weight - 1, overflow: :reject)
+        name = start!(@kind, manual: true, capacity_bytes: 3 * weight - 1, overflow: :reject)
         assert [:ok, :ok, {:error, :full}] = for(i <- 1..3, do: put.(name, i))
-        name = start!(@kind, capacity_bytes: weight - 1, overflow: :reject)
+        name = start!(@kind, manual: true, capacity_bytes: weight - 1, overflow: :reject)
         assert {:error, :too_large} = put.(name, 1)
         assert_receive {:event, [:write, :rejected], _, %{buffer: ^name, reason: :too_large}}
         assert %{accepted: 0, rejected: 1} = assert_nothing_held(name)
+      end
+
+      test "starts to process by itself, unless it is paused" do
+        name = start!(@kind, capacity: 2, overflow: :reject)
+        PartitionedBuffer.pause(name)
+        :ok = write(@kind, name, [1, 2])
+        assert write(@kind, name, 3) == {:error, :full}
+        assert %{queued: 2} = assert_room(name)
+        PartitionedBuffer.resume(name)
+        :ok = PartitionedBuffer.await_empty(name)
+        :ok = write(@kind, name, [3, 4])
+        assert write(@kind, name, 5) == {:error, :full}
+        :ok = PartitionedBuffer.await_empty(name)
+        assert [%{trigger: :capacity}] = PartitionedBuffer.info(name).partitions
+        assert %{processed: 4, rejected: 2} = assert_nothing_held(name)
       end
 
       test "gives the room of what was discarded back" do
@@ -80,6 +96,7 @@ defmodule PartitionedBuffer.OverflowTest do
       test "answers :ok, counts and reports what it drops, and tells on_discard" do
         name =
           start!(@kind,
+            manual: true,
             capacity: 3,
             overflow: :drop_newest,
             on_discard: {BoundsCase, :tell, [self()]}
@@ -98,7 +115,7 @@ defmodule PartitionedBuffer.OverflowTest do
       end
 
       test "refuses what could never be taken" do
-        name = start!(@kind, capacity: 2, overflow: :drop_newest)
+        name = start!(@kind, manual: true, capacity: 2, overflow: :drop_newest)
         assert {:error, :too_large} = write(@kind, name, [1, 2, 3])
         assert %{accepted: 0, rejected: 1} = assert_nothing_held(name)
       end
@@ -128,8 +145,22 @@ defmodule PartitionedBuffer.OverflowTest do
         assert GatedProcessor.drain(name) |> Enum.concat() |> numbers() == [3]
       end
 
+      test "starts to process by itself, as often as it takes" do
+        name = start!(@kind, capacity: 2, partitions: 2)
+
+        tasks =
+          for i <- 1..20, do: Task.async(fn -> write(@kind, name, i, timeout: :infinity) end)
+
+        lists = for i <- 11..15, do: Task.async(fn -> write(@kind, name, [2 * i, 2 * i + 1]) end)
+        assert Enum.all?(Task.await_many(tasks ++ lists), &(&1 == :ok))
+        assert %{trigger: :capacity} = next_event([:flush]) |> elem(1)
+        :ok = PartitionedBuffer.flush(name)
+        :ok = PartitionedBuffer.await_empty(name)
+        assert %{accepted: 30, processed: 30, blocked: 0} = assert_nothing_held(name)
+      end
+
       test "gives up after the timeout, with nothing written" do
-        name = start!(@kind, capacity: 1)
+        name = start!(@kind, manual: true, capacity: 1)
         :ok = write(@kind, name, 1)
         assert write(@kind, name, 2, timeout: 20) == {:error, :timeout}
         assert write(@kind, name, 2, timeout: 0) == {:error, :timeout}
@@ -140,7 +171,7 @@ defmodule PartitionedBuffer.OverflowTest do
       end
 
       test "refuses at once what could never be taken" do
-        name = start!(@kind, capacity: 2)
+        name = start!(@kind, manual: true, capacity: 2)
         assert {:error, :too_large} = write(@kind, name, [1, 2, 3], timeout: :infinity)
       end
 
@@ -205,7 +236,7 @@ defmodule PartitionedBuffer.OverflowTest do
       end
 
       test "tells those who wait when it is stopped" do
-        name = start!(@kind, capacity: 1, processor: GatedProcessor.new())
+        name = start!(@kind, manual: true, capacity: 1, processor: GatedProcessor.new())
         :ok = write(@kind, name, 1)
         test = self()
 
@@ -236,7 +267,7 @@ defmodule PartitionedBuffer.OverflowTest do
       end
 
       test "serves all when the bound is lifted, made larger or smaller" do
-        name = start!(@kind, capacity: 2)
+        name = start!(@kind, manual: true, capacity: 2)
         :ok = write(@kind, name, [1, 2])
         tasks = for i <- 3..6, do: blocked(@kind, name, i)
         PartitionedBuffer.update_options(name, capacity: 4)
@@ -268,7 +299,7 @@ defmodule PartitionedBuffer.OverflowTest do
       end
 
       test "keeps those who wait when its processes are killed, its supervisor among them" do
-        name = start!(@kind, [capacity: 2], restart: :permanent)
+        name = start!(@kind, [manual: true, capacity: 2], restart: :permanent)
         :ok = write(@kind, name, [1, 2])
         tasks = for i <- 3..6, do: blocked(@kind, name, i)
 
@@ -415,7 +446,7 @@ defmodule PartitionedBuffer.OverflowTest do
 
   describe "a bounded map" do
     test "takes a value in place of another without room for an entry, or waits for its bytes" do
-      name = start!(:map, capacity: 1, overflow: :reject)
+      name = start!(:map, manual: true, capacity: 1, overflow: :reject)
       :ok = Buffer.put(name, :a, 1)
       :ok = Buffer.put(name, :a, :binary.copy("x", 10_000))
       :ok = Buffer.put_newer(name, :a, 2, 7)
@@ -437,7 +468,7 @@ defmodule PartitionedBuffer.OverflowTest do
     end
 
     test "gives back what a list did not need" do
-      name = start!(:map, capacity: 4, overflow: :reject)
+      name = start!(:map, manual: true, capacity: 4, overflow: :reject)
       :ok = Buffer.put_all(name, a: 1, b: 2)
       :ok = Buffer.put_all(name, a: 3, b: 4)
       :ok = Buffer.put_all_newer(name, [{:a, 0, -1}, {:c, 1, 1}])
@@ -445,7 +476,7 @@ defmodule PartitionedBuffer.OverflowTest do
     end
 
     test "has update/5 wait, up to the timeout" do
-      name = start!(:map, capacity: 1)
+      name = start!(:map, manual: true, capacity: 1)
       :ok = Buffer.put(name, :a, 1)
       assert {:error, :timeout} = Buffer.update(name, :b, 0, {:add, 1}, timeout: 10)
       assert {:error, :timeout} = Buffer.update(name, :b, 0, & &1, timeout: 10)
@@ -471,7 +502,7 @@ defmodule PartitionedBuffer.OverflowTest do
   end
 
   test "a bound may be there from the beginning, for nothing but bytes, and both" do
-    name = start!(:queue, capacity: 10, capacity_bytes: 10_000, overflow: :reject)
+    name = start!(:queue, manual: true, capacity: 10, capacity_bytes: 10_000, overflow: :reject)
     big = :binary.copy("x", 5_000)
     assert [:ok, {:error, :full}] = for(_ <- 1..2, do: Queue.push(name, big))
     assert {:error, :full} = Queue.push(name, Enum.to_list(1..10))
@@ -480,7 +511,7 @@ defmodule PartitionedBuffer.OverflowTest do
   end
 
   test "the options of a write are checked" do
-    name = start!(:queue, capacity: 1)
+    name = start!(:queue, manual: true, capacity: 1)
 
     for timeout <- [-1, 1.5, nil, :never] do
       assert_raise NimbleOptions.ValidationError, fn -> Queue.push(name, 1, timeout: timeout) end

@@ -2,6 +2,8 @@ defmodule PartitionedBuffer.TriggersTest do
   # What starts processing: time, the write that reaches a size, somebody who asks; and what a batch may be.
   use PartitionedBuffer.BoundsCase, async: true
 
+  alias PartitionedBuffer.{Handle, Native}
+
   @flush [[:partitioned_buffer, :partition, :flush]]
 
   defp listened(opts) do
@@ -38,7 +40,7 @@ defmodule PartitionedBuffer.TriggersTest do
       assert flushes() == [{:max_size, 5}]
     end
 
-    test "sends the partition's process one message, not one for each write" do
+    test "wakes who drains, and sends the partition's process no message" do
       name = listened(max_size: 10, processing_batch_size: 1_000, processor: GatedProcessor.new())
       Queue.push(name, Enum.to_list(1..10))
       {runner, batch} = GatedProcessor.next_batch()
@@ -48,7 +50,7 @@ defmodule PartitionedBuffer.TriggersTest do
       for i <- 1..500, do: Queue.push(name, i)
       _state = :sys.get_state(partition)
       :erlang.trace(partition, false, [:receive])
-      assert length(traced(partition)) == 1
+      assert traced(partition) == []
       GatedProcessor.open(runner)
       {runner, batch} = GatedProcessor.next_batch()
       assert length(batch) == 500
@@ -102,7 +104,7 @@ defmodule PartitionedBuffer.TriggersTest do
         Queue.push(name, i)
         # What the write has sent is handled by then.
         _state = :sys.get_state(Names.partition(name, 0))
-        wait_until(fn -> :sys.get_state(Names.partition(name, 0)).runner == nil end)
+        wait_until(fn -> Native.partition_status(Handle.fetch!(name).ref, 0) == {nil, nil} end)
       end
 
       :ok = PartitionedBuffer.flush(name)
@@ -171,7 +173,7 @@ defmodule PartitionedBuffer.TriggersTest do
       {runner, [1]} = GatedProcessor.next_batch()
       Queue.update_options(name, processing_interval_ms: 1)
       Queue.push(name, 2)
-      wait_until(fn -> :sys.get_state(Names.partition(name, 0)).late == :interval end)
+      wait_until(fn -> Native.partition_noted(Handle.fetch!(name).ref, 0) == :interval end)
       Queue.update_options(name, processing_interval_ms: never_ms())
       GatedProcessor.open(runner)
       {runner, [2]} = GatedProcessor.next_batch()
@@ -321,8 +323,11 @@ defmodule PartitionedBuffer.TriggersTest do
 
   defp traced(partition) do
     receive do
-      {:trace, ^partition, :receive, :due} -> [:due | traced(partition)]
-      {:trace, ^partition, :receive, _other} -> traced(partition)
+      {:trace, ^partition, :receive, message} when message in [:due, :noted] ->
+        [message | traced(partition)]
+
+      {:trace, ^partition, :receive, _other} ->
+        traced(partition)
     after
       0 -> []
     end

@@ -189,11 +189,11 @@ defmodule PartitionedBuffer.DataBufferContract do
     # What drains has a flush, which the test knows; and the partition's process knows that of it.
     defp settle(name, index) do
       DataBufferCase.await(fn ->
-        state = :sys.get_state(PartitionedBuffer.Names.partition(name, index))
+        _state = :sys.get_state(PartitionedBuffer.Names.partition(name, index))
         {owner, _ms} = Native.partition_status(ref(name), index)
 
         case Native.partition_batch(ref(name), index) do
-          nil -> state.runner == nil and Native.partition_draining(ref(name), index) == 0
+          nil -> owner == nil and not Native.partition_pending(ref(name), index)
           _batch -> is_pid(owner) and known?(name, index, owner)
         end
       end)

@@ -47,13 +47,16 @@ defmodule PartitionedBuffer.MapCase do
     %{tick: {_timer, tick}} =
       FaultHelpers.wait_until(fn ->
         state = name |> FaultHelpers.await_successor(nil) |> :sys.get_state()
-        state.runner == nil and state
+        {state.index, state.ref} |> idle?() and state
       end)
 
     send(name, {:tick, tick})
     # Answered after that.
     _state = :sys.get_state(name)
   end
+
+  defp idle?({index, ref}),
+    do: PartitionedBuffer.Native.partition_status(ref, index) == {nil, nil}
 
   @doc "Waits until nothing is queued or in flight; answers the figures, which are right all the time."
   def await_idle(buffer, patience_ms \\ 20_000) do

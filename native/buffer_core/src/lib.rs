@@ -57,8 +57,8 @@ pub use gate::Gate;
 pub use kept::KeptBatch;
 pub use map::Map;
 pub use partition::{
-    Again, Closed, First, Generation, Legacy, NoTurn, NotOwner, Partition, Room, Rows, Served,
-    Standings, Stood, Tally, View, Written,
+    Again, Begun, Closed, First, Generation, Idle, Legacy, Mode, NoTurn, NotOwner, Partition, Room,
+    Rows, Served, Standings, Started, Stood, Tally, Trigger, View, Written,
 };
 pub use queue::Queue;
 pub use segment::{Retired, Segment};

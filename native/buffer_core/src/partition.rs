@@ -19,6 +19,7 @@
 //! | `write.rs` | writing, and what is done when there is no room |
 //! | `room.rs` | room for a write, and its limit |
 //! | `drain.rs` | swapping, and draining batch by batch |
+//! | `runner.rs` | who drains between cycles, and how it is told |
 //! | `awaited.rs` | who awaits entries, and when they are told |
 //! | `figures.rs` | what is known, and what is to be reported |
 //! | `end.rs` | giving all up, or leaving it to another partition |
@@ -31,6 +32,7 @@ mod generation;
 mod line;
 mod queued;
 mod room;
+mod runner;
 mod write;
 
 use std::collections::VecDeque;
@@ -53,6 +55,7 @@ pub use generation::{First, Generation, Tally};
 pub use line::{NoTurn, Served, Standings, Stood};
 pub use queued::{Again, View};
 pub use room::{set_limit, Room, Rows};
+pub use runner::{Begun, Idle, Mode, Started, Trigger};
 
 /// The buffer has been closed; nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +72,8 @@ pub struct Written<R, O> {
     pub result: R,
     /// Who is to be told that it is time to process, or to report.
     pub signal: Option<O>,
+    /// It is time to process.
+    pub due: bool,
 }
 
 /// A partition of generations `G`, drained by one owner `O` at a time.
@@ -124,6 +129,14 @@ struct Ledger<O> {
     bytes: u64,
     oldest: Option<i64>,
     owner: Option<O>,
+    // See `runner`: who waits to be woken, who is told when there is nobody, what is to start the next cycle.
+    waiting: Option<O>,
+    attendant: Option<O>,
+    noted: Option<Trigger>,
+    // What has started the cycle of a generation that was full, while nobody drains it.
+    full: Option<Trigger>,
+    trigger: Option<Trigger>,
+    mode: Mode,
     in_flight: Option<Batch>,
     // The processor has failed with the batch in flight.
     failed: Option<Reason>,
@@ -165,6 +178,12 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 bytes: 0,
                 oldest: None,
                 owner: None,
+                waiting: None,
+                attendant: None,
+                noted: None,
+                full: None,
+                trigger: None,
+                mode: Mode::default(),
                 in_flight: None,
                 failed: None,
                 paused: false,
@@ -257,10 +276,11 @@ impl<G: Generation, O: Copy> Live<G, O> {
         entries || (self.trigger.bytes < u64::MAX && self.generation.bytes() >= self.trigger.bytes)
     }
 
-    /// Who is to be told now.
-    fn signal(&mut self) -> Option<O> {
+    /// Who is to be told now, and whether it is time to process.
+    fn signal(&mut self) -> (Option<O>, bool) {
         let mut signal = None;
-        if !self.signaled && self.is_due() {
+        let due = !self.signaled && self.is_due();
+        if due {
             self.signaled = true;
             signal = self.notify;
         }
@@ -268,7 +288,7 @@ impl<G: Generation, O: Copy> Live<G, O> {
             self.overflow_signaled = true;
             signal = self.notify;
         }
-        signal
+        (signal, due)
     }
 }
 

@@ -451,7 +451,7 @@ impl Run {
     ) {
         let model = &mut self.model;
         assert_eq!(written.is_err(), model.closed);
-        let Ok(Written { result, signal }) = written else {
+        let Ok(Written { result, signal, .. }) = written else {
             return;
         };
         let before = model.used();

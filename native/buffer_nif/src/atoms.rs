@@ -61,6 +61,13 @@ rustler::atoms! {
     flush,
     resume,
     stop,
+    capacity,
+    // what came of the wish for one, and what tells who drains
+    noted,
+    nothing,
+    waits,
+    ends,
+    partitioned_buffer_cycle,
     // what a cell and turns answer, and what tells a process that its turn has come
     taken_back,
     abandoned,
@@ -129,7 +136,15 @@ pub fn of_reason(reason: buffer_core::Reason) -> rustler::Atom {
     }
 }
 
-/// What starts a cycle, in the order of `resource::Mark::trigger`.
-pub fn triggers() -> [rustler::Atom; 5] {
-    [interval(), max_size(), flush(), resume(), stop()]
+/// The atom of what starts a cycle.
+pub fn of_trigger(trigger: buffer_core::Trigger) -> rustler::Atom {
+    use buffer_core::Trigger;
+    match trigger {
+        Trigger::Interval => interval(),
+        Trigger::MaxSize => max_size(),
+        Trigger::Flush => flush(),
+        Trigger::Resume => resume(),
+        Trigger::Stop => stop(),
+        Trigger::Capacity => capacity(),
+    }
 }

@@ -4,8 +4,8 @@
 //! must be able to do besides: put its entries into a list.
 
 use buffer_core::{
-    After, Again, Arena as _, Batch, Discarded, Generation, KeptBatch, Next, NotOwner, Partition,
-    Policy, Reason, Settled, Size, Stats, View, Wanted,
+    After, Again, Arena as _, Batch, Begun, Discarded, Generation, Idle, KeptBatch, Mode, Next,
+    NotOwner, Partition, Policy, Reason, Settled, Size, Stats, Trigger, View, Wanted,
 };
 use rustler::{Encoder, Env, LocalPid, Term};
 
@@ -51,6 +51,20 @@ pub trait Cycle: Sync {
     fn draining(&self) -> usize;
     /// See [`Partition::len`].
     fn live(&self) -> usize;
+    /// See [`Partition::attend`].
+    fn attend(&self, process: LocalPid, mode: Mode);
+    /// See [`Partition::begin`].
+    fn begin(&self, trigger: Trigger, part: Option<usize>) -> Begun<LocalPid>;
+    /// See [`Partition::idle`].
+    fn idle(&self, runner: LocalPid, attendant: LocalPid, part: Option<usize>) -> Idle;
+    /// See [`Partition::leave`].
+    fn leave(&self, runner: LocalPid) -> bool;
+    /// See [`Partition::is_pending`].
+    fn is_pending(&self) -> bool;
+    /// See [`Partition::noted`].
+    fn noted(&self) -> Option<Trigger>;
+    /// See [`Partition::trigger`].
+    fn trigger(&self) -> Option<Trigger>;
     /// See [`Partition::claim`].
     fn claim(&self, owner: LocalPid) -> Result<(), NotOwner>;
     /// Settles the caller's batch, of which the processor made `result`, and starts the next one: the
@@ -133,6 +147,34 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
 
     fn live(&self) -> usize {
         Partition::len(self)
+    }
+
+    fn attend(&self, process: LocalPid, mode: Mode) {
+        Partition::attend(self, process, mode);
+    }
+
+    fn begin(&self, trigger: Trigger, part: Option<usize>) -> Begun<LocalPid> {
+        Partition::begin(self, trigger, part, clock::now)
+    }
+
+    fn idle(&self, runner: LocalPid, attendant: LocalPid, part: Option<usize>) -> Idle {
+        Partition::idle(self, runner, attendant, part, clock::now)
+    }
+
+    fn leave(&self, runner: LocalPid) -> bool {
+        Partition::leave(self, runner)
+    }
+
+    fn is_pending(&self) -> bool {
+        Partition::is_pending(self)
+    }
+
+    fn noted(&self) -> Option<Trigger> {
+        Partition::noted(self)
+    }
+
+    fn trigger(&self) -> Option<Trigger> {
+        Partition::trigger(self)
     }
 
     fn claim(&self, owner: LocalPid) -> Result<(), NotOwner> {

@@ -8,16 +8,17 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
-use buffer_core::{NoTurn, Partition, Queue, Standings, Stood};
+use buffer_core::{NoTurn, Partition, Queue, Standings, Stood, Trigger};
 use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 use smallvec::SmallVec;
 
 use crate::arena::{Arena, Handle};
+use crate::begin::begin;
 use crate::names::Target;
 use crate::queue::{queue, store, COPIED_UNDER_LOCK, LISTED_UNDER_LOCK};
 use crate::resource::Shared;
 use crate::weigh::{account, Limits, Scale};
-use crate::write::{finish, Refused, Todo};
+use crate::write::{finish, signal, Refused, Todo};
 use crate::{atoms, clock};
 
 /// For how long nobody is thought to listen once that has been found.
@@ -337,15 +338,15 @@ fn write(
     let mut result = partition.insert(&mut todo, &mut store);
     if matches!(result, Err(NoTurn::Full)) {
         // By this one, or by another writer that was faster.
-        if let Some(process) = partition.swap_full(clock::now) {
-            tell(env, &process);
+        if partition.swap_full(clock::now).is_some() {
+            begin(env, shared, partition, Trigger::MaxSize);
         }
         result = partition.insert(&mut todo, &mut store);
     }
     finish(env, shared, todo, None);
     match result {
         Ok(written) => {
-            crate::write::signal(env, written);
+            signal(env, shared, partition, written);
             Ok(())
         }
         Err(NoTurn::Full) => Err(Refused::Wait),
@@ -372,8 +373,8 @@ fn stand(
         Ok(Stood::Waits) => {
             // The drain may have ended just before.
             let turn = partition.turn(|pid| pid.is_alive(env), clock::now, &mut todo);
-            if let Some(process) = turn.signal {
-                tell(env, &process);
+            if turn.signal.is_some() {
+                begin(env, shared, partition, Trigger::MaxSize);
             }
             Ok(atoms::wait())
         }
@@ -381,12 +382,6 @@ fn stand(
     };
     finish(env, shared, todo, None);
     answer
-}
-
-/// Tells a partition's process that there is something to drain.
-fn tell(env: Env<'_>, process: &LocalPid) {
-    // Dead: the process that takes its place looks by itself.
-    let _ = env.send(process, atoms::due());
 }
 
 type Items<'a> = SmallVec<[(Term<'a>, u32); 16]>;

@@ -90,12 +90,8 @@ fn info_mark(handle: Handle<'_>, index: usize) -> NifResult<(Option<i64>, Option
         0 => None,
         moment => Some((moment - clock::now()).max(0) / 1_000_000),
     };
-    let trigger = usize::from(mark.trigger.load(Ordering::Relaxed));
-    let trigger = trigger.checked_sub(1);
-    Ok((
-        next,
-        trigger.and_then(|place| atoms::triggers().get(place).copied()),
-    ))
+    let partition = handle.0.storage.partition(index).ok_or(Error::BadArg)?;
+    Ok((next, partition.trigger().map(atoms::of_trigger)))
 }
 
 /// How a buffer's room stands: `{entries, bytes}` taken, or nil without a limit; writers that wait; writes

@@ -9,6 +9,7 @@
 //! | [`registry`] | open buffers by name |
 //! | [`names`] | buffers and brokers by the atoms that they are used by |
 //! | [`cycle`] | what happens to a partition, whatever it stores |
+//! | [`begin`] | starts cycles, and tells who has to know |
 //! | [`operation`] | what an update of a map can do natively |
 //! | [`write`] | what all writes have in common |
 //! | [`server`] | makes the writes of those who waited for room |
@@ -22,6 +23,7 @@
 
 mod arena;
 mod atoms;
+mod begin;
 mod broker;
 mod buffer;
 mod cell;

@@ -248,7 +248,7 @@ fn write<R>(
     })?;
     reclaim(retired.unwrap_or_default());
     finish(env, shared, todo, None);
-    Ok(signal(env, written))
+    Ok(signal(env, shared, partition, written))
 }
 
 /// The slot of a key, when there is room to write an entry of this weight, its key and all.

@@ -2,10 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
-use buffer_core::{Discarded, NotOwner, Policy, Reason, Settled, Size, Wanted};
+use buffer_core::{
+    Discarded, Idle, Mode, NotOwner, Policy, Reason, Settled, Size, Trigger, Wanted,
+};
 use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::Handle;
+use crate::begin::told;
 use crate::cycle::{Cycle, Within};
 use crate::resource::{Overflow, Shared};
 use crate::{atoms, clock};
@@ -20,11 +23,15 @@ fn partition<'a>(handle: Handle<'a>, index: usize) -> NifResult<&'a dyn Cycle> {
 #[rustler::nif]
 fn partition_swap(handle: Handle<'_>, index: usize) -> NifResult<usize> {
     let shared = handle.0;
-    let part = match (shared.overflow(), shared.batch_size()) {
+    Ok(partition(handle, index)?.swap(part(shared)))
+}
+
+/// How much of a live generation is swapped out, if not all of it.
+pub fn part(shared: &Shared) -> Option<usize> {
+    match (shared.overflow(), shared.batch_size()) {
         (Overflow::DropOldest, size) if size > 0 => Some(size.min(SETTLED_QUICKLY)),
         _ => None,
-    };
-    Ok(partition(handle, index)?.swap(part))
+    }
 }
 
 /// Has the caller be told when the live generation has so many entries or bytes, or when entries have been
@@ -44,30 +51,75 @@ fn partition_arm(
     Ok(partition(handle, index)?.arm(env.pid(), trigger))
 }
 
-/// Notes that somebody wants a cycle, for whichever process is the partition's then. O(1).
+/// Makes the caller the process that starts runners: it gets `noted` when one is wanted and there is none. A
+/// runner of another such process does not go on. O(1).
 #[rustler::nif]
-fn partition_want(handle: Handle<'_>, index: usize) -> NifResult<Atom> {
-    let mark = handle.0.marks.get(index).ok_or(Error::BadArg)?;
-    mark.wanted.store(true, Ordering::Relaxed);
+fn partition_attend(
+    env: Env<'_>,
+    handle: Handle<'_>,
+    index: usize,
+    in_turn: bool,
+    manual: bool,
+) -> NifResult<Atom> {
+    partition(handle, index)?.attend(env.pid(), Mode { in_turn, manual });
     Ok(atoms::ok())
 }
 
-/// Whether somebody wants a cycle that has not started yet. O(1).
+/// Starts a cycle: `woken` if the runner drains now, `noted` if it will, or if there is none (then the process
+/// that starts runners has been told, unless it is the caller), `nothing` if there is nothing to process, or
+/// `paused`. O(1); where the oldest entries make room, O(entries of a batch).
 #[rustler::nif]
-fn partition_wanted(handle: Handle<'_>, index: usize) -> NifResult<bool> {
-    let mark = handle.0.marks.get(index).ok_or(Error::BadArg)?;
-    Ok(mark.wanted.load(Ordering::Relaxed))
+fn partition_begin(
+    env: Env<'_>,
+    handle: Handle<'_>,
+    index: usize,
+    trigger: Atom,
+) -> NifResult<Atom> {
+    let trigger = decode_trigger(trigger)?;
+    let begun = partition(handle, index)?.begin(trigger, part(handle.0));
+    let (tell, answer) = told(begun);
+    if let Some(tell) = tell.filter(|tell| *tell.process() != env.pid()) {
+        tell.send(env);
+    }
+    Ok(answer)
 }
 
-/// Notes what has started a cycle, which is what was wanted. O(1).
+/// The caller, a runner that this process has started, is through: `{Trigger | nil, Size}` if it goes on with
+/// what was noted, `{waits, Trigger | nil}` if it is to wait for `{partitioned_buffer_cycle, Trigger, Size}`
+/// (there was nothing to process for what had been noted), or `ends`. O(1); where the oldest entries make room,
+/// O(entries of a batch).
 #[rustler::nif]
-fn partition_triggered(handle: Handle<'_>, index: usize, trigger: Atom) -> NifResult<Atom> {
-    let mark = handle.0.marks.get(index).ok_or(Error::BadArg)?;
-    let known = atoms::triggers().iter().position(|&one| one == trigger);
-    let place = known.ok_or(Error::BadArg)? + 1;
-    mark.trigger.store(place as u8, Ordering::Relaxed);
-    mark.wanted.store(false, Ordering::Relaxed);
-    Ok(atoms::ok())
+fn partition_idle<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    index: usize,
+    attendant: LocalPid,
+) -> NifResult<Term<'a>> {
+    let idle = partition(handle, index)?.idle(env.pid(), attendant, part(handle.0));
+    let name = |trigger: Option<Trigger>| trigger.map_or(atoms::nil(), atoms::of_trigger);
+    Ok(match idle {
+        Idle::Drains(started) => (name(started.trigger), started.size).encode(env),
+        Idle::Waits(noted) => (atoms::waits(), name(noted)).encode(env),
+        Idle::Ends => atoms::ends().encode(env),
+    })
+}
+
+/// The caller, a runner, waits no more; `false` if it has been woken. O(1).
+#[rustler::nif]
+fn partition_leave(env: Env<'_>, handle: Handle<'_>, index: usize) -> NifResult<bool> {
+    Ok(partition(handle, index)?.leave(env.pid()))
+}
+
+/// Whether there is something for a runner to do: something drains, or a cycle is noted. O(1).
+#[rustler::nif]
+fn partition_pending(handle: Handle<'_>, index: usize) -> NifResult<bool> {
+    Ok(partition(handle, index)?.is_pending())
+}
+
+/// What will start a cycle when what drains is through, or nil. O(1).
+#[rustler::nif]
+fn partition_noted(handle: Handle<'_>, index: usize) -> NifResult<Option<Atom>> {
+    Ok(partition(handle, index)?.noted().map(atoms::of_trigger))
 }
 
 /// Notes in how many milliseconds the next tick is, or that there will be none. O(1).
@@ -391,6 +443,21 @@ fn partition_reported(handle: Handle<'_>, index: usize, count: usize) -> NifResu
 #[rustler::nif]
 fn partition_closed(handle: Handle<'_>, index: usize) -> NifResult<bool> {
     Ok(partition(handle, index)?.is_closed())
+}
+
+fn decode_trigger(trigger: Atom) -> NifResult<Trigger> {
+    let all = [
+        Trigger::Interval,
+        Trigger::MaxSize,
+        Trigger::Flush,
+        Trigger::Resume,
+        Trigger::Stop,
+        Trigger::Capacity,
+    ];
+    let known = all
+        .into_iter()
+        .find(|&known| atoms::of_trigger(known) == trigger);
+    known.ok_or(Error::BadArg)
 }
 
 fn decode_reason(reason: Atom) -> NifResult<Reason> {

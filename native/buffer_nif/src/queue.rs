@@ -12,6 +12,7 @@ use rustler::{Atom, Env, Term};
 pub use self::list::write_granted;
 use self::list::Items;
 use crate::arena::{Arena, Copies, Handle};
+use crate::begin::full;
 use crate::clock;
 use crate::cycle::Readable;
 use crate::entry::nif;
@@ -19,7 +20,7 @@ use crate::names::Target;
 use crate::resource::{Overflow, QueueBuffer, Shared, Storage};
 use crate::weigh::{account, Scale};
 use crate::write::{
-    answer, finish, make_room, no_room, own_route, signal, take_room, Refused, Todo,
+    answer, finish, make_room, own_route, refuse, signal, take_room, Refused, Todo,
 };
 
 /// Entries up to this weight, and lists of which a partition gets no more than that many, are copied
@@ -90,7 +91,7 @@ fn push(
         })?
     };
     finish(env, shared, todo, None);
-    match signal(env, written) {
+    match signal(env, shared, partition, written) {
         Ok(()) => Ok(()),
         Err(reason) => push_full(shared, item, index, weight, reason),
     }
@@ -113,7 +114,8 @@ fn push_full(
         (NoRoom::Full, Overflow::DropNewest) => {
             let keep = |arena: &mut Arena| arena.store(item);
             let written = partition.drop_new(size, shared.keeps_discarded().then_some(keep))?;
-            signal(env, written);
+            signal(env, shared, partition, written);
+            full(env, shared);
             Ok(())
         }
         (NoRoom::Full, Overflow::DropOldest) => {
@@ -122,7 +124,7 @@ fn push_full(
             list::write(env, shared, buffer, &items, credit, None)?;
             Ok(())
         }
-        _ => Err(no_room(shared, reason)),
+        _ => Err(refuse(env, shared, reason)),
     }
 }
 

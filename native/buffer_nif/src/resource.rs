@@ -4,7 +4,7 @@
     reason = "`NifUnitEnum` makes its atoms in an `OwnedEnv`; no term but atoms comes out of it"
 )]
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -144,10 +144,6 @@ pub struct Rules {
 pub struct Mark {
     /// When it will look again by itself, on the clock of this library; 0: not.
     pub next_flush: AtomicI64,
-    /// Somebody wants a cycle that has not started yet.
-    pub wanted: AtomicBool,
-    /// What started its last cycle, by its place in `atoms::triggers`, from 1 on; 0: nothing has.
-    pub trigger: AtomicU8,
 }
 
 /// A buffer and what the BEAM wants to find with it.

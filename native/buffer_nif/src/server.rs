@@ -13,8 +13,9 @@ use once_cell::sync::Lazy;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
 
 use crate::arena::Arena;
+use crate::begin::full_on_thread;
 use crate::resource::{Shared, Storage};
-use crate::write::{granted, Refused};
+use crate::write::{awaited_later, granted, Refused};
 use crate::{atoms, map, queue};
 
 /// A writer that waits.
@@ -76,7 +77,13 @@ fn turn(shared: &Shared) -> bool {
         match shared.waiters.next(shared.storage.capacity()) {
             Some(Turn::Granted(waiter, credit)) => make(shared, waiter, credit),
             Some(Turn::TooLarge(waiter)) => refuse(waiter),
-            None => return false,
+            None => {
+                // What has been written for others fills the room that the next one waits for.
+                if !shared.waiters.is_empty() {
+                    full_on_thread(shared);
+                }
+                return false;
+            }
         }
     }
     true
@@ -133,7 +140,7 @@ fn write<'a>(
             Refused::Improper.atom().encode(env),
         );
     };
-    let awaited = token.map(|token| (pid, token));
+    let awaited = awaited_later(pid, token);
     let written = match &shared.storage {
         Storage::Queue(_) => queue::write_granted(shared, entries, indexes, credit, awaited),
         Storage::Map(_) => map::write_granted(shared, entries, indexes, credit, awaited),

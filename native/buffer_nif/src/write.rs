@@ -3,11 +3,13 @@
 
 use buffer_core::route::route;
 use buffer_core::{
-    After, Buffer, Closed, Credit, NoRoom, Partition, Reason, Room, Rows, Size, Written,
+    After, Buffer, Closed, Credit, Generation, NoRoom, Partition, Reason, Room, Rows, Size,
+    Trigger, Written,
 };
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
 use crate::arena::Arena;
+use crate::begin::{begin, full};
 use crate::cycle::Readable;
 use crate::reclaimer::reclaim;
 use crate::resource::{Overflow, Shared};
@@ -107,9 +109,37 @@ pub fn own_route(term: Term<'_>, partitions: usize) -> Result<usize, Refused> {
     }
 }
 
-/// Who is told when what it wrote has been through: its process, and the token of the first part of that;
-/// those of the others follow it.
-pub type Awaited = Option<(LocalPid, u64)>;
+/// Who is told when what it wrote has been through.
+#[derive(Clone, Copy)]
+pub struct Awaits {
+    /// Its process.
+    pub owner: LocalPid,
+    /// The token of the first part of that; those of the others follow it.
+    pub token: u64,
+    /// Whether processing starts at once.
+    pub flush: bool,
+}
+
+/// Whether there is somebody.
+pub type Awaited = Option<Awaits>;
+
+/// Who has waited for room: it starts processing by itself.
+pub fn awaited_later(owner: LocalPid, token: Option<u64>) -> Awaited {
+    token.map(|token| Awaits {
+        owner,
+        token,
+        flush: false,
+    })
+}
+
+/// Somebody may wait for the room that a write had taken and has filled by now, which starts nothing by itself.
+#[inline]
+pub fn written_on_credit(env: Env<'_>, shared: &Shared) {
+    let capacity = shared.storage.capacity();
+    if capacity.is_limited() && capacity.waiting() > 0 {
+        full(env, shared);
+    }
+}
 
 /// What is to be done once the locks of a partition are released.
 pub type Todo = After<Arena, LocalPid>;
@@ -144,14 +174,39 @@ fn finish_some(env: Env<'_>, shared: &Shared, todo: Todo, result: Option<Term<'_
     }
 }
 
-/// Tells a partition's process that it is time to process, or to report.
+/// Starts a cycle if it is time, and has a partition's process report what was dropped.
 #[inline]
-pub fn signal<R>(env: Env<'_>, written: Written<R, LocalPid>) -> R {
+pub fn signal<R, G: Generation>(
+    env: Env<'_>,
+    shared: &Shared,
+    partition: &Partition<G, LocalPid>,
+    written: Written<R, LocalPid>,
+) -> R {
     if let Some(process) = written.signal {
-        // Dead: the process that takes its place looks by itself.
-        let _ = env.send(&process, atoms::due());
+        signaled(env, shared, partition, &process, written.due);
     }
     written.result
+}
+
+#[cold]
+fn signaled<G: Generation>(
+    env: Env<'_>,
+    shared: &Shared,
+    partition: &Partition<G, LocalPid>,
+    process: &LocalPid,
+    due: bool,
+) {
+    if due {
+        begin(env, shared, partition, Trigger::MaxSize);
+    }
+    let drops = matches!(
+        shared.overflow(),
+        Overflow::DropNewest | Overflow::DropOldest
+    );
+    if !due || drops {
+        // Dead: the process that takes its place looks by itself.
+        let _ = env.send(process, atoms::due());
+    }
 }
 
 /// Takes room for one write under the partition's lock. Where the oldest entries are to make room, they do.
@@ -225,7 +280,7 @@ pub fn make_room<G: Readable>(
         }
     }
     let taken = capacity.take(size);
-    taken.map_err(|reason| no_room(shared, reason))
+    taken.map_err(|reason| refuse(env, shared, reason))
 }
 
 /// What waits in all partitions. That of a moment ago: they go on meanwhile.
@@ -238,6 +293,16 @@ fn droppable<G: Readable>(partitions: &[Partition<G, LocalPid>]) -> Size {
         .iter()
         .filter_map(|partition| partition.read_live(held).ok())
         .fold(Size::default(), |sum, held| sum + held)
+}
+
+/// Refuses a write for which there is no room, of which there will be some as soon as can be: for one that waits,
+/// that is seen to when it does. With no lock held.
+pub fn refuse(env: Env<'_>, shared: &Shared, reason: NoRoom) -> Refused {
+    let refused = no_room(shared, reason);
+    if refused == Refused::Full {
+        full(env, shared);
+    }
+    refused
 }
 
 /// What becomes of a write for which there is no room.

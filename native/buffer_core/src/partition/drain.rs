@@ -25,13 +25,15 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     /// Makes the live generation the draining one, in O(1), if the draining one is empty; or, if that can
     /// be done, only its first `part` entries. Returns how many entries there are to drain.
     pub fn swap(&self, part: Option<usize>, now: impl FnOnce() -> i64) -> usize {
-        self.swap_if(part, |_| true, now).0
+        self.swap_if(part, false, |_| true, now).0
     }
 
-    /// The same if the live generation, as it is at that moment, is `due`. Whether it was done.
+    /// The same if the live generation, as it is at that moment, is `due`, because it is `full` or not. Whether
+    /// it was done.
     pub(super) fn swap_if(
         &self,
         part: Option<usize>,
+        full: bool,
         due: impl FnOnce(&Live<G, O>) -> bool,
         now: impl FnOnce() -> i64,
     ) -> (usize, bool) {
@@ -44,20 +46,14 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let mut drain = self.drain.lock();
         let mut ledger = self.ledger.lock();
         if ledger.len == 0 {
-            let mut live = self.live.lock();
+            let live = self.live.lock();
             // One that is empty is kept: what it has allocated will be used.
             if !live.generation.is_empty() && due(&live) {
                 swapped = true;
-                drain.base = live.base;
-                let part = part.filter(|part| (1..live.generation.len()).contains(part));
-                let split = part.and_then(|part| live.generation.split(part));
-                drain.generation = split.unwrap_or_else(|| live.take());
-                live.since = drain.base + drain.generation.places().1;
-                live.signaled = false;
-                drain.swapped_at = now();
-                ledger.bytes = drain.generation.bytes();
-                ledger.oldest = drain.generation.oldest();
-                self.count_draining(&mut ledger, drain.generation.len());
+                self.swap_out(&mut drain, &mut ledger, live, part, now);
+                if full {
+                    ledger.filled();
+                }
             }
         }
         (ledger.len, swapped)

@@ -117,7 +117,7 @@ impl<A: Arena, O: Copy + PartialEq> Partition<Queue<A>, O> {
     /// Makes the live generation the draining one if it is full and nothing drains. Answers whom to tell
     /// then; those in line have to be served by a [`turn`](Partition::turn).
     pub fn swap_full(&self, now: impl FnOnce() -> i64) -> Option<O> {
-        let (_, swapped) = self.swap_if(None, |live| live.is_full(), now);
+        let (_, swapped) = self.swap_if(None, true, |live| live.is_full(), now);
         swapped.then(|| self.live.lock().notify).flatten()
     }
 

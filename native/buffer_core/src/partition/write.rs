@@ -117,9 +117,11 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         if len == 0 {
             self.pass_live(live.since, live.left(), &mut after.passed);
         }
+        let (signal, due) = live.signal();
         Written {
             result,
-            signal: live.signal(),
+            signal,
+            due,
         }
     }
 
@@ -140,9 +142,11 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             let place = live.base + live.generation.places().1;
             self.kept.lock().add_to_last((place, place), keep);
         }
+        let (signal, due) = live.signal();
         Ok(Written {
             result: (),
-            signal: live.signal(),
+            signal,
+            due,
         })
     }
 
@@ -163,7 +167,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             room.evict(generation, size, rows);
             room.evicted()
         });
-        (evicted, live.signal())
+        (evicted, live.signal().0)
     }
 
     /// Looks at the live generation, or changes what does not count, in many short turns of one caller:

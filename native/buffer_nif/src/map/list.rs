@@ -4,20 +4,22 @@
 //! entries of a partition are written a few at a time, so that its lock is not held for a whole list.
 
 use buffer_core::map::{Given, LARGE};
-use buffer_core::{Arena as _, Credit, Map, NoRoom, Size, Wait};
+use buffer_core::{Arena as _, Credit, Map, NoRoom, Size, Trigger, Wait};
 use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Encoder, Env, Term, TermType};
 
 use super::versions::{self, Record};
 use super::{buffer, entry_size, held, write_newer, zero, Copied, Index, Key};
 use crate::arena::{immediate_word, tuple_elements, Arena, Handle};
+use crate::begin::{begin, full};
 use crate::names::Target;
 use crate::reclaimer::reclaim;
 use crate::resource::{MapBuffer, Overflow, Shared};
 use crate::server::Waiter;
 use crate::weigh::{account, Limits, Scale};
 use crate::write::{
-    answer, finish, granted, make_room, no_room, own_route, signal, tokens, Awaited, Refused, Todo,
+    answer, awaited_later, finish, granted, make_room, own_route, refuse, signal, tokens,
+    written_on_credit, Awaited, Awaits, Refused, Todo,
 };
 use crate::{atoms, clock};
 
@@ -76,9 +78,15 @@ fn map_put_awaited<'a>(
     entries: Term<'a>,
     indexes: Term<'a>,
     token: u64,
+    flush: bool,
 ) -> Term<'a> {
     let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
-    let awaited = Some((env.pid(), token));
+    let owner = env.pid();
+    let awaited = Some(Awaits {
+        owner,
+        token,
+        flush,
+    });
     let put = put_all(handle.0, entries, indexes, false, scale, limit, awaited);
     tokens(env, put)
 }
@@ -91,9 +99,15 @@ fn map_put_awaited_dirty<'a>(
     entries: Term<'a>,
     indexes: Term<'a>,
     token: u64,
+    flush: bool,
 ) -> Term<'a> {
     let (scale, limit) = (Scale::generous(), usize::MAX);
-    let awaited = Some((env.pid(), token));
+    let owner = env.pid();
+    let awaited = Some(Awaits {
+        owner,
+        token,
+        flush,
+    });
     let put = put_all(handle.0, entries, indexes, false, scale, limit, awaited);
     tokens(env, put)
 }
@@ -141,7 +155,7 @@ fn put_all<'a>(
                 (NoRoom::Full, Overflow::DropOldest) => {
                     make_room(env, shared, buffer, size, first.index)?
                 }
-                _ => return Err(no_room(shared, reason)),
+                _ => return Err(refuse(env, shared, reason)),
             },
         }
     } else {
@@ -165,9 +179,10 @@ fn drop_all(env: Env<'_>, shared: &Shared, list: &[Listed<'_>]) -> Result<Vec<u6
         let partition = &buffer.partitions()[entry.index];
         // Closed in between: then the whole buffer is about to end, and this counts no more.
         if let Ok(written) = partition.drop_new(entry.size(), keep) {
-            signal(env, written);
+            signal(env, shared, partition, written);
         }
     }
+    full(env, shared);
     Ok(Vec::new())
 }
 
@@ -189,6 +204,7 @@ fn write_all(
     for (index, partition) in buffer.partitions().iter().enumerate() {
         let here = list.iter_mut().filter(|entry| entry.index == index);
         let mut here = here.peekable();
+        let mut flush = false;
         while here.peek().is_some() {
             let some = here.by_ref().take(AT_A_TIME);
             let mut retired = None;
@@ -203,21 +219,26 @@ fn write_all(
             match awaited {
                 None => {
                     let written = partition.write_admitted(&mut credit, &mut todo, write);
-                    signal(env, written);
+                    signal(env, shared, partition, written);
                 }
-                Some((owner, first)) => {
-                    let token = first + tokens.len() as u64;
+                Some(awaits) => {
+                    let token = awaits.token + tokens.len() as u64;
                     tokens.push(token);
-                    let awaited = (owner, token);
+                    let awaited = (awaits.owner, token);
                     let written = partition.write_awaited(&mut credit, &mut todo, awaited, write);
-                    signal(env, written);
+                    signal(env, shared, partition, written);
                 }
             }
             reclaim(retired.unwrap_or_default());
+            flush |= awaited.is_some_and(|awaits| awaits.flush);
+        }
+        if flush {
+            begin(env, shared, partition, Trigger::Flush);
         }
     }
     todo.room |= credit.size != Size::default() && buffer.capacity().cancel(credit);
     finish(env, shared, todo, None);
+    written_on_credit(env, shared);
     Ok(tokens)
 }
 
@@ -242,11 +263,15 @@ fn wait<'a>(
         .wait(buffer.capacity(), size_of(&list), waiter)
     {
         Wait::Taken(_, credit) => {
-            let awaited = token.map(|token| (env.pid(), token));
+            let awaited = awaited_later(env.pid(), token);
             let written = write_all(env, shared, buffer, list, credit, awaited);
             Ok(granted(env, token, written))
         }
-        Wait::Waits(ticket) => Ok((atoms::wait(), ticket).encode(env)),
+        Wait::Waits(ticket) => {
+            // From now on nobody else takes the room that this makes.
+            full(env, shared);
+            Ok((atoms::wait(), ticket).encode(env))
+        }
         Wait::TooLarge => Err(Refused::TooLarge),
         Wait::Closed => Err(Refused::Closed),
     }

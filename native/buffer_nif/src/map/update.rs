@@ -2,10 +2,11 @@
 
 use buffer_core::map::{Cell, LARGE};
 use buffer_core::{Map, Size};
-use rustler::{Atom, Term};
+use rustler::{Atom, Env, Term};
 
 use super::{buffer, given, held, slot_with_room, term, write, zero, Index, Key};
 use crate::arena::{immediate_word, Arena};
+use crate::begin::full;
 use crate::names::Target;
 use crate::resource::Shared;
 use crate::weigh::Scale;
@@ -69,7 +70,8 @@ fn update(
     let key = Key::new(key, &mut scale)?;
     scale.weigh(operand)?;
     let partition = key.partition(buffer(shared)?, index)?;
-    write(operand.get_env(), shared, partition, |map, room| {
+    let env = operand.get_env();
+    let answer = write(env, shared, partition, |map, room| {
         let Some(slot) = key.find(map) else {
             return atoms::error();
         };
@@ -77,7 +79,7 @@ fn update(
         if map.weight(value) > LARGE {
             return atoms::unsuited();
         }
-        let current = term(operand.get_env(), map, value);
+        let current = term(env, map, value);
         let new = match operation::apply(operation, current, operand) {
             Ok(new) => new,
             Err(reason) => return reason,
@@ -90,7 +92,16 @@ fn update(
         }
         map.update(slot, given(new, weight), clock::now);
         atoms::ok()
-    })
+    })?;
+    Ok(answered(env, shared, answer))
+}
+
+/// Where there was no room, there will be some as soon as can be.
+fn answered(env: Env<'_>, shared: &Shared, answer: Atom) -> Atom {
+    if answer == atoms::wait() || answer == atoms::full() {
+        full(env, shared);
+    }
+    answer
 }
 
 /// How much larger an entry becomes by another value.
@@ -115,7 +126,7 @@ fn compare_put(
     let env = value.get_env();
     let held = held(value, weight);
     let value = given(value, weight);
-    write(env, shared, partition, |map, room| {
+    let answer = write(env, shared, partition, |map, room| {
         let Some(slot) = key.find(map) else {
             return atoms::error();
         };
@@ -133,7 +144,8 @@ fn compare_put(
         }
         map.update(slot, value, clock::now);
         atoms::ok()
-    })
+    })?;
+    Ok(answered(env, shared, answer))
 }
 
 fn put_new(
@@ -149,7 +161,7 @@ fn put_new(
     let env = value.get_env();
     let total = key.held() + held(value, weight);
     let (key_given, value) = (given(key.term, key.weight), given(value, weight));
-    write(env, shared, partition, |map, room| {
+    let answer = write(env, shared, partition, |map, room| {
         if key.find(map).is_some() {
             return atoms::changed();
         }
@@ -158,5 +170,6 @@ fn put_new(
         }
         map.insert(key.hash, key_given, value, zero(), clock::now);
         atoms::ok()
-    })
+    })?;
+    Ok(answered(env, shared, answer))
 }

@@ -3,19 +3,23 @@
 //! The list is walked once before anything is written: weighed, routed, and chained up by partition. Then
 //! what goes to one partition is written under one hold of its lock, or handed over there if it is much.
 
-use buffer_core::{Arena as _, Credit, Generation as _, NoRoom, Partition, Queue, Size, Wait};
+use buffer_core::{
+    Arena as _, Credit, Generation as _, NoRoom, Partition, Queue, Size, Trigger, Wait,
+};
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 use smallvec::SmallVec;
 
 use super::{queue, COPIED_UNDER_LOCK, LISTED_UNDER_LOCK};
 use crate::arena::{Arena, Bare, Cells, Handle};
+use crate::begin::{begin, full};
 use crate::entry::nif;
 use crate::names::Target;
 use crate::resource::{Overflow, QueueBuffer, Shared};
 use crate::server::Waiter;
 use crate::weigh::{account, Limits, Scale};
 use crate::write::{
-    answer, finish, granted, make_room, no_room, own_route, signal, tokens, Awaited, Refused, Todo,
+    answer, awaited_later, finish, granted, make_room, own_route, refuse, signal, tokens,
+    written_on_credit, Awaited, Awaits, Refused, Todo,
 };
 use crate::{atoms, clock};
 
@@ -91,7 +95,7 @@ fn queue_wait_dirty<'a>(
 
 /// Writes items and answers `{ok, [Token]}`, one for each partition that has some of them, or why nothing was
 /// written. When all of those in a partition have been through, the caller gets
-/// `{partitioned_buffer, Token, {ok, Result} | {error, Reason}}`. Bounded.
+/// `{partitioned_buffer, Token, {ok, Result} | {error, Reason}}`. With `flush`, processing starts at once. Bounded.
 #[rustler::nif]
 fn queue_push_awaited<'a>(
     env: Env<'a>,
@@ -99,9 +103,15 @@ fn queue_push_awaited<'a>(
     items: Term<'a>,
     indexes: Term<'a>,
     token: u64,
+    flush: bool,
 ) -> Term<'a> {
     let (scale, limit) = (Scale::bounded(), Limits::ENTRIES);
-    let awaited = Some((env.pid(), token));
+    let owner = env.pid();
+    let awaited = Some(Awaits {
+        owner,
+        token,
+        flush,
+    });
     tokens(
         env,
         push(handle.0, items, Routes::of(indexes), scale, limit, awaited),
@@ -116,9 +126,15 @@ fn queue_push_awaited_dirty<'a>(
     items: Term<'a>,
     indexes: Term<'a>,
     token: u64,
+    flush: bool,
 ) -> Term<'a> {
     let (scale, limit) = (Scale::generous(), usize::MAX);
-    let awaited = Some((env.pid(), token));
+    let owner = env.pid();
+    let awaited = Some(Awaits {
+        owner,
+        token,
+        flush,
+    });
     tokens(
         env,
         push(handle.0, items, Routes::of(indexes), scale, limit, awaited),
@@ -266,7 +282,7 @@ fn push<'a>(
                 (NoRoom::Full, Overflow::DropOldest) => {
                     make_room(env, shared, buffer, size, items.first_index())?
                 }
-                _ => return Err(no_room(shared, reason)),
+                _ => return Err(refuse(env, shared, reason)),
             },
         }
     } else {
@@ -285,10 +301,11 @@ fn drop_all(env: Env<'_>, shared: &Shared, items: &Items<'_>) -> Result<Vec<u64>
             let keep = shared.keeps_discarded().then_some(keep);
             // Closed in between: then the whole buffer is about to end, and this counts no more.
             if let Ok(written) = partition.drop_new(Size::one(weight), keep) {
-                signal(env, written);
+                signal(env, shared, partition, written);
             }
         }
     }
+    full(env, shared);
     Ok(Vec::new())
 }
 
@@ -311,22 +328,34 @@ pub(super) fn write(
         if share.count == 0 {
             continue;
         }
-        let owner = awaited.map(|(owner, first)| (owner, first + tokens.len() as u64));
-        tokens.extend(owner.map(|(_, token)| token));
-        write_share(env, partition, items, *share, &mut credit, &mut todo, owner);
+        let awaits = awaited.map(|awaits| Awaits {
+            token: awaits.token + tokens.len() as u64,
+            ..awaits
+        });
+        tokens.extend(awaits.map(|awaits| awaits.token));
+        write_share(
+            env,
+            shared,
+            partition,
+            items,
+            *share,
+            (&mut credit, &mut todo),
+            awaits,
+        );
     }
     todo.room |= credit.size != Size::default() && buffer.capacity().cancel(credit);
     finish(env, shared, todo, None);
+    written_on_credit(env, shared);
     Ok(tokens)
 }
 
 fn write_share(
     env: Env<'_>,
+    shared: &Shared,
     partition: &Partition<Queue<Arena>, LocalPid>,
     items: &Items<'_>,
     share: Share,
-    credit: &mut Credit,
-    todo: &mut Todo,
+    (credit, todo): (&mut Credit, &mut Todo),
     awaited: Awaited,
 ) {
     let staged = share.count > LISTED_UNDER_LOCK || share.heaviest > COPIED_UNDER_LOCK;
@@ -340,14 +369,21 @@ fn write_share(
         None => items.store(share, live),
     };
     match awaited {
-        None => signal(env, partition.write_admitted(credit, todo, write)),
-        Some(awaited) => {
+        None => {
+            let written = partition.write_admitted(credit, todo, write);
+            signal(env, shared, partition, written);
+        }
+        Some(awaits) => {
+            let awaited = (awaits.owner, awaits.token);
             let written = partition.write_awaited(credit, todo, awaited, |live| {
                 let before = live.places().1;
                 write(live);
                 before..live.places().1
             });
-            signal(env, written);
+            signal(env, shared, partition, written);
+            if awaits.flush {
+                begin(env, shared, partition, Trigger::Flush);
+            }
         }
     }
 }
@@ -373,11 +409,15 @@ fn wait<'a>(
         .wait(buffer.capacity(), gathered.size(), waiter)
     {
         Wait::Taken(_, credit) => {
-            let awaited = token.map(|token| (env.pid(), token));
+            let awaited = awaited_later(env.pid(), token);
             let written = write(env, shared, buffer, &gathered, credit, awaited);
             Ok(granted(env, token, written))
         }
-        Wait::Waits(ticket) => Ok((atoms::wait(), ticket).encode(env)),
+        Wait::Waits(ticket) => {
+            // From now on nobody else takes the room that this makes.
+            full(env, shared);
+            Ok((atoms::wait(), ticket).encode(env))
+        }
         Wait::TooLarge => Err(Refused::TooLarge),
         Wait::Closed => Err(Refused::Closed),
     }

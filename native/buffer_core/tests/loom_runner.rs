@@ -1,0 +1,188 @@
+//! Writers that start cycles, against a runner that goes to sleep, leaves or is replaced.
+//!
+//! In every interleaving (see `support/model.rs` for the bound):
+//!
+//! 1. A write that is followed by a `begin` is drained, or the runner has a wake-up to come, or the attendant has
+//!    been told: nothing is left that nobody knows of.
+//! 2. Of two that begin at once, beside the swap of the partition's process, one wakes the runner, once.
+//! 3. A runner that leaves has been woken, or is not waiting any more when somebody begins.
+//! 4. A runner whose attendant was replaced is sent away or is the owner: never both it and the next one.
+#![cfg(loom)]
+
+#[path = "support/model.rs"]
+#[allow(dead_code, reason = "shared: each file needs a part of it")]
+mod model;
+
+use std::sync::atomic::{AtomicUsize, Ordering}; // looked at when all threads have ended
+
+use buffer_core::{Begun, Idle, Mode, Trigger};
+use loom::sync::Arc;
+use loom::thread;
+use model::{assert_complete, check, next, stats, write, Part};
+
+const RUNNER: u8 = 1;
+const ATTENDANT: u8 = 9;
+
+/// A partition, and the messages that were sent.
+#[derive(Default)]
+struct World {
+    partition: Part,
+    wakes: AtomicUsize,
+    calls: AtomicUsize,
+}
+
+fn world() -> Arc<World> {
+    let world = World::default();
+    world.partition.attend(ATTENDANT, Mode::default());
+    Arc::new(world)
+}
+
+impl World {
+    fn begin(&self, trigger: Trigger) {
+        let count = match self.partition.begin(trigger, None, || 0) {
+            Begun::Woken(RUNNER, started) => {
+                assert!(started.size > 0);
+                &self.wakes
+            }
+            Begun::Unattended(Some(ATTENDANT)) => &self.calls,
+            Begun::Nothing | Begun::Noted => return,
+            other => panic!("{other:?}"),
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn idle(&self) -> Idle {
+        self.partition.idle(RUNNER, ATTENDANT, None, || 0)
+    }
+
+    /// What a runner does until it waits or ends.
+    fn run(&self, all: &mut Vec<u8>) -> Idle {
+        loop {
+            match self.idle() {
+                Idle::Drains(_) => self.drain(all),
+                end => return end,
+            }
+        }
+    }
+
+    fn drain(&self, all: &mut Vec<u8>) {
+        while let Some(batch) = next(&self.partition, RUNNER, 2) {
+            all.extend(batch);
+        }
+    }
+
+    /// What is done when all is quiet: each wake-up and each call is answered.
+    fn settle(&self, all: &mut Vec<u8>) {
+        let wakes = self.wakes.load(Ordering::Relaxed);
+        let calls = self.calls.load(Ordering::Relaxed);
+        let (owner, _) = self.partition.drain_status();
+        assert_eq!(owner.is_some(), wakes > 0, "a wake-up is for the owner");
+        assert!(wakes <= 1, "woken once until it waits again");
+        if wakes > 0 {
+            self.drain(all);
+        }
+        if wakes + calls > 0 {
+            self.run(all);
+        }
+    }
+}
+
+fn writer(world: &Arc<World>, value: u8, trigger: Trigger) -> thread::JoinHandle<()> {
+    let world = Arc::clone(world);
+    thread::spawn(move || {
+        assert!(write(&world.partition, value).is_ok());
+        world.begin(trigger);
+    })
+}
+
+#[test]
+fn no_wake_up_is_lost_beside_a_runner_that_goes_to_sleep() {
+    check(|| {
+        let world = world();
+        let writers = [
+            writer(&world, 10, Trigger::Flush),
+            writer(&world, 20, Trigger::MaxSize),
+        ];
+        let mut all = Vec::new();
+        let end = world.run(&mut all);
+        assert!(matches!(end, Idle::Waits(_)));
+        stats(&world.partition);
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        world.settle(&mut all);
+        assert_complete(&all, &[&[10], &[20]]);
+    });
+}
+
+#[test]
+fn of_two_that_begin_one_wakes_the_runner_that_waits() {
+    check(|| {
+        let world = world();
+        let mut all = Vec::new();
+        world.run(&mut all);
+        let writers = [
+            writer(&world, 10, Trigger::Flush),
+            writer(&world, 20, Trigger::Flush),
+        ];
+        world.begin(Trigger::Interval);
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        assert_eq!(world.wakes.load(Ordering::Relaxed), 1);
+        assert_eq!(world.calls.load(Ordering::Relaxed), 0);
+        world.settle(&mut all);
+        assert_complete(&all, &[&[10], &[20]]);
+    });
+}
+
+#[test]
+fn a_runner_that_leaves_has_been_woken_or_somebody_else_is_called() {
+    check(|| {
+        let world = world();
+        let mut all = Vec::new();
+        world.run(&mut all);
+        let writer = writer(&world, 10, Trigger::Flush);
+        let left = world.partition.leave(RUNNER);
+        writer.join().unwrap();
+        let (wakes, calls) = (&world.wakes, &world.calls);
+        assert_eq!(wakes.load(Ordering::Relaxed), usize::from(!left));
+        assert_eq!(calls.load(Ordering::Relaxed), usize::from(left));
+        world.settle(&mut all);
+        assert_complete(&all, &[&[10]]);
+    });
+}
+
+#[test]
+fn a_new_attendant_finds_the_former_runner_at_work_or_sends_it_away() {
+    check(|| {
+        let world = world();
+        let former = {
+            let world = Arc::clone(&world);
+            thread::spawn(move || {
+                let mut all = Vec::new();
+                world.run(&mut all);
+                all
+            })
+        };
+        assert!(write(&world.partition, 10).is_ok());
+        let begun = world.partition.begin(Trigger::Flush, None, || 0);
+        world.partition.attend(8, Mode::default());
+        let (owner, _) = world.partition.drain_status();
+        let mut all = former.join().unwrap();
+        if matches!(begun, Begun::Woken(..)) {
+            // Its message has come meanwhile.
+            assert_eq!(owner, Some(RUNNER));
+            world.drain(&mut all);
+            assert_eq!(world.idle(), Idle::Ends);
+        }
+        // Whoever the next attendant starts.
+        while let Idle::Drains(_) = world.partition.idle(2, 8, None, || 0) {
+            while let Some(batch) = next(&world.partition, 2, 2) {
+                all.extend(batch);
+            }
+        }
+        assert_complete(&all, &[&[10]]);
+        assert_eq!(world.partition.drain_status(), (None, None));
+    });
+}
