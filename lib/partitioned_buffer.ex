@@ -36,8 +36,8 @@ defmodule PartitionedBuffer do
                               draining one     draining one
 
   A write is copied once, into the live generation of one partition, under that partition's lock. At
-  the end of an interval the partition's process makes that generation the draining one, in constant
-  time and under the same lock, and starts a process that takes it out batch by batch and calls the
+  the end of an interval, or when a write or a call wants it, that generation becomes the draining one, in constant
+  time and under the same lock, and a process is woken or started that takes it out batch by batch and calls the
   processor. Everything that counts is native: when a process of the buffer dies, the one that takes
   its place goes on where it was.
 

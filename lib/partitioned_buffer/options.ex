@@ -126,7 +126,8 @@ defmodule PartitionedBuffer.Options do
           there is: then the write returns `{:error, :full}`.
 
       A list is taken, refused or dropped as a whole. What is larger than the whole capacity is never
-      taken: `{:error, :too_large}`.
+      taken: `{:error, :too_large}`. Except with `:drop_oldest`, a write for which there is no room starts
+      processing in all partitions, unless the buffer is paused or manual.
       """
     ],
     max_retries: [

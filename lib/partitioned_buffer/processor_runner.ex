@@ -21,8 +21,10 @@ defmodule PartitionedBuffer.ProcessorRunner do
   @age_ms 60_000
   # Words: what is larger is given back.
   @max_heap 1_000_000
-  # How long nobody listening to `processing` events may stay unnoticed to have changed.
+  # How long nobody listening to `processing` events may stay unnoticed to have changed: between two batches, and
+  # when a cycle begins.
   @look_again_ms 10
+  @look_first_ms 1
   # Rows inserted into a table at once.
   @rows 1_000
   # Words. A drain allocates all the time and keeps nothing: with the VM's smallest heap it would
@@ -61,7 +63,11 @@ defmodule PartitionedBuffer.ProcessorRunner do
     me = %{
       monitor: Process.monitor(job.partition),
       links: links,
-      until: now() + native(@age_ms)
+      until: now() + native(@age_ms),
+      # whether somebody listens to `processing` events, and when that was looked at
+      listening?: Telemetry.listening?(),
+      looked_at: now(),
+      look_again: native(@look_first_ms)
     }
 
     job = looking(job)
@@ -110,7 +116,8 @@ defmodule PartitionedBuffer.ProcessorRunner do
   defp cycle(job, me, trigger, size) do
     began(job, trigger, size)
     serve_line(job)
-    _end = batches(job, nil, Telemetry.listening?(), now())
+    me = look(me, now())
+    _end = batches(job, nil, me.listening?, me.looked_at)
     idle(job, me)
   end
 
@@ -121,6 +128,10 @@ defmodule PartitionedBuffer.ProcessorRunner do
   end
 
   defp serve_line(_job), do: :ok
+
+  # Looking costs as much as a short cycle.
+  defp look(%{looked_at: looked_at} = me, now) when now - looked_at < me.look_again, do: me
+  defp look(me, now), do: %{me | looked_at: now, listening?: Telemetry.listening?()}
 
   # What is left of a former cycle is none of its own.
   defp began(_job, nil, _size), do: :ok

@@ -16,7 +16,8 @@ defmodule PartitionedBuffer.Telemetry do
      "`duration` (native time), `left`", ["`reason`"]},
     {[:flush],
      "A cycle has begun with `size` entries. `trigger` is `:interval`, `:max_size` (also by bytes), " <>
-       "`:flush`, `:resume` or `:stop`.", "`system_time`, `size`", ["`trigger`"]},
+       "`:flush`, `:capacity` (there was no room for a write), `:resume` or `:stop`.",
+     "`system_time`, `size`", ["`trigger`"]},
     {[:processing, :start], "A batch is handed to the processor.", "`system_time`",
      ["`batch`", "`attempt`"]},
     {[:processing, :stop], "The processor has returned.", "`duration` (native time), `size`",
@@ -77,7 +78,8 @@ defmodule PartitionedBuffer.Telemetry do
                `buffer` and `partition` are atoms. `batch` is the id of a batch, the same each time that it is \
                tried: see `t:PartitionedBuffer.batch_id/0`. While no handler is attached to a `processing` event, \
                batches that take less than ten milliseconds do not look for one each: a handler that is \
-               attached while a partition is processing is noticed within ten milliseconds.
+               attached while a partition is processing is noticed within ten milliseconds; one that is attached \
+               between two cycles, within a millisecond of the first one's beginning.
 
                ## Example
 

@@ -22,7 +22,10 @@
 //! | *credit* | room that was taken for writes on their way |
 //! | *evicted* | dropped from the live generation, oldest first, in favour of a newer entry |
 //! | *kept* | what was discarded, until somebody has been told of each entry |
-//! | *trigger* | the size of a live generation at which the partition's process is told that it is time |
+//! | *trigger* | what starts a cycle; of a live generation: the size at which a write does |
+//! | *runner* | who drains, cycle after cycle; it *waits* between two of them |
+//! | *attendant* | who starts runners, and is told when there is none |
+//! | *note* | the trigger of a cycle that could not begin yet |
 //! | *awaiting* | who is told when all places of a stretch have been left, and whether one of them was lost |
 //! | *waiter* | a writer that waits for room |
 //! | *gate* | counts the writes that are on their way over several partitions |
@@ -60,6 +63,8 @@
 //! * **Swap.** With all locks held, the live generation becomes the draining one, if that is empty, or its
 //!   first entries do. At the most one segment is copied, and no writer can be left with the old generation:
 //!   it looks for it under the lock.
+//! * **Begin.** Whoever wants a cycle swaps and makes the runner that waits the owner, or leaves a note: `partition/runner.rs`
+//!   says how, and why no wake-up is lost.
 //! * **Next.** The owner asks for the next batch, which says that it is through with the former one.
 //!   Entries do not leave when they are handed out, only when their batch is settled; so whatever
 //!   happens to the owner, what it had is known.
