@@ -16,7 +16,7 @@ defmodule PartitionedBuffer.Partition do
   #   * One process at a time drains a partition. A new one is started only after the end of the
   #     former one has been seen.
   #   * While something drains or is noted there is a runner, or one will be started: when the backoff is over,
-  #     when the partition is resumed, or at the next trigger if a runner came to nothing by itself.
+  #     when the partition is resumed, or after a moment if a runner came to nothing by itself.
   #   * What was given up is reported: `processing_failed`, `discarded`. It counts as reported only
   #     after the event.
   #   * While the buffer is open, what is not processed stays where it is, however this process ends.
@@ -379,8 +379,7 @@ defmodule PartitionedBuffer.Partition do
         schedule_watchdog(%{state | runner: runner(pid, monitor)})
 
       nil ->
-        _timer = Process.send_after(self(), :resume, @again_ms)
-        state
+        later(state)
     end
   end
 
@@ -463,12 +462,17 @@ defmodule PartitionedBuffer.Partition do
         try_again(state, how, attempts, size)
 
       # One that ended without a batch, not through the processor, might do so again and again: the next
-      # one has to wait for the next trigger.
+      # one has to wait for a moment.
       :ok ->
         if finished? or why == :killed or killed_for != nil or closing?(state),
           do: go_on(state),
-          else: state
+          else: later(state)
     end
+  end
+
+  defp later(state) do
+    _timer = Process.send_after(self(), :resume, @again_ms)
+    state
   end
 
   # After a runner that has failed.
