@@ -104,7 +104,9 @@ defmodule PartitionedBuffer.TriggersTest do
         Queue.push(name, i)
         # What the write has sent is handled by then.
         _state = :sys.get_state(Names.partition(name, 0))
-        wait_until(fn -> Native.partition_status(Handle.fetch!(name).ref, 0) == {nil, nil} end)
+        ref = Handle.fetch!(name).ref
+        # Noted, or at work.
+        wait_until(fn -> not Native.partition_pending(ref, 0) end)
       end
 
       :ok = PartitionedBuffer.flush(name)
