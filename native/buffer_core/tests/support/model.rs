@@ -19,6 +19,11 @@ impl Ints {
         self.0.push(value);
     }
 
+    /// Puts a value in the place of another one.
+    pub fn overwrite(&mut self, index: usize, value: u8) {
+        self.0[index] = value;
+    }
+
     /// The value at this index.
     pub fn value(&self, index: usize) -> u8 {
         self.0[index]
