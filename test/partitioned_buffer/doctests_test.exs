@@ -15,4 +15,5 @@ defmodule PartitionedBuffer.DoctestsTest do
   doctest PartitionedBuffer.GenPool.Broker
   doctest PartitionedBuffer.GenPool.Telemetry
   doctest PartitionedBuffer.Telemetry
+  doctest PartitionedBuffer.Testing
 end
