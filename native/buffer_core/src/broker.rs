@@ -157,7 +157,7 @@ pub struct After<A, P> {
     /// To be freed.
     pub freed: Vec<Box<Chunk<A, P>>>,
     /// To be dropped.
-    pub kept: Option<Segment<A>>,
+    pub kept: Option<Box<Segment<A>>>,
 }
 
 impl<A, P> Default for After<A, P> {

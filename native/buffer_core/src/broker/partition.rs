@@ -39,8 +39,8 @@ impl Counts {
 /// What is left to do when no lock is held any more.
 pub(super) struct Effects<A, P> {
     pub(super) freed: Vec<Box<Chunk<A, P>>>,
-    /// To be dropped.
-    pub(super) kept: Option<Segment<A>>,
+    /// To be dropped. Boxed: there is none, mostly, and this is moved around with each message.
+    pub(super) kept: Option<Box<Segment<A>>>,
     /// The reporter has to be told.
     pub(super) look: bool,
     /// Something was dropped that is to be told to somebody.

@@ -209,7 +209,7 @@ impl<A: Arena, P: Copy> Task<A, P> {
         id: u64,
         now: i64,
         reply: Option<(&A, u32)>,
-    ) -> Option<Segment<A>> {
+    ) -> Option<Box<Segment<A>>> {
         let old = reply.and_then(|_| self.make_room());
         let reply = reply.map(|(arena, index)| {
             let kept = self.kept.get_or_insert_with(|| Segment::open(now));
@@ -225,7 +225,7 @@ impl<A: Arena, P: Copy> Task<A, P> {
         &mut self,
         mut entry: Entry<P>,
         store: impl FnOnce(&mut Segment<A>) -> Stored,
-    ) -> Option<Segment<A>> {
+    ) -> Option<Box<Segment<A>>> {
         let old = self.make_room();
         let kept = self.kept.get_or_insert_with(|| Segment::open(entry.at));
         (entry.message, entry.reply) = store(kept);
@@ -260,9 +260,9 @@ impl<A: Arena, P: Copy> Task<A, P> {
         Some((entry, own))
     }
 
-    fn make_room(&mut self) -> Option<Segment<A>> {
+    fn make_room(&mut self) -> Option<Box<Segment<A>>> {
         let full = |kept: &mut Segment<A>| kept.is_full() || kept.bytes() >= Self::KEPT_BYTES;
-        self.kept.take_if(full)
+        self.kept.take_if(full).map(Box::new)
     }
 
     fn fly(&mut self, id: u64, now: i64, reply: Option<usize>) {
