@@ -71,7 +71,7 @@ impl Arena {
     /// The same for the word of a term that its caller keeps alive.
     #[inline]
     fn store_word(&mut self, term: NIF_TERM) {
-        let copy = match self.words.copy(Layout::get(), term) {
+        let copy = match self.words.copy(Layout::get(), term, self.terms.len()) {
             Some(copy) => copy,
             None => self.have_copied(term),
         };

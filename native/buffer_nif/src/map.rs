@@ -20,6 +20,7 @@ pub use self::list::write_granted;
 use self::versions::Record;
 use crate::arena::{immediate, immediate_word, Arena, Copies};
 use crate::cycle::Readable;
+use crate::entry::nif;
 use crate::names::Target;
 use crate::reclaimer::reclaim;
 use crate::resource::{MapBuffer, Shared, Storage};
@@ -29,10 +30,17 @@ use crate::{atoms, clock};
 
 type Index = Option<usize>;
 
+/// An index as an argument; what is none is that of no partition.
+fn index_of(index: Term<'_>) -> Index {
+    index.decode().unwrap_or(Some(usize::MAX))
+}
+
+nif!(map_put / 4, map_put);
+
 /// Puts a value, whatever was there. Bounded.
-#[rustler::nif]
-fn map_put<'a>(buffer: Target<'_>, key: Term<'a>, value: Term<'a>, index: Index) -> Atom {
-    answer(buffer.with(|shared| put(shared, key, value, index, Scale::bounded())))
+fn map_put<'a>(env: Env<'a>, [buffer, key, value, index]: [Term<'a>; 4]) -> Term<'a> {
+    let (buffer, index) = (Target::of(buffer), index_of(index));
+    answer(buffer.with(|shared| put(shared, key, value, index, Scale::bounded()))).to_term(env)
 }
 
 /// The same for a key and a value of any size.
@@ -41,16 +49,16 @@ fn map_put_dirty<'a>(buffer: Target<'_>, key: Term<'a>, value: Term<'a>, index: 
     answer(buffer.with(|shared| put(shared, key, value, index, Scale::generous())))
 }
 
+nif!(map_put_newer / 5, map_put_newer);
+
 /// Puts a value unless one of the same or a higher version is there. Bounded.
-#[rustler::nif]
 fn map_put_newer<'a>(
-    buffer: Target<'_>,
-    key: Term<'a>,
-    value: Term<'a>,
-    version: Term<'a>,
-    index: Index,
-) -> Atom {
-    answer(buffer.with(|shared| put_newer(shared, key, value, version, index, Scale::bounded())))
+    env: Env<'a>,
+    [buffer, key, value, version, index]: [Term<'a>; 5],
+) -> Term<'a> {
+    let (buffer, index) = (Target::of(buffer), index_of(index));
+    let put = |shared: &Shared| put_newer(shared, key, value, version, index, Scale::bounded());
+    answer(buffer.with(put)).to_term(env)
 }
 
 /// The same for terms of any size.
@@ -65,9 +73,11 @@ fn map_put_newer_dirty<'a>(
     answer(buffer.with(|shared| put_newer(shared, key, value, version, index, Scale::generous())))
 }
 
+nif!(map_fetch / 3, map_fetch);
+
 /// The value of a key. Bounded.
-#[rustler::nif]
-fn map_fetch<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: Index) -> Term<'a> {
+fn map_fetch<'a>(env: Env<'a>, [buffer, key, index]: [Term<'a>; 3]) -> Term<'a> {
+    let (buffer, index) = (Target::of(buffer), index_of(index));
     found(
         env,
         buffer.with(|shared| fetch(env, shared, key, index, Scale::bounded())),
@@ -83,10 +93,12 @@ fn map_fetch_dirty<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: I
     )
 }
 
+nif!(map_delete / 3, map_delete);
+
 /// Removes a key: `ok`, also if it was not there. Bounded.
-#[rustler::nif]
-fn map_delete<'a>(buffer: Target<'_>, key: Term<'a>, index: Index) -> Atom {
-    answer(buffer.with(|shared| delete(shared, key, index, Scale::bounded())))
+fn map_delete<'a>(env: Env<'a>, [buffer, key, index]: [Term<'a>; 3]) -> Term<'a> {
+    let (buffer, index) = (Target::of(buffer), index_of(index));
+    answer(buffer.with(|shared| delete(shared, key, index, Scale::bounded()))).to_term(env)
 }
 
 /// The same for a key of any size.

@@ -16,11 +16,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use buffer_core::Segment;
 use rustler::sys::{enif_is_identical, enif_make_copy, enif_make_tuple_from_array};
 use rustler::wrapper::NIF_TERM;
 use rustler::{Encoder, Env, NewBinary, Term};
 
-use super::is_immediate_word;
+use super::{is_immediate_word, Arena};
 
 // The two low bits of a word that is not all of its term, and those that are no part of an address.
 const TAG: usize = 0b11;
@@ -172,29 +173,42 @@ impl Words {
     /// What the first block has room for.
     const FIRST: usize = 128;
 
-    /// Copies a term; `None`: the VM is to copy it. The copy is good for as long as `self`.
+    /// Copies a term; `None`: the VM is to copy it. The copy is good for as long as `self`. `stored`:
+    /// how many copies are there.
     #[inline]
-    pub fn copy(&mut self, layout: Layout, term: NIF_TERM) -> Option<NIF_TERM> {
+    pub fn copy(&mut self, layout: Layout, term: NIF_TERM, stored: usize) -> Option<NIF_TERM> {
         let at = self.block.len();
         let copy = copy(layout, &mut self.block, term, DEPTH);
         if copy.is_some() {
             return copy;
         }
         self.block.truncate(at);
-        self.copy_to_next(layout, term)
+        self.copy_to_next(layout, term, stored)
     }
 
     /// There was no room in the block, or it can't be copied here.
     #[cold]
-    fn copy_to_next(&mut self, layout: Layout, term: NIF_TERM) -> Option<NIF_TERM> {
+    fn copy_to_next(&mut self, layout: Layout, term: NIF_TERM, stored: usize) -> Option<NIF_TERM> {
         let words = layout.words_of(term)?;
-        let capacity = self.capacity.max(Self::FIRST).max(words);
+        let capacity = self.next_capacity(stored).max(words);
         self.capacity += capacity;
         let full = std::mem::replace(&mut self.block, Vec::with_capacity(capacity));
         if full.capacity() > 0 {
             self.others.push(full);
         }
         copy(layout, &mut self.block, term, DEPTH)
+    }
+}
+
+impl Words {
+    /// Twice what there is, but no more than it takes until a segment is full of the like of what is there.
+    fn next_capacity(&self, stored: usize) -> usize {
+        let doubled = self.capacity.max(Self::FIRST);
+        let left = Segment::<Arena>::MAX_ENTRIES.saturating_sub(stored);
+        match (self.capacity * left).checked_div(stored) {
+            Some(rest) if rest > 0 => doubled.min(rest + 1),
+            _ => doubled,
+        }
     }
 }
 
@@ -546,7 +560,7 @@ fn binary(env: Env<'_>, len: usize) -> Term<'_> {
 /// Whether a copy is what was copied, and so is what the VM copies from it.
 fn is_copied_well(layout: Layout, env: Env<'_>, term: Term<'_>, words: usize) -> bool {
     let mut copies = Words::default();
-    let Some(copy) = copies.copy(layout, term.as_c_arg()) else {
+    let Some(copy) = copies.copy(layout, term.as_c_arg(), 0) else {
         return false;
     };
     let taken = copies.block.len();

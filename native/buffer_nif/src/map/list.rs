@@ -10,7 +10,7 @@ use rustler::{Atom, Encoder, Env, Term, TermType};
 
 use super::versions::{self, Record};
 use super::{buffer, entry_size, held, write_newer, zero, Copied, Index, Key};
-use crate::arena::{immediate_word, tuple_elements, Arena, Handle};
+use crate::arena::{immediate_word, tuple_elements, Arena, Cells, Handle};
 use crate::begin::{begin, full};
 use crate::names::Target;
 use crate::reclaimer::reclaim;
@@ -398,8 +398,9 @@ fn gather<'a>(
     let partitions = buffer(shared)?.partitions().len();
     let is_recorded = versioned && versions::are_remembered(shared);
     let mut gathered = Vec::with_capacity(AT_A_TIME);
-    let (mut rest, mut indexes) = (entries, indexes);
-    while let Ok((entry, tail)) = rest.list_get_cell() {
+    let mut indexes = indexes;
+    let mut walk = Cells::of(entries);
+    for entry in walk.by_ref() {
         if gathered.len() == limit {
             return Err(Refused::Heavy);
         }
@@ -431,9 +432,8 @@ fn gather<'a>(
             listed.stage();
         }
         gathered.push(listed);
-        rest = tail;
     }
-    if rest.is_empty_list() {
+    if walk.rest().is_empty_list() {
         Ok(gathered)
     } else {
         Err(Refused::Improper)

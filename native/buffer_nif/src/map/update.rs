@@ -4,28 +4,32 @@ use buffer_core::map::{Cell, LARGE};
 use buffer_core::{Map, Size};
 use rustler::{Atom, Env, Term};
 
-use super::{buffer, given, held, slot_with_room, term, write, zero, Index, Key};
+use super::{buffer, given, held, index_of, slot_with_room, term, write, zero, Index, Key};
 use crate::arena::{immediate_word, Arena};
 use crate::begin::full;
+use crate::entry::nif;
 use crate::names::Target;
 use crate::resource::Shared;
 use crate::weigh::Scale;
 use crate::write::{no_room, Refused};
 use crate::{atoms, clock, operation};
 
+nif!(map_update / 5, map_update);
+
 /// Changes the value of a key by an operation: `ok`; `error` if the key is not there; `wrong_type`; or
 /// `unsuited`, if it takes Elixir's arithmetic or more time than there is under a lock. Bounded.
-#[rustler::nif]
 fn map_update<'a>(
-    buffer: Target<'_>,
-    key: Term<'a>,
-    operation: Atom,
-    operand: Term<'a>,
-    index: Index,
-) -> Atom {
-    buffer
+    env: Env<'a>,
+    [buffer, key, operation, operand, index]: [Term<'a>; 5],
+) -> Term<'a> {
+    let Ok(operation) = operation.decode() else {
+        return atoms::unsuited().to_term(env);
+    };
+    let index = index_of(index);
+    Target::of(buffer)
         .with(|shared| update(shared, key, operation, operand, index, Scale::bounded()))
         .unwrap_or_else(Refused::atom)
+        .to_term(env)
 }
 
 /// Puts a value if the value of the key is still `expected`, as an update: `ok`, `changed`, or `error`
