@@ -31,7 +31,8 @@ defmodule PartitionedBuffer.Owner do
   end
 
   @spec start_link(arg()) :: GenServer.on_start()
-  def start_link(arg), do: GenServer.start_link(__MODULE__, arg)
+  def start_link({buffer, ref, module}),
+    do: GenServer.start_link(__MODULE__, {buffer, ref, module, self()})
 
   @doc "Changes the options that are given, and only those."
   @spec update_options(atom(), map()) :: :ok
@@ -81,10 +82,9 @@ defmodule PartitionedBuffer.Owner do
   def left(deadline) when is_integer(deadline), do: max(deadline - now(), 0)
 
   @impl true
-  def init({buffer, ref, module}) do
+  def init({buffer, ref, module, parent}) do
     Process.flag(:trap_exit, true)
     :ok = Names.register(Names.owner(buffer))
-    parent = Process.whereis(Names.supervisor(buffer))
     {:ok, %{buffer: buffer, ref: ref, module: module, parent: parent}}
   end
 

@@ -58,8 +58,9 @@ defmodule PartitionedBuffer.Partition do
                 left: 0
               ]
 
-  # With an owner: one that has no name, started by the owner that ends the buffer.
-  @type arg :: {atom(), Native.handle(), module(), Native.index(), owner :: pid() | nil}
+  # Who may end the buffer: its supervisor, or an owner, which this one was started for and has no name then.
+  @type ender :: {:supervisor, pid()} | {:owner, pid()}
+  @type arg :: {atom(), Native.handle(), module(), Native.index(), ender()}
 
   @spec start_link(arg()) :: GenServer.on_start()
   def start_link(arg), do: GenServer.start_link(__MODULE__, arg)
@@ -115,11 +116,11 @@ defmodule PartitionedBuffer.Partition do
   end
 
   @impl true
-  def init({buffer, ref, module, index, owner}) do
+  def init({buffer, ref, module, index, ender}) do
     Process.flag(:trap_exit, true)
     name = Names.partition(buffer, index)
     # A predecessor that was orphaned by the death of its supervisor may be about to end.
-    unless owner, do: Names.register(name)
+    _ = if match?({:supervisor, _pid}, ender), do: Names.register(name)
 
     state = %__MODULE__{
       buffer: buffer,
@@ -127,13 +128,12 @@ defmodule PartitionedBuffer.Partition do
       index: index,
       ref: ref,
       module: module,
-      owner: owner,
-      supervisor: Process.whereis(Names.supervisor(buffer)),
       metadata: %{buffer: buffer, partition: name},
       settings: Handle.settings(ref),
       started_at: System.monotonic_time()
     }
 
+    state = struct!(state, [ender])
     Telemetry.execute([:start], %{system_time: System.system_time()}, state.metadata)
     {:ok, state |> register() |> schedule_tick(), {:continue, :resume}}
   end

@@ -137,6 +137,37 @@ defmodule PartitionedBuffer.Faults.SupervisorKillsTest do
     assert await_items(1) == [:kept]
   end
 
+  test "a partition that starts while the next supervisor is there already does not end the buffer" do
+    buffer = start_queue(processor: reporting())
+    :ok = Queue.push(buffer, :kept)
+    former = Process.whereis(Names.supervisor(buffer))
+    partitions = Process.whereis(Names.partition_supervisor(buffer))
+
+    # The partition waits for its name when its supervisors end.
+    :ok = :sys.suspend(partitions)
+    name = Names.partition(buffer, 0)
+    partition = Process.whereis(name)
+    kill(partition)
+    gate = self()
+
+    squatter =
+      spawn(fn ->
+        Process.register(self(), name)
+        send(gate, :registered)
+        receive do: (:go -> :ok)
+      end)
+
+    assert_receive :registered, 5_000
+    :ok = :sys.resume(partitions)
+    kill(former)
+    await_successor(Names.supervisor(buffer), former)
+    send(squatter, :go)
+
+    cycle(buffer)
+    assert await_items(1) == [:kept]
+    assert %{accepted: 1, processed: 1} = await_empty(buffer)
+  end
+
   test "a processor that was about to end leaves nothing twice" do
     # Processors that end at the very moment of the kill: recorded once, or reported, never twice.
     counted = :counters.new(1, [])
