@@ -306,12 +306,15 @@ defmodule PartitionedBuffer.Options do
   @doc "The options of a call that works on partitions."
   @spec partition!(keyword()) :: keyword()
   def partition!([]), do: []
-  def partition!(opts), do: opts |> keyword!() |> NimbleOptions.validate!(@partition)
+  def partition!(opts), do: validate!(opts, @partition)
 
   @doc "Those of one that waits for them, too."
   @spec sync!(keyword()) :: keyword()
   def sync!([]), do: []
-  def sync!(opts), do: opts |> keyword!() |> NimbleOptions.validate!(@sync)
+  def sync!(opts), do: validate!(opts, @sync)
+
+  defp validate!(opts, schema),
+    do: opts |> keyword!() |> NimbleOptions.validate!(schema) |> Keyword.new()
 
   @doc "Checks how long a call may wait."
   @spec timeout!(timeout()) :: timeout()
