@@ -81,6 +81,12 @@ defmodule PartitionedBuffer.TermsPropertiesTest do
           integers: quote(do: for(bits <- 55..200, sign <- [1, -1], do: sign * 2 ** bits)),
           deep_tuples: quote(do: for(depth <- 1..40, do: nest(depth, &{&1, depth, 1.5}))),
           deep_lists: quote(do: for(depth <- 1..40, do: nest(depth, &[&1, depth | "tail"]))),
+          maps: quote(do: for(size <- 0..40, do: Map.new(1..size//1, &{&1, {"text", &1}}))),
+          maps_of_maps:
+            quote(do: for(size <- 1..34, do: Map.new(1..size, &{%{&1 => 1}, %{a: &1}}))),
+          deep_maps: quote(do: for(depth <- 1..40, do: nest(depth, &%{depth: depth, inner: &1}))),
+          structs:
+            quote(do: [%URI{}, ~D[2026-01-01], ~U[2026-01-01 00:00:00Z], 1..2, MapSet.new([1])]),
           mixed:
             quote(do: for(other <- others(), do: {:item, ["a", {1.5, other}], 2 ** 62, other}))
         ] do
@@ -101,7 +107,7 @@ defmodule PartitionedBuffer.TermsPropertiesTest do
     for size <- [1, 7, 100, 256, 1_000] do
       test "while the process that has it collects its garbage, with #{size} items" do
         test = self()
-        terms = for number <- 1..1_000, do: Enum.at(kinds(number), rem(number, 9))
+        terms = for number <- 1..1_000, do: Enum.at(kinds(number), rem(number, 10))
         batches = Enum.chunk_every(terms, unquote(size))
 
         name =
@@ -253,7 +259,8 @@ defmodule PartitionedBuffer.TermsPropertiesTest do
       {list, {list, 2 ** 63 + number}},
       Enum.at(others, rem(number, length(others))),
       :atom,
-      {text, others}
+      {text, others},
+      %{id: number, name: text, at: %{number => [text]}}
     ]
   end
 

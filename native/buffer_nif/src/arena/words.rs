@@ -1,6 +1,6 @@
 //! Terms that are copied word by word, without a call into the VM.
 //!
-//! Most of what is buffered is small: tuples and lists of atoms, numbers and short binaries. The VM takes
+//! Most of what is buffered is small: tuples, lists and maps of atoms, numbers and short binaries. The VM takes
 //! several calls and two walks to weigh and to copy such a term. Here these are two short loops, and what was
 //! copied is a block of memory that is freed as one. What comes out again alone is copied by the VM, which only
 //! reads the block; the terms of a batch are copied together ([`Stretch::copy_out`]).
@@ -14,7 +14,7 @@
 //! What is copied here refers to nothing outside: neither to binaries that are shared, nor to functions,
 //! references or other nodes. So there is nothing to be given back when it is freed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use buffer_core::Segment;
 use rustler::sys::{enif_is_identical, enif_make_copy, enif_make_tuple_from_array};
@@ -41,6 +41,11 @@ const DEPTH: usize = 16;
 
 /// A bit for each kind that is known; none: the VM copies everything.
 static LAYOUT: AtomicU64 = AtomicU64::new(0);
+
+/// The first word of every small map; 0: the VM copies maps. Behind it are the number of values, which is no term, a
+/// tuple of as many keys, and the values.
+static SMALL_MAP: AtomicUsize = AtomicUsize::new(0);
+const BEFORE_VALUES: usize = 3;
 
 /// Which kinds are known.
 #[derive(Clone, Copy)]
@@ -77,7 +82,9 @@ impl Layout {
         if term & TAG != BOXED {
             return self.measure_list(term, left, depth);
         }
-        let thing = self.known(term)?;
+        let Some(thing) = self.known(term) else {
+            return self.measure_map(term, left, depth);
+        };
         *left = left.checked_sub(thing.len())?;
         if !is_tuple(thing) {
             return Some(());
@@ -94,8 +101,7 @@ impl Layout {
     fn measure_inner(self, term: NIF_TERM, left: &mut usize, depth: usize) -> Option<()> {
         // What there mostly is inside a tuple.
         if term & TAG == BOXED {
-            let thing = self.known(term)?;
-            if !is_tuple(thing) {
+            if let Some(thing) = self.known(term).filter(|thing| !is_tuple(thing)) {
                 *left = left.checked_sub(thing.len())?;
                 return Some(());
             }
@@ -106,6 +112,31 @@ impl Layout {
     #[inline(never)]
     fn measure_deeper(self, term: NIF_TERM, left: &mut usize, depth: usize) -> Option<()> {
         self.measure(term, left, depth.checked_sub(1)?)
+    }
+
+    #[inline(never)]
+    fn measure_map(self, boxed: NIF_TERM, left: &mut usize, depth: usize) -> Option<()> {
+        let map = self.map(boxed)?;
+        *left = left.checked_sub(map.len())?;
+        let terms = &map[BEFORE_VALUES - 1..];
+        let mut inner = terms.iter().filter(|&&term| !is_immediate_word(term));
+        inner.try_for_each(|&term| self.measure_deeper(term, left, depth))
+    }
+
+    /// The words of a small map, if that is what a term is and they are known.
+    #[inline]
+    fn map<'a>(self, boxed: NIF_TERM) -> Option<&'a [usize]> {
+        let known = SMALL_MAP.load(Ordering::Relaxed);
+        if known == 0 || first_word(boxed) != known {
+            return None;
+        }
+        let at = (boxed & !LOW) as *const [usize; 2];
+        // SAFETY: behind this first word there is another one: this was seen when the library was loaded. They live
+        // as `first_word` says.
+        let [_, values] = unsafe { at.read() };
+        // SAFETY: that one says how many values there are behind the keys, as was seen then too. Words of a term are
+        // never written to.
+        Some(unsafe { std::slice::from_raw_parts(at.cast(), BEFORE_VALUES + values) })
     }
 
     #[inline(never)]
@@ -140,6 +171,7 @@ impl Layout {
     pub fn learn(env: Env<'_>) {
         let layout = Self::examine(env).unwrap_or(Self(0));
         LAYOUT.store(layout.0, Ordering::Relaxed);
+        layout.learn_maps(env);
     }
 
     fn examine(env: Env<'_>) -> Option<Self> {
@@ -156,6 +188,22 @@ impl Layout {
             layout.words(term) == Some(words) && is_copied_well(layout, env, term, words)
         });
         as_expected.then_some(layout)
+    }
+
+    /// The same for maps, of which nothing else depends.
+    fn learn_maps(self, env: Env<'_>) {
+        let maps = maps(env);
+        let Some((smallest, _)) = maps.first().filter(|_| self.0 != 0) else {
+            return;
+        };
+        SMALL_MAP.store(first_word(smallest.as_c_arg()), Ordering::Relaxed);
+        let as_expected = maps.into_iter().all(|(map, words)| {
+            self.words(map) == words
+                && words.is_none_or(|words| is_copied_well(self, env, map, words))
+        });
+        if !as_expected {
+            SMALL_MAP.store(0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -291,7 +339,8 @@ fn relocate(words: &mut [usize], moved: usize) {
         if *word & TAG != HEADER {
             *word = word.wrapping_add(moved);
         } else if *word & KIND != TUPLE {
-            index += *word >> KIND_BITS;
+            let is_map = *word == SMALL_MAP.load(Ordering::Relaxed);
+            index += if is_map { 1 } else { *word >> KIND_BITS };
         }
     }
 }
@@ -383,7 +432,9 @@ fn copy(layout: Layout, block: &mut impl Block, term: NIF_TERM, depth: usize) ->
     if term & TAG != BOXED {
         return copy_list(layout, block, term, depth);
     }
-    let thing = layout.known(term)?;
+    let Some(thing) = layout.known(term) else {
+        return copy_map(layout, block, term, depth);
+    };
     let at = block.append(thing)?;
     if is_tuple(thing) {
         for (index, &element) in thing.iter().enumerate().skip(1) {
@@ -405,8 +456,7 @@ fn copy_inner(
 ) -> Option<NIF_TERM> {
     // What there mostly is inside a tuple.
     if term & TAG == BOXED {
-        let thing = layout.known(term)?;
-        if !is_tuple(thing) {
+        if let Some(thing) = layout.known(term).filter(|thing| !is_tuple(thing)) {
             let at = block.append(thing)?;
             return Some(block.address(at) | BOXED);
         }
@@ -422,6 +472,24 @@ fn copy_deeper(
     depth: usize,
 ) -> Option<NIF_TERM> {
     copy(layout, block, term, depth.checked_sub(1)?)
+}
+
+#[inline(never)]
+fn copy_map(
+    layout: Layout,
+    block: &mut impl Block,
+    boxed: NIF_TERM,
+    depth: usize,
+) -> Option<NIF_TERM> {
+    let map = layout.map(boxed)?;
+    let at = block.append(map)?;
+    for (index, &term) in map.iter().enumerate().skip(BEFORE_VALUES - 1) {
+        if !is_immediate_word(term) {
+            let copy = copy_deeper(layout, block, term, depth)?;
+            block.set(at + index, copy);
+        }
+    }
+    Some(block.address(at) | BOXED)
 }
 
 #[inline(never)]
@@ -550,6 +618,29 @@ fn trees(env: Env<'_>) -> Vec<(Term<'_>, usize)> {
         (1.5f64.encode(env).list_prepend(text), 2 + 2 + 4),
         (vec![nested; 20].encode(env), 20 * (2 + 23)),
     ]
+}
+
+/// Maps, and how many words they should take; `None`: they are the VM's.
+fn maps(env: Env<'_>) -> Vec<(Term<'_>, Option<usize>)> {
+    let text = binary(env, 9);
+    let map = |size: usize, value: Term<'_>| -> Option<Term<'_>> {
+        let key = |index: usize| (index as i64).encode(env);
+        let entries: Vec<_> = (0..size).map(|index| (key(index), value)).collect();
+        Term::map_from_pairs(env, &entries).ok()
+    };
+    let small = (1..=32).map(|size| (map(size, 1i64.encode(env)), Some(4 + 2 * size)));
+    let nested = map(3, text).and_then(|inner| map(2, inner));
+    let others = [
+        (map(3, text), Some(4 + 6 + 3 * 4)),
+        (nested, Some(4 + 4 + 2 * (4 + 6 + 3 * 4))),
+        (map(0, text), None),
+        (map(33, text), None),
+        (map(100, text), None),
+    ];
+    let all = small.chain(others);
+    // Without one of them nothing is as expected.
+    let made = all.map(|(map, words)| (map.unwrap_or(text), words));
+    made.collect()
 }
 
 fn binary(env: Env<'_>, len: usize) -> Term<'_> {
