@@ -406,6 +406,13 @@ defmodule PartitionedBuffer.Native do
   @spec partition_status(handle(), index()) :: {pid() | nil, non_neg_integer() | nil}
   def partition_status(_handle, _index), do: not_loaded()
 
+  @spec partition_returned(handle(), index()) :: :ok | :not_owner
+  def partition_returned(_handle, _index), do: not_loaded()
+
+  @spec partition_time_out(handle(), index(), timeout_ms :: non_neg_integer()) ::
+          non_neg_integer() | nil
+  def partition_time_out(_handle, _index, _timeout_ms), do: not_loaded()
+
   @spec partition_fail(handle(), index(), reason()) :: :ok | :not_owner
   def partition_fail(_handle, _index, _reason), do: not_loaded()
 
@@ -416,6 +423,7 @@ defmodule PartitionedBuffer.Native do
           :ok
           | {:again | :halved, attempts :: pos_integer(), size :: pos_integer()}
           | {:discarded, reason(), size :: pos_integer()}
+          | {:processed, size :: pos_integer()}
   def partition_settle(_handle, _index, _reason, _again), do: not_loaded()
 
   @spec partition_next_kept(handle(), index()) ::

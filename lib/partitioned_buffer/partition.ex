@@ -214,10 +214,11 @@ defmodule PartitionedBuffer.Partition do
     {:noreply, watch(%{state | watchdog: nil})}
   end
 
-  # The reply of the task: it has ended by itself.
+  # The reply of the task: it has ended by itself, if it was not about to be killed.
   def handle_info({monitor, :done}, %{runner: %{monitor: monitor}} = state) do
     Process.demonitor(monitor, [:flush])
-    {:noreply, runner_left(state)}
+    killed? = state.runner.killed_for != nil
+    {:noreply, if(killed?, do: runner_gone(state, :normal), else: runner_left(state))}
   end
 
   # The processor was called with nothing.
@@ -458,6 +459,10 @@ defmodule PartitionedBuffer.Partition do
         left = if killed_for == :shutdown, do: state.left + size, else: state.left
         go_on(%{state | left: left})
 
+      # It had nothing left to do but to tell of it.
+      {:processed, _size} ->
+        go_on(state)
+
       {how, attempts, size} ->
         try_again(state, how, attempts, size)
 
@@ -494,6 +499,8 @@ defmodule PartitionedBuffer.Partition do
   end
 
   defp failure({:shutdown, {:failed, reason}}), do: reason
+  # It found that its call had been ended.
+  defp failure({:shutdown, :not_owner}), do: :timeout
   defp failure(reason), do: reason
 
   # Of a processor that did not raise, throw, exit or fail by itself: that is known natively.
@@ -654,46 +661,41 @@ defmodule PartitionedBuffer.Partition do
     %{state | tick: {Process.send_after(self(), {:tick, tick}, interval), tick}}
   end
 
-  # One timer watches all calls of a runner, also while that waits: when it fires, the native side tells for how
-  # long the processor has had the batch that it has now. So no cycle has to tell that it begins.
+  # One timer watches all calls of a runner, also while that waits: when it fires, the native side tells how much time
+  # the processor has left for the batch that it has now, or ends its call. So no cycle has to tell that it begins.
+  defp watch(%{settings: %{processing_timeout_ms: :infinity}} = state), do: state
   defp watch(%{runner: nil} = state), do: state
 
-  defp watch(state) do
-    timeout = state.settings.processing_timeout_ms
-    {_owner, ms} = Native.partition_status(state.ref, state.index)
-    ms = ms || since_nothing(state) || 0
+  defp watch(%{settings: %{processing_timeout_ms: timeout}} = state) do
+    left = Native.partition_time_out(state.ref, state.index, timeout)
 
-    cond do
-      timeout == :infinity or ms < timeout ->
-        schedule_watchdog(state, ms)
-
-      # A call that began with the end and has had all its time has had all the time for the end.
-      state.finishing_since != nil and ms <= now() - state.finishing_since + @moment_ms ->
-        expire_now(state)
-
-      true ->
-        kill_runner(state, :timeout)
+    case left || left_for_nothing(state, timeout) do
+      left when left > 0 -> schedule_watchdog(state, left)
+      _overdue -> if end_near?(state), do: expire_now(state), else: kill_runner(state, :timeout)
     end
   end
 
-  defp since_nothing(%{nothing: nil}), do: nil
-  defp since_nothing(%{nothing: %{since: since}}), do: now() - since
+  defp left_for_nothing(%{nothing: nil}, timeout), do: max(timeout, 1)
+  defp left_for_nothing(%{nothing: %{since: since}}, timeout), do: since + timeout - now()
 
-  defp schedule_watchdog(state, elapsed \\ 0)
-  defp schedule_watchdog(%{runner: nil} = state, _elapsed), do: state
+  # The time for the end is as long as that for a call, and all but up: what would begin now would be given up in a
+  # moment. That is so too when a call that has had all its time began with the end.
+  defp end_near?(%{finishing_since: nil}), do: false
 
-  defp schedule_watchdog(state, elapsed) do
+  defp end_near?(%{finishing_since: since, settings: %{processing_timeout_ms: timeout}}),
+    do: since + timeout - now() <= @moment_ms
+
+  defp schedule_watchdog(%{settings: %{processing_timeout_ms: timeout}} = state),
+    do: schedule_watchdog(state, timeout)
+
+  defp schedule_watchdog(%{runner: nil} = state, _left), do: state
+  defp schedule_watchdog(state, :infinity), do: cancel_watchdog(state)
+
+  defp schedule_watchdog(state, left) do
     state = cancel_watchdog(state)
-
-    case state.settings.processing_timeout_ms do
-      :infinity ->
-        state
-
-      timeout ->
-        watchdog = make_ref()
-        timer = Process.send_after(self(), {:watchdog, watchdog}, max(timeout - elapsed, 1))
-        %{state | watchdog: {timer, watchdog}}
-    end
+    watchdog = make_ref()
+    timer = Process.send_after(self(), {:watchdog, watchdog}, max(left, 1))
+    %{state | watchdog: {timer, watchdog}}
   end
 
   defp cancel_watchdog(%{watchdog: nil} = state), do: state

@@ -7,6 +7,8 @@ defmodule PartitionedBuffer.ProcessorRunner do
   #
   #   * The batch that the processor has is the only one that this process can fail. All of them are
   #     held natively: a batch is settled by taking the next one.
+  #   * What its processor came to is noted natively before an event tells it. When the call was ended because it took
+  #     too long, that was first: then it comes to nothing, and nothing is told of it.
   #   * It drains what the native side has made it the owner of, for the partition's process that started it.
   #     When there is another one, or none, it ends; so it does when it has nothing to do for a while.
   #   * A processor finds it as a new process, but for the process dictionary: what is sent to it between two
@@ -336,15 +338,23 @@ defmodule PartitionedBuffer.ProcessorRunner do
           metadata = job |> metadata(info(job)) |> Map.merge(failure)
 
           # Whatever it exits with: it was the processor that failed.
-          _ = Native.partition_fail(job.ref, job.index, :exception)
-          Telemetry.execute([:processing, :exception], %{duration: now() - started}, metadata)
+          failed = Native.partition_fail(job.ref, job.index, :exception)
+          duration = now() - started
+
+          if failed == :ok,
+            do: Telemetry.execute([:processing, :exception], %{duration: duration}, metadata)
+
           # The process ends with it: the partition is told by that, as it is when it is killed.
           :erlang.raise(kind, reason, __STACKTRACE__)
       end
 
     duration = now() - started
+    failure = failure(job, batch, result)
 
     if listening? or duration > job.look_again do
+      # A failure has been noted already.
+      if failure == nil and size != 0, do: returned(job)
+
       Telemetry.execute(
         [:processing, :stop],
         %{duration: duration, size: size || length(batch)},
@@ -352,8 +362,15 @@ defmodule PartitionedBuffer.ProcessorRunner do
       )
     end
 
-    check(job, batch, result)
+    if failure, do: exit({:shutdown, {:failed, elem(failure, 0)}})
+    if result == {:failed, []} and not job.stream?, do: :ok, else: result
   end
+
+  defp returned(job), do: :ok = job.ref |> Native.partition_returned(job.index) |> may_go_on()
+
+  # It has been taken away from this process, which is about to be killed.
+  defp may_go_on(:not_owner), do: exit({:shutdown, :not_owner})
+  defp may_go_on(noted), do: noted
 
   defp process(%{stream?: true, processor: {module, function, args}} = job, batch, info),
     do: apply(module, function, [batch, Map.merge(info, job.metadata) | args])
@@ -370,33 +387,29 @@ defmodule PartitionedBuffer.ProcessorRunner do
   defp process(%{processor: {module, function, args}}, batch, _info),
     do: apply(module, function, [batch | args])
 
-  # Whatever comes back from a stream is what whoever asked for it gets.
-  defp check(%{stream?: true}, _batch, result), do: result
+  # `{reason}` of a processor that says that it has failed, which is noted. Whatever comes back from a stream is what
+  # whoever asked for it gets.
+  defp failure(%{stream?: true}, _batch, _result), do: nil
 
   # A list comes from a batch; a table has no entries to be named.
-  defp check(job, batch, {:failed, [_ | _] = failed} = bad) do
+  defp failure(job, batch, {:failed, [_ | _] = failed} = bad) do
     case is_list(batch) and not List.improper?(failed) and places(batch, failed) do
       {:ok, places} -> fail_some(job, places)
       _not_of_the_batch -> fail(job, {:bad_return, bad})
     end
   end
 
-  defp check(_job, _batch, {:failed, []}), do: :ok
-  defp check(job, _batch, {:error, reason}), do: fail(job, reason)
-  defp check(_job, _batch, result), do: result
+  defp failure(job, _batch, {:error, reason}), do: fail(job, reason)
+  defp failure(_job, _batch, _result), do: nil
 
-  @spec fail_some(t(), [non_neg_integer()]) :: no_return()
   defp fail_some(job, places) do
-    case Native.partition_fail_some(job.ref, job.index, places) do
-      true -> fail(job, {:failed, length(places)})
-      _not_owner -> exit({:shutdown, :not_owner})
-    end
+    true = job.ref |> Native.partition_fail_some(job.index, places) |> may_go_on()
+    fail(job, {:failed, length(places)})
   end
 
-  @spec fail(t(), term()) :: no_return()
   defp fail(job, reason) do
-    _ = Native.partition_fail(job.ref, job.index, :failed)
-    exit({:shutdown, {:failed, reason}})
+    :ok = job.ref |> Native.partition_fail(job.index, :failed) |> may_go_on()
+    {reason}
   end
 
   # Where in the batch the entries are that failed; in any order, each as often as it is named.

@@ -20,7 +20,9 @@ defmodule PartitionedBuffer.Telemetry do
      "`system_time`, `size`", ["`trigger`"]},
     {[:processing, :start], "A batch is handed to the processor.", "`system_time`",
      ["`batch`", "`attempt`"]},
-    {[:processing, :stop], "The processor has returned.", "`duration` (native time), `size`",
+    {[:processing, :stop],
+     "The processor has returned. Unless it says that it has failed, the batch has been processed, even if " <>
+       "a handler of this event takes too long or is killed.", "`duration` (native time), `size`",
      ["`batch`", "`attempt`"]},
     {[:processing, :exception], "The processor has raised, thrown or exited.",
      "`duration` (native time)", ["`kind`", "`reason`", "`stacktrace`", "`batch`", "`attempt`"]},

@@ -2,7 +2,7 @@ defmodule PartitionedBuffer.RunnerTest do
   # The process that runs a partition's processor, from cycle to cycle.
   use PartitionedBuffer.BoundsCase, async: true
 
-  alias PartitionedBuffer.Telemetry
+  alias PartitionedBuffer.{Handle, Native, Telemetry}
 
   @moduletag :capture_log
 
@@ -96,6 +96,128 @@ defmodule PartitionedBuffer.RunnerTest do
     assert {_, %{reason: :timeout}} = next_event([:processing_failed])
     assert {:ok, _other} = Queue.push_await(name, 2)
   end
+
+  describe "the processor's time" do
+    # A processor or a handler of `stop` that does this at that very moment.
+    defp when_stopped(name, fun) do
+      id = {__MODULE__, name}
+      event = [:partitioned_buffer, :partition, :processing, :stop]
+      :ok = :telemetry.attach(id, event, &__MODULE__.stopped/4, {name, fun})
+      on_exit(fn -> :telemetry.detach(id) end)
+    end
+
+    # As the partition's process does it when no time is left.
+    defp time_out(name), do: Native.partition_time_out(Handle.fetch!(name).ref, 0, 0)
+
+    defp settled(name) do
+      wait_until(fn -> match?(%{queued: 0, in_flight: 0}, PartitionedBuffer.info(name)) end)
+      PartitionedBuffer.info(name)
+    end
+
+    defp told(wanted), do: for({event, _, _} <- events(), event in wanted, do: event)
+
+    for size <- [10, :table] do
+      test "is over before its return is told, with batches of #{size}" do
+        name = start_runner!(fn _batch -> :fine end, processing_batch_size: unquote(size))
+        test = self()
+        when_stopped(name, fn -> send(test, {:left, time_out(name)}) end)
+        assert {:ok, _result} = Queue.push_await(name, [1, 2, 3])
+        assert_receive {:left, left}
+        assert left > 0
+        assert %{processed: 3} = assert_nothing_held(name)
+        assert told([[:processing, :stop], [:discarded]]) == [[:processing, :stop]]
+      end
+
+      test "is up before its return is told, or not at all, with batches of #{size}" do
+        test = self()
+
+        for {how, i} <-
+              Enum.with_index([fn -> :fine end, fn -> raise "late" end, fn -> {:error, :late} end]) do
+          name = :"#{unique_name()}_#{i}"
+
+          processor = fn _batch ->
+            send(test, {:left, time_out(name)})
+            how.()
+          end
+
+          listen(name, Telemetry.events())
+          opts = [name: name, processor: processor, processing_batch_size: unquote(size)]
+          start_supervised!({Queue, queue_options(opts)}, id: name)
+          assert {:error, :processing_timeout} = Queue.push_await(name, [1, 2, 3])
+          assert_receive {:left, 0}
+          assert {%{size: 3}, %{reason: :timeout}} = next_event([:discarded])
+          assert told([[:processing, :stop], [:processing, :exception]]) == []
+          assert %{processed: 0, discarded: %{timeout: 3}} = assert_nothing_held(name)
+        end
+      end
+
+      test "is over: who is killed then has processed its batch of #{size}" do
+        name = start_runner!(fn _batch -> :fine end, processing_batch_size: unquote(size))
+        when_stopped(name, fn -> Process.exit(self(), :kill) end)
+        assert Queue.push_await(name, [1, 2, 3]) == {:ok, [nil]}
+        :telemetry.detach({__MODULE__, name})
+        assert {_, %{reason: :killed}} = next_event([:processing_failed])
+        assert {:ok, _} = Queue.push_await(name, [4])
+        assert %{processed: 4, retries: 0} = assert_nothing_held(name)
+        assert told([[:discarded]]) == []
+      end
+    end
+
+    test "is over: who has failed and is killed then has failed" do
+      name = start_runner!(fn _batch -> {:error, :bad} end)
+      when_stopped(name, fn -> Process.exit(self(), :kill) end)
+      assert Queue.push_await(name, [1, 2, 3]) == {:error, :failed}
+      assert {%{size: 3}, %{reason: :failed}} = next_event([:discarded])
+      assert %{processed: 0, discarded: %{failed: 3}} = settled(name)
+    end
+
+    for size <- [1, :table] do
+      test "is up while it returns, with batches of #{size}: what is told is what has become of each" do
+        # Each takes about as long as it may, on the scheduler: some are ended on their way to be told of.
+        name =
+          start_runner!(fn _batch -> spin(2_900 + :rand.uniform(1_200)) end,
+            processing_timeout_ms: 3,
+            processing_batch_size: unquote(size)
+          )
+
+        for i <- 1..300 do
+          :ok = Queue.push(name, i)
+          :ok = PartitionedBuffer.flush(name)
+          if unquote(size) == :table, do: pause(1)
+        end
+
+        counts = count(300, %{processed: 0, timeout: 0})
+        assert %{accepted: 300, processed: processed, discarded: discarded} = settled(name)
+        assert counts == %{processed: processed, timeout: discarded.timeout}
+        assert told([[:processing, :stop], [:discarded]]) == []
+      end
+    end
+
+    defp spin(us), do: spin_until(System.monotonic_time(:microsecond) + us)
+
+    defp spin_until(moment) do
+      if System.monotonic_time(:microsecond) < moment, do: spin_until(moment), else: :ok
+    end
+
+    # What was told of so many entries.
+    defp count(0, counts), do: counts
+
+    defp count(entries, counts) do
+      receive do
+        {:event, [:processing, :stop], %{size: size}, _} ->
+          count(entries - size, %{counts | processed: counts.processed + size})
+
+        {:event, [:discarded], %{size: size}, %{reason: :timeout}} ->
+          count(entries - size, %{counts | timeout: counts.timeout + size})
+      after
+        5_000 -> flunk("nothing was told of #{entries} entries")
+      end
+    end
+  end
+
+  @doc false
+  def stopped(_event, _measurements, %{buffer: name}, {name, fun}), do: fun.()
+  def stopped(_event, _measurements, _metadata, _other), do: :ok
 
   test "goes by the options of now" do
     name = start_runner!(fn _batch, info -> info.size end, processing_batch_size: 10)

@@ -99,6 +99,8 @@ pub enum Settled {
         /// It will be tried in halves.
         halved: bool,
     },
+    /// The processor had returned: so many entries have been processed.
+    Processed(usize),
     /// It was given up; that is to be reported.
     Discarded(Discarded),
 }

@@ -63,6 +63,7 @@
 //! * **Swap.** With all locks held, the live generation becomes the draining one, if that is empty, or its
 //!   first entries do. At the most one segment is copied, and no writer can be left with the old generation:
 //!   it looks for it under the lock.
+//! * **End of a call.** The processor has returned, or has taken too long: whichever is noted first: `partition/call.rs`
 //! * **Begin.** Whoever wants a cycle swaps and makes the runner that waits the owner, or leaves a note: `partition/runner.rs`
 //!   says how, and why no wake-up is lost.
 //! * **Next.** The owner asks for the next batch, which says that it is through with the former one.

@@ -19,12 +19,14 @@
 //! | `write.rs` | writing, and what is done when there is no room |
 //! | `room.rs` | room for a write, and its limit |
 //! | `drain.rs` | swapping, and draining batch by batch |
+//! | `call.rs` | how long the processor may have a batch, and when it has returned |
 //! | `runner.rs` | who drains between cycles, and how it is told |
 //! | `awaited.rs` | who awaits entries, and when they are told |
 //! | `figures.rs` | what is known, and what is to be reported |
 //! | `end.rs` | giving all up, or leaving it to another partition |
 
 mod awaited;
+mod call;
 mod drain;
 mod end;
 mod figures;
@@ -48,8 +50,10 @@ use crate::segment::Retired;
 use crate::stats::Reason;
 use crate::sync::{AtomicUsize, Mutex};
 
+use call::Call;
 use generation::size_of;
 
+pub use call::Watched;
 pub use end::Legacy;
 pub use generation::{First, Generation, Tally};
 pub use line::{NoTurn, Served, Standings, Stood};
@@ -138,6 +142,8 @@ struct Ledger<O> {
     trigger: Option<Trigger>,
     mode: Mode,
     in_flight: Option<Batch>,
+    // `Runs` while there is none.
+    call: Call,
     // The processor has failed with the batch in flight.
     failed: Option<Reason>,
     paused: bool,
@@ -185,6 +191,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 trigger: None,
                 mode: Mode::default(),
                 in_flight: None,
+                call: Call::Runs,
                 failed: None,
                 paused: false,
                 bounded: false,
@@ -296,6 +303,7 @@ impl<O: Copy + PartialEq> Ledger<O> {
     fn check(&self, owner: O) -> Result<(), NotOwner> {
         match self.owner {
             Some(other) if other != owner => Err(NotOwner),
+            _ if self.call == Call::Ended => Err(NotOwner),
             _ => Ok(()),
         }
     }

@@ -8,14 +8,16 @@
 //! 2. Of two that ask for batches at once, one gets them; the other gets what is left once the first
 //!    is through.
 //! 3. The account holds in every reading meanwhile.
-//! 4. What is discarded at the end, beside an owner that still drains, is what it has not settled.
+//! 4. Either the processor returns, and its batch counts as processed, or its call is ended, and the batch is
+//!    discarded as late; whoever is told so of its owner and whoever watches it agree on which.
+//! 5. What is discarded at the end, beside an owner that still drains, is what it has not settled.
 #![cfg(loom)]
 
 #[path = "support/model.rs"]
 #[allow(dead_code, reason = "shared: each file needs a part of it")]
 mod model;
 
-use buffer_core::{After, Discarded, Policy, Reason, Settled};
+use buffer_core::{After, Discarded, NotOwner, Policy, Reason, Settled, Watched};
 use loom::sync::Arc;
 use loom::thread;
 use model::{assert_complete, check, drain, next, stats, swap, write_admitted, Part};
@@ -75,6 +77,53 @@ fn settling_races_with_an_owner_that_goes_on() {
         assert_eq!(partition.unreported().len() as u64, discarded);
         assert_eq!(end.processed, 3 - discarded);
         assert_eq!(partition.drain_status(), (None, None));
+    });
+}
+
+#[test]
+fn a_call_returns_or_is_ended() {
+    check(|| {
+        let partition = draining(&[1, 2]);
+        assert_eq!(next(&partition, 1, 1), Some(vec![1]));
+        let owner = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || {
+                let told = partition.returned(1, || 2) == Ok(());
+                let more = partition.done(1, &mut After::default());
+                assert_eq!(more, if told { Ok(1) } else { Err(NotOwner) });
+                told
+            })
+        };
+        let watched = partition.time_out(1, i64::MAX, || 1);
+        stats(&partition);
+        let told = owner.join().unwrap();
+        assert_eq!(told, watched != Watched::Overdue);
+        assert_eq!(partition.claim(1).is_ok(), told);
+        let late = settle(&partition).map(|discarded| discarded.reason);
+        assert_eq!(late, (!told).then_some(Reason::Timeout));
+        assert_eq!(stats(&partition).processed, u64::from(told));
+        assert_eq!(drain(&partition, 2), [2]);
+    });
+}
+
+#[test]
+fn an_owner_that_dies_when_its_processor_has_returned_has_processed_its_batch() {
+    check(|| {
+        let partition = draining(&[1]);
+        assert_eq!(next(&partition, 1, 1), Some(vec![1]));
+        let owner = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || partition.returned(1, || 2) == Ok(()))
+        };
+        let rest = partition.discard_rest(Reason::Shutdown, &mut After::default());
+        stats(&partition);
+        assert!(owner.join().unwrap());
+        let end = stats(&partition);
+        assert_eq!(end.processed, u64::from(rest.is_none()));
+        assert_eq!(
+            end.discarded[Reason::Shutdown as usize],
+            u64::from(rest.is_some())
+        );
     });
 }
 

@@ -10,7 +10,8 @@
 //!    in all but the attempt and what of it has been processed; its halves are parts of it, and all of it.
 //!    Only the owner gets any, and nobody while the partition is paused.
 //! 4. A closed partition refuses writes and changes in nothing else; an admitted write still enters.
-//! 5. `settle` discards the batch in flight if it is not to be tried again, and no other entry; what has
+//! 5. `settle` counts the batch in flight as processed if its processor had returned; it discards it if it is
+//!    not to be tried again, and no other entry; what has
 //!    expired is what came before the moment; `discard_rest` discards all there is; each is to be reported
 //!    once. `take_all` discards the batch in flight and leaves nothing: entries keep their order, and
 //!    counters their values, in the partition that gets them.
@@ -45,10 +46,12 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 
 use buffer_core::{
     After, Arena, Batch, Buffer, Closed, Credit, Generation, NoRoom, NotOwner, Policy, Queue,
-    Reason, Retired, Rows, Settled, Size, Turn, Wait, Waiters, Wanted, Written,
+    Reason, Retired, Rows, Settled, Size, Turn, Wait, Waiters, Wanted, Watched, Written,
 };
 use ledger::Ints;
-use partition_model::{values, weigh, Awaiting, Entry, InFlight, Kept, Model, Owner, Piece, Taken};
+use partition_model::{
+    values, weigh, Awaiting, Call, Entry, InFlight, Kept, Model, Owner, Piece, Taken,
+};
 use partition_ops::{op, Limits, Op};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -335,12 +338,48 @@ impl Run {
                     assert_eq!(done, Err(NotOwner));
                 }
             }
+            Op::Returned(owner) => {
+                let returned = partition.returned(owner, || clock as i64);
+                if model.is_free_for(owner) {
+                    assert_eq!(returned, Ok(()));
+                    model.set_call(Call::Returned);
+                    if let Some(batch) = &mut model.in_flight {
+                        batch.started_at = clock as i64;
+                    }
+                } else {
+                    assert_eq!(returned, Err(NotOwner));
+                }
+            }
+            Op::TimeOut(timeout) => {
+                let watched = partition.time_out(timeout, 2 * timeout, || clock as i64);
+                let expected = match model.in_flight {
+                    None => Watched::Nothing,
+                    Some(batch) => {
+                        let may_take = match batch.call {
+                            Call::Runs => timeout,
+                            Call::Returned => 2 * timeout,
+                            Call::Ended => 0,
+                        };
+                        let left = may_take - (clock as i64 - batch.started_at);
+                        if left > 0 && batch.call != Call::Ended {
+                            Watched::Left(left)
+                        } else {
+                            if batch.call == Call::Runs {
+                                model.set_call(Call::Ended);
+                            }
+                            Watched::Overdue
+                        }
+                    }
+                };
+                assert_eq!(watched, expected);
+            }
             Op::Fail(owner, reason) => {
                 let free = model.is_free_for(owner);
                 let expected = if free { Ok(()) } else { Err(NotOwner) };
                 assert_eq!(partition.fail(owner, reason), expected);
                 if free {
                     model.failed = model.in_flight.map(|_| reason);
+                    model.set_call(Call::Runs);
                 }
             }
             Op::FailSome(owner, bits) => {
@@ -364,6 +403,12 @@ impl Run {
                 let policy = Policy { max_retries, split };
                 let (len, batch) = (values(model.batch()).len(), model.in_flight);
                 let settled = partition.settle(reason, policy, &keep, after);
+                if model.call() == Some(Call::Returned) {
+                    assert_eq!(settled, Settled::Processed(len));
+                    model.settle_done(1);
+                    model.owner = None;
+                    return;
+                }
                 let expected = match model.settle(reason, policy) {
                     None => Settled::Nothing,
                     Some(Ok(discarded)) => Settled::Discarded(discarded),
@@ -429,11 +474,17 @@ impl Run {
             }
             Op::DiscardRest(reason) => {
                 let rest = partition.discard_rest(reason, after);
+                if model.call() == Some(Call::Returned) {
+                    model.settle_done(1);
+                }
+                let mut passed = model.passed();
                 let held = model.held();
                 model.lose_all(reason);
                 let some = held.entries > 0;
                 let expected = some.then(|| model.discard(reason, held.entries, held.bytes));
                 assert_eq!(rest, expected);
+                passed.extend(model.passed());
+                self.check_passed(passed);
             }
             Op::Close => {
                 partition.close();
@@ -539,6 +590,7 @@ impl Run {
         let valid = ascending && failed.last().is_some_and(|last| *last < held);
         assert_eq!(result, Ok(valid));
         if valid {
+            model.set_call(Call::Runs);
             let len = model.in_flight.map_or(0, |batch| batch.len);
             let left = model
                 .draining
@@ -621,6 +673,7 @@ impl Run {
             len,
             attempt,
             started_at: now,
+            call: Call::Runs,
         });
         (model.owner, model.failed) = (Some(owner), None);
         let Ok(Next::Batch((batch, handed))) = next else {
@@ -651,6 +704,7 @@ impl Run {
                  len,
                  attempt,
                  started_at,
+                 ..
              }| {
                 let (first, last) = (model.draining[0].place, model.draining[len - 1].place);
                 (first, last, len, weigh(model.batch()), attempt, started_at)
@@ -667,6 +721,9 @@ impl Run {
         let (all, legacy) = partition.take_all(after);
         // Nobody is told of it: whoever would be had the old one.
         let keeps = std::mem::take(&mut model.keeps);
+        if model.call() == Some(Call::Returned) {
+            model.settle_done(1);
+        }
         model.settle(Reason::Killed, Policy::ONCE);
         let mut passed = model.passed();
         model.keeps = keeps;

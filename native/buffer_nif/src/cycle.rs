@@ -5,7 +5,7 @@
 
 use buffer_core::{
     After, Again, Arena as _, Batch, Begun, Discarded, Generation, Idle, KeptBatch, Mode, Next,
-    NotOwner, Partition, Policy, Reason, Settled, Size, Stats, Trigger, View, Wanted,
+    NotOwner, Partition, Policy, Reason, Settled, Size, Stats, Trigger, View, Wanted, Watched,
 };
 use rustler::{Encoder, Env, LocalPid, Term};
 
@@ -93,6 +93,10 @@ pub trait Cycle: Sync {
     fn expire_some(&self, env: Env<'_>, shared: &Shared, moment: i64) -> Result<bool, NotOwner>;
     /// See [`Partition::drain_status`].
     fn status(&self) -> (Option<LocalPid>, Option<Batch>);
+    /// See [`Partition::returned`].
+    fn returned(&self, owner: LocalPid) -> Result<(), NotOwner>;
+    /// See [`Partition::time_out`].
+    fn time_out(&self, timeout: i64, telling: i64) -> Watched;
     /// See [`Partition::fail`].
     fn fail(&self, owner: LocalPid, reason: Reason) -> Result<(), NotOwner>;
     /// See [`Partition::fail_some`].
@@ -250,6 +254,14 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
 
     fn status(&self) -> (Option<LocalPid>, Option<Batch>) {
         self.drain_status()
+    }
+
+    fn returned(&self, owner: LocalPid) -> Result<(), NotOwner> {
+        Partition::returned(self, owner, clock::now)
+    }
+
+    fn time_out(&self, timeout: i64, telling: i64) -> Watched {
+        Partition::time_out(self, timeout, telling, clock::now)
     }
 
     fn fail(&self, owner: LocalPid, reason: Reason) -> Result<(), NotOwner> {

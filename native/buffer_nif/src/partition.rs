@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use buffer_core::{
-    Discarded, Idle, Mode, NotOwner, Policy, Reason, Settled, Size, Trigger, Wanted,
+    Discarded, Idle, Mode, NotOwner, Policy, Reason, Settled, Size, Trigger, Wanted, Watched,
 };
 use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
@@ -326,6 +326,33 @@ fn partition_status(
     Ok((owner, elapsed))
 }
 
+/// The processor has returned from the caller's batch, and it is well: `:ok`, or `:not_owner` if its call was
+/// ended. O(1).
+#[rustler::nif]
+fn partition_returned(env: Env<'_>, handle: Handle<'_>, index: usize) -> NifResult<Atom> {
+    Ok(match partition(handle, index)?.returned(env.pid()) {
+        Ok(()) => atoms::ok(),
+        Err(NotOwner) => atoms::not_owner(),
+    })
+}
+
+const MS: i64 = 1_000_000;
+
+/// How long a process may take to tell that its processor has returned, at least.
+const TELLING: i64 = 5_000 * MS;
+
+/// Ends the call of the processor that has taken `timeout` milliseconds: 0 if there is one, whose process is to be
+/// ended then; how many milliseconds it may still take; nil if there is none. O(1).
+#[rustler::nif]
+fn partition_time_out(handle: Handle<'_>, index: usize, timeout: i64) -> NifResult<Option<i64>> {
+    let timeout = timeout.saturating_mul(MS);
+    Ok(match partition(handle, index)?.time_out(timeout, TELLING) {
+        Watched::Nothing => None,
+        Watched::Left(left) => Some((left + MS - 1) / MS),
+        Watched::Overdue => Some(0),
+    })
+}
+
 /// Tells that the processor has failed with the caller's batch, and how. O(1).
 #[rustler::nif]
 fn partition_fail(env: Env<'_>, handle: Handle<'_>, index: usize, reason: Atom) -> NifResult<Atom> {
@@ -354,7 +381,8 @@ fn partition_fail_some<'a>(
 
 /// Takes the drain from its owner, who is gone. The batch that it had will be tried again, if there are
 /// tries left and `again`: `{again, Attempts, Size}` or `{halved, Attempts, Size}`; otherwise it is given up:
-/// `{discarded, Reason, Size}`. `ok` if there was none. O(entries of the batch), after a copy of it that may
+/// `{discarded, Reason, Size}`. `{processed, Size}` if the processor had returned; what it returned is not known. `ok`
+/// if there was none. O(entries of the batch), after a copy of it that may
 /// still be going on.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn partition_settle<'a>(
@@ -373,6 +401,7 @@ fn partition_settle<'a>(
     let settled = partition(handle, index)?.settle(env, handle.0, reason, policy);
     Ok(match settled {
         Settled::Nothing => atoms::ok().encode(env),
+        Settled::Processed(len) => (atoms::processed(), len).encode(env),
         Settled::Again {
             attempts,
             len,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::call::Call;
 use super::{Drain, Generation, Ledger, Live, NotOwner, Partition};
 use crate::capacity::Size;
 use crate::delivery::{After, Batch, Discarded, Next, Piece, Policy, Settled, Wanted};
@@ -136,6 +137,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             let mut ledger = self.ledger.lock();
             ledger.check(owner)?;
             let settled = ledger.in_flight.take();
+            ledger.call = Call::Runs;
             if let Some(batch) = &settled {
                 ledger.processed += batch.held() as u64;
                 self.forget(&mut ledger, batch, None, after);
@@ -152,6 +154,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     pub fn fail(&self, owner: O, reason: Reason) -> Result<(), NotOwner> {
         let mut ledger = self.ledger.lock();
         ledger.check(owner)?;
+        ledger.call = Call::Runs;
         ledger.failed = ledger.in_flight.is_some().then_some(reason);
         Ok(())
     }
@@ -180,6 +183,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             Some(some) => failed.iter().map(|index| some[*index as usize]).collect(),
         };
         let done = held - pending.len();
+        ledger.call = Call::Runs;
         batch.pending = Some(pending);
         ledger.processed += done as u64;
         let bounded = ledger.bounded;
@@ -216,8 +220,9 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
 
     /// Takes the drain away from its owner, who is gone or has failed. The batch in flight, if any, will be
     /// tried again as the policy has it, or is given up: for the reason that the processor is known to
-    /// have failed for, otherwise for `reason`. What is given up is to be reported
-    /// ([`Partition::unreported`]).
+    /// have failed for, otherwise for `reason`; a call that was ended has taken too long, unless that is the
+    /// end of all. What is given up is to be reported ([`Partition::unreported`]). If the processor had returned,
+    /// it counts as processed.
     pub fn settle(
         &self,
         reason: Reason,
@@ -230,9 +235,18 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         let (batch, reason) = {
             let mut ledger = self.ledger.lock();
             ledger.owner = None;
+            if let Some(batch) = self.settle_returned(&mut ledger, after) {
+                drop(ledger);
+                self.retire(drain, batch.len, after);
+                self.ledger.lock().oldest = drain.generation.oldest();
+                return Settled::Processed(batch.held());
+            }
             let Some(batch) = ledger.in_flight.take() else {
                 return Settled::Nothing;
             };
+            let ended = std::mem::take(&mut ledger.call) == Call::Ended;
+            let late = ended && reason != Reason::Shutdown;
+            let reason = if late { Reason::Timeout } else { reason };
             let reason = ledger.failed.take().unwrap_or(reason);
             let again = batch.attempt <= policy.max_retries;
             let halved = !again && policy.split && batch.held() > 1;
@@ -250,6 +264,21 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         };
         let discarded = self.give_up(drain, &batch, reason, keep, after);
         Settled::Discarded(discarded)
+    }
+
+    /// A batch whose processor has returned counts as processed, and is to be retired.
+    pub(super) fn settle_returned(
+        &self,
+        ledger: &mut Ledger<O>,
+        after: &mut After<G::Arena, O>,
+    ) -> Option<Batch> {
+        let batch = ledger
+            .in_flight
+            .take_if(|_| ledger.call == Call::Returned)?;
+        ledger.call = Call::Runs;
+        ledger.processed += batch.held() as u64;
+        self.forget(ledger, &batch, None, after);
+        Some(batch)
     }
 
     /// Gives entries up that came before `moment`. Whether there were any.

@@ -1,5 +1,6 @@
 //! The end of a partition: what it holds is given up, or goes to another one that takes its place.
 
+use super::call::Call;
 use super::{Generation, Partition, Tally};
 use crate::awaiting::Passed;
 use crate::capacity::Size;
@@ -82,7 +83,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         self.kept.lock().append(legacy.kept);
     }
 
-    /// Discards all that a closed partition still holds, in flight or not; `None` if that is nothing.
+    /// Discards all that a closed partition still holds, in flight or not, but for a batch whose processor has
+    /// returned; `None` if that is nothing.
     /// It is to be reported.
     pub fn discard_rest(
         &self,
@@ -94,6 +96,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         drain.pieces.clear();
         let (mut live, discarded) = {
             let mut ledger = self.ledger.lock();
+            // Retired with all the others.
+            let _processed = self.settle_returned(&mut ledger, after);
             let mut guard = self.live.lock();
             let live = guard.take();
             let size = Size {
@@ -104,6 +108,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             self.tell_all(reason, &mut after.passed);
             ledger.owner = None;
             ledger.in_flight = None;
+            ledger.call = Call::Runs;
             ledger.failed = None;
             ledger.bytes = 0;
             ledger.oldest = None;

@@ -30,6 +30,15 @@ pub struct InFlight {
     pub len: usize,
     pub attempt: u32,
     pub started_at: i64,
+    pub call: Call,
+}
+
+/// How the call of the processor stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    Runs,
+    Returned,
+    Ended,
 }
 
 /// Somebody who awaits the places after `after` up to `last`.
@@ -279,7 +288,18 @@ impl Model {
     }
 
     pub fn is_free_for(&self, owner: Owner) -> bool {
-        self.owner.is_none_or(|other| other == owner)
+        let ended = self.call() == Some(Call::Ended);
+        !ended && self.owner.is_none_or(|other| other == owner)
+    }
+
+    pub fn call(&self) -> Option<Call> {
+        self.in_flight.map(|batch| batch.call)
+    }
+
+    pub fn set_call(&mut self, call: Call) {
+        if let Some(batch) = &mut self.in_flight {
+            batch.call = call;
+        }
     }
 
     /// The batch in flight is processed.
@@ -350,6 +370,8 @@ impl Model {
             .map(|(index, _)| index)
             .collect();
         let batch = self.in_flight.take()?;
+        let late = batch.call == Call::Ended && reason != Reason::Shutdown;
+        let reason = if late { Reason::Timeout } else { reason };
         let reason = self.failed.take().unwrap_or(reason);
         let again = batch.attempt <= policy.max_retries;
         if !again && (!policy.split || held < 2) {

@@ -35,6 +35,10 @@ pub enum Op {
     Done(Owner),
     /// `Next` until nothing is left, if this is the owner.
     Finish(Owner, Limits),
+    /// The processor has returned from the batch in flight.
+    Returned(Owner),
+    /// Its call is ended if it has taken so long, or twice that once it has returned.
+    TimeOut(i64),
     /// The processor has failed with the batch in flight.
     Fail(Owner, Reason),
     /// With those of it whose bits are set.
@@ -125,6 +129,8 @@ pub fn op() -> impl Strategy<Value = Op> {
         16 => (owner(), limits()).prop_map(|(owner, limits)| Op::Next(owner, limits)),
         4 => (owner(), limits()).prop_map(|(owner, limits)| Op::Finish(owner, limits)),
         2 => owner().prop_map(Op::Done),
+        2 => owner().prop_map(Op::Returned),
+        2 => (0..30i64).prop_map(Op::TimeOut),
         2 => (owner(), reason()).prop_map(|(owner, reason)| Op::Fail(owner, reason)),
         4 => (any::<u64>(), reason()).prop_map(|(bits, reason)| Op::FailPartly(bits, reason)),
         4 => (owner(), any::<u64>()).prop_map(|(owner, bits)| Op::FailSome(owner, bits)),
