@@ -51,8 +51,10 @@ defmodule PartitionedBuffer.MapCase do
       end)
 
     send(name, {:tick, tick})
-    # Answered after that.
-    _state = :sys.get_state(name)
+    # Answered after that; a runner that had to be started for it finds that noted.
+    state = :sys.get_state(name)
+    noted = fn -> PartitionedBuffer.Native.partition_noted(state.ref, state.index) end
+    FaultHelpers.wait_until(fn -> noted.() == nil end)
   end
 
   defp idle?({index, ref}),
