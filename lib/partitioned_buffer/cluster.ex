@@ -154,7 +154,7 @@ defmodule PartitionedBuffer.Cluster do
   @spec child_spec(keyword()) :: Elixir.Supervisor.child_spec()
   def child_spec(opts) do
     %{
-      id: Keyword.get(opts, :name) || __MODULE__,
+      id: Keyword.get(PartitionedBuffer.Options.keyword!(opts), :name) || __MODULE__,
       start: {__MODULE__, :start_link, [opts]},
       type: :supervisor
     }

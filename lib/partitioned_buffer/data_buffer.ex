@@ -122,7 +122,7 @@ defmodule PartitionedBuffer.DataBuffer do
       @doc false
       def child_spec(opts) do
         %{
-          id: Keyword.get(opts, :name, __MODULE__),
+          id: opts |> PartitionedBuffer.Options.keyword!() |> Keyword.get(:name, __MODULE__),
           start: {__MODULE__, :start_link, [opts]},
           type: :supervisor
         }
@@ -163,7 +163,7 @@ defmodule PartitionedBuffer.DataBuffer do
       :ok
   """
   @spec start_link(module(), keyword()) :: Supervisor.on_start()
-  def start_link(module, opts) when is_atom(module) do
+  def start_link(module, opts) do
     case Options.start(module, opts) do
       {:ok, opts} -> module |> Options.queue(opts) |> PartitionedBuffer.Supervisor.start_link()
       {:error, error} -> {:error, {:shutdown, {:failed_to_start_child, __MODULE__, error}}}

@@ -232,7 +232,7 @@ defmodule PartitionedBuffer.GenPool do
           Supervisor.child_spec()
   def child_spec({module, arg, opts}) do
     %{
-      id: Keyword.get(opts, :name, module),
+      id: opts |> PartitionedBuffer.Options.keyword!() |> Keyword.get(:name, module),
       start: {__MODULE__, :start_link, [module, arg, opts]},
       shutdown: :infinity
     }
@@ -265,8 +265,9 @@ defmodule PartitionedBuffer.GenPool do
       :ok
   """
   @spec start_link(module(), init_arg :: term(), keyword()) :: GenServer.on_start()
-  def start_link(module, init_arg \\ [], opts \\ []) when is_atom(module) do
-    unless Code.ensure_loaded?(module) and function_exported?(module, :init, 1) do
+  def start_link(module, init_arg \\ [], opts \\ []) do
+    unless is_atom(module) and Code.ensure_loaded?(module) and
+             function_exported?(module, :init, 1) do
       raise ArgumentError, "expected a module with init/1, got: #{inspect(module)}"
     end
 
@@ -519,7 +520,10 @@ defmodule PartitionedBuffer.GenPool do
   """
   @spec stop(pool(), reason :: term(), timeout()) :: :ok
   def stop(pool, reason \\ :normal, timeout \\ :infinity),
-    do: GenServer.stop(pool, reason, PartitionedBuffer.Options.timeout!(timeout))
+    do:
+      pool
+      |> process(:stop)
+      |> GenServer.stop(reason, PartitionedBuffer.Options.timeout!(timeout))
 
   @doc """
   The shared state; or, if each worker has its own, a list of those, in no particular order, of the workers that
@@ -530,7 +534,7 @@ defmodule PartitionedBuffer.GenPool do
   """
   @spec get_state(pool()) :: term()
   def get_state(pool) do
-    case Owner.state(pool) do
+    case pool |> process(:get_state) |> Owner.state() do
       {:shared, backend, ref} ->
         {_version, state} = backend.get(ref, nil)
         state
@@ -566,7 +570,7 @@ defmodule PartitionedBuffer.GenPool do
       :ok
   """
   @spec get_children(pool()) :: [pid()]
-  def get_children(pool), do: Owner.workers(pool)
+  def get_children(pool), do: pool |> process(:get_children) |> Owner.workers()
 
   @doc """
   Changes the number of workers of a running pool. New ones start on what waits at once. Of those that are too many,
@@ -577,7 +581,10 @@ defmodule PartitionedBuffer.GenPool do
   there. Raises `ArgumentError` if it is no such number, and exits if the pool is not running.
   """
   @spec set_pool_size(pool(), non_neg_integer()) :: :ok | {:error, term()}
-  def set_pool_size(pool, size), do: Owner.resize(pool, Options.pool_size!(size))
+  def set_pool_size(pool, size) do
+    size = Options.pool_size!(size)
+    pool |> process(:set_pool_size) |> Owner.resize(size)
+  end
 
   @doc """
   How things stand. `accepted` is `done`, `failed`, `cancelled`, all of `dropped`, `waiting` and `in_flight`
@@ -600,7 +607,14 @@ defmodule PartitionedBuffer.GenPool do
   """
   @spec info(pool()) :: map()
   def info(pool) do
-    {broker, info} = Owner.info(pool)
+    {broker, info} = pool |> process(:info) |> Owner.info()
     broker |> Broker.info() |> Map.merge(info)
   end
+
+  # What else may have the name is not asked: it would not bear that.
+  defp process(pool, function) when is_atom(pool),
+    do: Owner.whereis(pool) || exit({:noproc, {__MODULE__, function, [pool]}})
+
+  defp process({pool, node}, function) when node == node(), do: process(pool, function)
+  defp process(pool, _function), do: pool
 end

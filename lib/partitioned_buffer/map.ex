@@ -142,7 +142,7 @@ defmodule PartitionedBuffer.Map do
   @spec child_spec(keyword()) :: Supervisor.child_spec()
   def child_spec(opts) do
     %{
-      id: Keyword.get(opts, :name) || __MODULE__,
+      id: Keyword.get(Options.keyword!(opts), :name) || __MODULE__,
       start: {__MODULE__, :start_link, [opts]},
       type: :supervisor
     }

@@ -51,6 +51,40 @@ defmodule PartitionedBuffer.Names do
   def keeper(broker), do: Module.concat(broker, Keeper)
 
   @doc """
+  Whether what is called `own` can be started with these names. Not if one of them is that of a process that is
+  none of `own`, nor an orphan: that one is not about to end, and who waits for it waits in vain.
+  """
+  @spec available(name(), [name()]) :: :ok | {:error, {:already_started, pid()}}
+  def available(own, names) do
+    stranger =
+      Enum.find_value(names, fn name ->
+        pid = Process.whereis(name)
+        if is_pid(pid) and stranger?(pid, own), do: pid
+      end)
+
+    if stranger, do: {:error, {:already_started, stranger}}, else: :ok
+  end
+
+  defp stranger?(pid, own) do
+    case Process.info(pid, :dictionary) do
+      {:dictionary, dictionary} ->
+        case List.keyfind(dictionary, :"$ancestors", 0) do
+          {_key, [parent | _] = ancestors} -> own not in ancestors and there?(parent)
+          _none -> true
+        end
+
+      # It has ended.
+      nil ->
+        false
+    end
+  end
+
+  defp there?(parent) when is_pid(parent),
+    do: node(parent) != node() or Process.alive?(parent)
+
+  defp there?(parent), do: Process.whereis(parent) != nil
+
+  @doc """
   Waits until no process has this name: one that was orphaned by the death of its supervisor is about
   to end. Another one that keeps the name is told by an exit.
   """

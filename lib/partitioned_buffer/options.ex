@@ -487,7 +487,9 @@ defmodule PartitionedBuffer.Options do
     {:error, "expected non-negative integer or :infinity, got: #{inspect(other)}"}
   end
 
-  defp keyword!(opts) do
+  @doc "The options of a call, or of a child specification: a keyword list, whatever is in it."
+  @spec keyword!(term()) :: keyword()
+  def keyword!(opts) do
     if Keyword.keyword?(opts) do
       opts
     else

@@ -26,7 +26,22 @@ defmodule PartitionedBuffer.Supervisor do
 
   @spec start_link(keyword()) :: Supervisor.on_start()
   def start_link(opts) do
-    Supervisor.start_link(__MODULE__, opts, name: Names.supervisor(opts[:name]))
+    own = Names.supervisor(opts[:name])
+
+    with :ok <- Names.available(own, names(opts[:name], opts[:partitions])),
+         do: Supervisor.start_link(__MODULE__, opts, name: own)
+  end
+
+  defp names(buffer, partitions) do
+    partitions = for index <- 0..(partitions - 1)//1, do: Names.partition(buffer, index)
+
+    [
+      buffer,
+      Names.registry_partition(buffer),
+      Names.task_supervisor(buffer),
+      Names.partition_supervisor(buffer),
+      Names.owner(buffer) | partitions
+    ]
   end
 
   @impl true

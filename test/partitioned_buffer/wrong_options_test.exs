@@ -4,6 +4,7 @@ defmodule PartitionedBuffer.WrongOptionsTest do
 
   alias PartitionedBuffer.{BufferCase, DataBuffer, GenBuffer, GenPool, Queue, Testing}
   alias PartitionedBuffer.GenBuffer.Dist
+  alias PartitionedBuffer.GenPool.{Broker, DefaultBroker}
 
   @no_timeouts [nil, :soon, "1", -1, 1.5, 4_294_967_296, [], {}, %{}]
   @no_options [:now, "1", 1, {}, %{}, [1], [:partition | :all]]
@@ -95,15 +96,50 @@ defmodule PartitionedBuffer.WrongOptionsTest do
     end
   end
 
+  describe "a child specification" do
+    test "of options that are none raises" do
+      for opts <- [nil, :now, "1", 1, {}, %{name: :a}, [1], [:name], [{:name, 1} | :tail]] do
+        for module <- [Queue, PartitionedBuffer.Map, PartitionedBuffer.Cluster, DocBuffer],
+            do: keyword(fn -> apply(module, :child_spec, [opts]) end)
+
+        keyword(fn -> apply(GenPool, :child_spec, [{GenPool, :arg, opts}]) end)
+        keyword(fn -> apply(Broker, :child_spec, [{DefaultBroker, opts}]) end)
+        keyword(fn -> apply(Broker, :start_link, [DefaultBroker, opts]) end)
+      end
+    end
+
+    test "of a broker that is none raises, and so does its start" do
+      for module <- [nil, Enum, NoSuchModule, "broker", 1, %{}, [], {}] do
+        wrong = ~r/expected a module that implements/
+        assert_raise ArgumentError, wrong, fn -> apply(Broker, :child_spec, [{module, []}]) end
+        assert_raise ArgumentError, wrong, fn -> apply(Broker, :start_link, [module, []]) end
+
+        assert_raise ArgumentError, wrong, fn ->
+          apply(Broker, :start_link, [module, [name: :none]])
+        end
+      end
+    end
+  end
+
+  test "a pool of what is no module is not started" do
+    for module <- ["pool", 1, {}, [], nil, NoSuchModule] do
+      assert_raise ArgumentError, ~r/init\/1/, fn -> apply(GenPool, :start_link, [module]) end
+    end
+  end
+
+  defp keyword(fun), do: assert_raise(ArgumentError, ~r/keyword list/, fun)
+
   test "a call of no pool is not one of the own" do
     assert {:noproc, _call} = catch_exit(GenPool.call(nil, :message))
   end
 
   describe "a DataBuffer" do
     test "is not started for a module that nothing can be flushed to" do
-      for module <- [Enum, NoSuchModule, nil] do
+      for module <- [Enum, NoSuchModule, nil, "module", 1] do
+        opts = [name: BufferCase.unique_name()]
+
         assert {:error, {:shutdown, {:failed_to_start_child, DataBuffer, error}}} =
-                 DataBuffer.start_link(module, name: BufferCase.unique_name())
+                 apply(DataBuffer, :start_link, [module, opts])
 
         assert Exception.message(error) =~ "handle_flush/2"
       end

@@ -24,7 +24,10 @@ defmodule PartitionedBuffer.Cluster.Supervisor do
   @spec start_link(map(), map(), Supervisor.child_spec() | {module(), term()} | nil) ::
           Supervisor.on_start()
   def start_link(own, defaults, child) do
-    Supervisor.start_link(__MODULE__, {own, defaults, child}, name: Names.cluster(own.name))
+    name = Names.cluster(own.name)
+
+    with :ok <- Names.available(name, [Names.cluster_scope(own.name)]),
+         do: Supervisor.start_link(__MODULE__, {own, defaults, child}, name: name)
   end
 
   @impl true

@@ -132,7 +132,8 @@ defmodule PartitionedBuffer.DataBuffer.Options do
         wrong("expected a keyword list, got: #{inspect(opts)}")
 
       # What it would be given were lost, flush by flush.
-      not (Code.ensure_loaded?(module) and function_exported?(module, :handle_flush, 2)) ->
+      not (is_atom(module) and Code.ensure_loaded?(module) and
+               function_exported?(module, :handle_flush, 2)) ->
         wrong("expected a module with handle_flush/2, got: #{inspect(module)}")
 
       true ->

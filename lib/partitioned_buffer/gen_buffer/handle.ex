@@ -33,14 +33,21 @@ defmodule PartitionedBuffer.GenBuffer.Handle do
 
     %__MODULE__{
       broker: broker,
-      keeper: Module.concat(buffer, Keeper),
-      manager: Module.concat(buffer, Manager),
+      keeper: keeper(buffer),
+      manager: manager(buffer),
       replies?: opts.send_replies,
       overflow: if(opts.buffer_type == :ring, do: :drop_oldest, else: opts.overflow),
       figures: figures,
       opts: opts
     }
   end
+
+  @doc "The names of its processes."
+  @spec keeper(atom()) :: atom()
+  def keeper(buffer), do: Module.concat(buffer, Keeper)
+
+  @spec manager(atom()) :: atom()
+  def manager(buffer), do: Module.concat(buffer, Manager)
 
   @spec put(atom(), t()) :: :ok
   def put(buffer, %{broker: broker, observed?: observed?} = handle) do

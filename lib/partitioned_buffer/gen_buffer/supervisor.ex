@@ -20,7 +20,16 @@ defmodule PartitionedBuffer.GenBuffer.Supervisor do
 
   @spec start_link(atom(), map()) :: Supervisor.on_start()
   def start_link(buffer, opts) do
-    case Supervisor.start_link(__MODULE__, {buffer, opts}, name: Names.supervisor(buffer)) do
+    own = Names.supervisor(buffer)
+
+    with :ok <- Names.available(own, names(buffer)),
+         do: started(Supervisor.start_link(__MODULE__, {buffer, opts}, name: own), buffer)
+  end
+
+  defp names(buffer), do: [Handle.keeper(buffer), workers(buffer), Handle.manager(buffer)]
+
+  defp started(result, buffer) do
+    case result do
       {:error, {:shutdown, {:failed_to_start_child, Manager, reason}}} ->
         :ok = forget(buffer)
         {:error, reason}
@@ -46,12 +55,13 @@ defmodule PartitionedBuffer.GenBuffer.Supervisor do
 
   @impl true
   def init({buffer, opts}) do
+    # Before anything is opened.
+    Enum.each(names(buffer), fn name -> :ok = Names.await_free(name) end)
+
     {_how, broker} =
       Broker.open(Handle.native_name(buffer), opts.n_partitions, Options.broker(opts))
 
     handle = Handle.new(buffer, broker, opts)
-    names = [handle.keeper, workers(buffer), handle.manager]
-    Enum.each(names, fn name -> :ok = Names.await_free(name) end)
     handle = Handle.put_observed(buffer, handle, Telemetry.listening?())
 
     children = [

@@ -98,7 +98,7 @@ defmodule PartitionedBuffer.GenPool.Broker do
   @spec child_spec(module() | {module(), keyword()}) :: Supervisor.child_spec()
   def child_spec({module, opts}) do
     %{
-      id: Keyword.get(opts, :name, module),
+      id: Options.broker_name!(module, opts),
       start: {__MODULE__, :start_link, [module, opts]},
       type: :worker
     }
@@ -133,10 +133,7 @@ defmodule PartitionedBuffer.GenPool.Broker do
   # What a module describes.
   @spec describe!(module()) :: {map(), timeout()}
   def describe!(module) do
-    unless Code.ensure_loaded?(module) and function_exported?(module, :client_queue, 0) do
-      raise ArgumentError,
-            "expected a module that implements #{inspect(__MODULE__)}, got: #{inspect(module)}"
-    end
+    :ok = Options.broker_module!(module)
 
     process =
       if function_exported?(module, :process_queue, 0), do: module.process_queue(), else: []

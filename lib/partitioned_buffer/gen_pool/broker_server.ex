@@ -36,7 +36,9 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
   @spec start_link(atom(), module(), atom(), Signals.t() | nil) :: GenServer.on_start()
   def start_link(name, module, pool, signals) do
     described = Broker.describe!(module)
-    GenServer.start_link(__MODULE__, {name, described, pool, signals}, name: name)
+
+    with :ok <- Names.available(name, [Names.keeper(name)]),
+         do: GenServer.start_link(__MODULE__, {name, described, pool, signals}, name: name)
   end
 
   @doc "The calling process is the pool whose workers take from it: one at a time."

@@ -257,12 +257,26 @@ defmodule PartitionedBuffer.GenPool.Options do
   @doc "The name of a broker outside of its pool."
   @spec broker_name!(module(), keyword()) :: atom()
   def broker_name!(module, opts) do
+    :ok = broker_module!(module)
+
     (opts
      |> keyword!()
      |> Keyword.put_new(:name, module)
      |> NimbleOptions.validate!(@broker))[
       :name
     ]
+  end
+
+  @doc "Checks that a module describes a broker."
+  @spec broker_module!(term()) :: :ok
+  def broker_module!(module) do
+    if is_atom(module) and Code.ensure_loaded?(module) and
+         function_exported?(module, :client_queue, 0) do
+      :ok
+    else
+      raise ArgumentError,
+            "expected a module that implements PartitionedBuffer.GenPool.Broker, got: #{inspect(module)}"
+    end
   end
 
   @doc "Checks a number of workers."

@@ -42,8 +42,17 @@ defmodule PartitionedBuffer.GenPool.Owner do
   defmacro request(request), do: {:"$partitioned_buffer_pool", request}
 
   @spec start_link(module(), term(), opts()) :: GenServer.on_start()
-  def start_link(module, arg, opts),
-    do: GenServer.start_link(__MODULE__, {module, arg, opts}, name: opts.name)
+  def start_link(module, arg, opts) do
+    with :ok <- Names.available(opts.name, names(opts)),
+         do: GenServer.start_link(__MODULE__, {module, arg, opts}, name: opts.name)
+  end
+
+  defp names(%{name: pool, external_broker?: true}), do: [Names.worker_supervisor(pool)]
+
+  defp names(%{name: pool}) do
+    broker = Names.broker(pool)
+    [Names.worker_supervisor(pool), broker, Names.keeper(broker)]
+  end
 
   # --- for workers -----------------------------------------------------------------------------------
 
@@ -66,6 +75,13 @@ defmodule PartitionedBuffer.GenPool.Owner do
   end
 
   # --- for everybody -----------------------------------------------------------------------------------
+
+  @doc "The process of the pool of this name. A process of something else may have the name."
+  @spec whereis(atom()) :: pid() | nil
+  def whereis(pool) do
+    pid = Process.whereis(pool)
+    if is_pid(pid) and :proc_lib.translate_initial_call(pid) == {__MODULE__, :init, 1}, do: pid
+  end
 
   @doc "The workers, those that are about to leave aside."
   @spec workers(GenServer.server()) :: [pid()]
