@@ -164,8 +164,20 @@ defmodule PartitionedBuffer.Cluster do
   Stops this node's part: it leaves, processes what it has, and hands over what is left, if it is to. See
   "Join and leave".
 
-  `timeout` (milliseconds) is how long this call waits; when it is over the call exits with `:timeout`, and the
-  buffer goes on ending. It exits with `{:noproc, _}` if no such cluster is running on this node.
+  Returns `:ok`. `timeout` (milliseconds) is how long this call waits; when it is over the call exits with `:timeout`,
+  and the buffer goes on ending. It exits with `{:noproc, _}` if no such cluster is running on this node, and raises
+  `ArgumentError` if the timeout is none.
+
+      iex> alias PartitionedBuffer.Cluster
+      iex> {:ok, _pid} =
+      ...>   Cluster.start_link(
+      ...>     module: PartitionedBuffer.Queue,
+      ...>     name: :stop_cluster,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> Cluster.stop(:stop_cluster, :normal, 60_000)
+      :ok
   """
   @spec stop(buffer(), reason :: term(), timeout()) :: :ok
   def stop(buffer, reason \\ :normal, timeout \\ :infinity) do
@@ -182,6 +194,19 @@ defmodule PartitionedBuffer.Cluster do
   The members that this node knows of, and their weights, in the order of their names.
 
   Raises `ArgumentError` if the cluster is not running on this node, as do all functions below.
+
+      iex> alias PartitionedBuffer.Cluster
+      iex> {:ok, _pid} =
+      ...>   Cluster.start_link(
+      ...>     module: PartitionedBuffer.Queue,
+      ...>     name: :nodes_cluster,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> Cluster.nodes(:nodes_cluster) == [{node(), 1}]
+      true
+      iex> Cluster.stop(:nodes_cluster)
+      :ok
   """
   @spec nodes(buffer()) :: [{node(), weight :: number()}]
   def nodes(buffer), do: View.fetch!(buffer).members
@@ -316,7 +341,23 @@ defmodule PartitionedBuffer.Cluster do
   @doc """
   Puts a value, whatever was there. See `PartitionedBuffer.Map.put/4`; options and returns are those of `push/3`.
 
-  A function as `:partition_key` is called with the key.
+  A function as `:partition_key` is called with the key. Raises `ArgumentError` if the cluster is not running on this
+  node or holds no map.
+
+      iex> alias PartitionedBuffer.Cluster
+      iex> {:ok, _pid} =
+      ...>   Cluster.start_link(
+      ...>     module: PartitionedBuffer.Map,
+      ...>     name: :put_cluster,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> Cluster.put(:put_cluster, {:user, 1}, "Ada", timeout: 1_000)
+      :ok
+      iex> Cluster.get(:put_cluster, {:user, 1})
+      "Ada"
+      iex> Cluster.stop(:put_cluster)
+      :ok
   """
   @spec put(buffer(), key :: term(), value :: term(), keyword()) :: written()
   def put(buffer, key, value, opts \\ []),
@@ -326,6 +367,21 @@ defmodule PartitionedBuffer.Cluster do
   Puts many values: of a map, or of a list of `{key, value}`. See `put/4`.
 
   Raises `ArgumentError` ("invalid entry: …") if something in the list is no pair; nothing was written then.
+
+      iex> alias PartitionedBuffer.Cluster
+      iex> {:ok, _pid} =
+      ...>   Cluster.start_link(
+      ...>     module: PartitionedBuffer.Map,
+      ...>     name: :put_all_cluster,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> Cluster.put_all(:put_all_cluster, %{a: 1, b: 2})
+      :ok
+      iex> Cluster.size(:put_all_cluster) == [{node(), 2}]
+      true
+      iex> Cluster.stop(:put_all_cluster)
+      :ok
   """
   @spec put_all(buffer(), map() | [{term(), term()}], keyword()) :: all_written()
   def put_all(buffer, entries, opts \\ [])
@@ -365,7 +421,25 @@ defmodule PartitionedBuffer.Cluster do
     buffer |> view!(PartitionedBuffer.Map) |> write_one(:put_all_newer, key, entry, opts)
   end
 
-  @doc "Puts many values that are newer: a list of `{key, value, version}`. See `put_newer/5` and `put_all/3`."
+  @doc """
+  Puts many values that are newer: a list of `{key, value, version}`. See `put_newer/5` and `put_all/3`, of which it
+  has the options, returns and errors.
+
+      iex> alias PartitionedBuffer.Cluster
+      iex> {:ok, _pid} =
+      ...>   Cluster.start_link(
+      ...>     module: PartitionedBuffer.Map,
+      ...>     name: :all_newer_cluster,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> Cluster.put_all_newer(:all_newer_cluster, [{:key, "v2", 2}, {:key, "v1", 1}])
+      :ok
+      iex> Cluster.get(:all_newer_cluster, :key)
+      "v2"
+      iex> Cluster.stop(:all_newer_cluster)
+      :ok
+  """
   @spec put_all_newer(buffer(), [{term(), term(), integer()}], keyword()) :: all_written()
   def put_all_newer(buffer, entries, opts \\ []) do
     :ok = valid!(entries, &versioned?/1)
@@ -378,6 +452,22 @@ defmodule PartitionedBuffer.Cluster do
   @doc """
   Removes a key from its owner's buffer. It is `:ok` if it was not there. Options and returns are those of
   `push/3`; with `on_lost: :next` too, a lost node is an error, since no other one has the key.
+
+      iex> alias PartitionedBuffer.Cluster
+      iex> {:ok, _pid} =
+      ...>   Cluster.start_link(
+      ...>     module: PartitionedBuffer.Map,
+      ...>     name: :delete_cluster,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> Cluster.put(:delete_cluster, :key, 1)
+      iex> Cluster.delete(:delete_cluster, :key)
+      :ok
+      iex> Cluster.fetch(:delete_cluster, :key)
+      :error
+      iex> Cluster.stop(:delete_cluster)
+      :ok
   """
   @spec delete(buffer(), key :: term(), keyword()) :: written()
   def delete(buffer, key, opts \\ []) do
@@ -437,6 +527,19 @@ defmodule PartitionedBuffer.Cluster do
 
   Takes `:partition_key` and `:timeout`, as `push/3`. Raises `PartitionedBuffer.Cluster.Error` if the owner
   can't be asked: see `fetch/3`.
+
+      iex> alias PartitionedBuffer.Cluster
+      iex> {:ok, _pid} =
+      ...>   Cluster.start_link(
+      ...>     module: PartitionedBuffer.Map,
+      ...>     name: :get_cluster,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> Cluster.get(:get_cluster, :nothing, :default)
+      :default
+      iex> Cluster.stop(:get_cluster)
+      :ok
   """
   @spec get(buffer(), key :: term(), default :: term(), keyword()) :: term()
   def get(buffer, key, default \\ nil, opts \\ []) do
@@ -452,6 +555,20 @@ defmodule PartitionedBuffer.Cluster do
   can't be asked: `{:lost, node}`, `:no_nodes`, `:closed` (its buffer is just ending), or `{:invalid, message}`.
 
   Takes the options of `get/4`.
+
+      iex> alias PartitionedBuffer.Cluster
+      iex> {:ok, _pid} =
+      ...>   Cluster.start_link(
+      ...>     module: PartitionedBuffer.Map,
+      ...>     name: :fetch_cluster,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> Cluster.put(:fetch_cluster, :key, nil)
+      iex> Cluster.fetch(:fetch_cluster, :key, timeout: 1_000)
+      {:ok, nil}
+      iex> Cluster.stop(:fetch_cluster)
+      :ok
   """
   @spec fetch(buffer(), key :: term(), keyword()) :: {:ok, term()} | :error | {:error, term()}
   def fetch(buffer, key, opts \\ []) do
@@ -486,6 +603,22 @@ defmodule PartitionedBuffer.Cluster do
   ## Options
 
   #{Options.all_nodes_docs()}
+
+  ## Examples
+
+      iex> alias PartitionedBuffer.Cluster
+      iex> {:ok, _pid} =
+      ...>   Cluster.start_link(
+      ...>     module: PartitionedBuffer.Queue,
+      ...>     name: :size_cluster,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> Cluster.push(:size_cluster, [:a, :b])
+      iex> Cluster.size(:size_cluster, timeout: 1_000) == [{node(), 2}]
+      true
+      iex> Cluster.stop(:size_cluster)
+      :ok
   """
   @spec size(buffer(), keyword()) :: rows(non_neg_integer())
   def size(buffer, opts \\ []) do
@@ -502,6 +635,21 @@ defmodule PartitionedBuffer.Cluster do
       member: `repeated` were asked for again and not written again, `handed_over` were handed over.
 
   Takes the options of `size/2`.
+
+      iex> alias PartitionedBuffer.Cluster
+      iex> {:ok, _pid} =
+      ...>   Cluster.start_link(
+      ...>     module: PartitionedBuffer.Queue,
+      ...>     name: :info_cluster,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> Cluster.push(:info_cluster, [:a, :b])
+      iex> %{nodes: [{_this, info}], calls: calls} = Cluster.info(:info_cluster)
+      iex> {info.accepted, calls.local, calls.remote}
+      {2, 2, 0}
+      iex> Cluster.stop(:info_cluster)
+      :ok
   """
   @spec info(buffer(), keyword()) :: %{
           nodes: rows(map()),
@@ -513,7 +661,22 @@ defmodule PartitionedBuffer.Cluster do
     %{nodes: everywhere(view, :info, [], timeout), calls: View.counted(view)}
   end
 
-  @doc "Starts to process on all nodes, without waiting. `[{node, :ok}]`; takes the options of `size/2`."
+  @doc """
+  Starts to process on all nodes, without waiting. `[{node, :ok}]`; takes the options of `size/2`.
+
+      iex> alias PartitionedBuffer.Cluster
+      iex> {:ok, _pid} =
+      ...>   Cluster.start_link(
+      ...>     module: PartitionedBuffer.Queue,
+      ...>     name: :flush_cluster,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> Cluster.flush(:flush_cluster) == [{node(), :ok}]
+      true
+      iex> Cluster.stop(:flush_cluster)
+      :ok
+  """
   @spec flush(buffer(), keyword()) :: rows(:ok)
   def flush(buffer, opts \\ []) do
     {timeout, []} = Options.all_nodes!(opts)
@@ -525,6 +688,21 @@ defmodule PartitionedBuffer.Cluster do
 
   `[{node, outcomes}]`, with the outcomes of `PartitionedBuffer.sync_flush/2`. Takes the options of `size/2`, with
   a `:timeout` of 60000 by default.
+
+      iex> alias PartitionedBuffer.Cluster
+      iex> {:ok, _pid} =
+      ...>   Cluster.start_link(
+      ...>     module: PartitionedBuffer.Queue,
+      ...>     name: :sync_cluster,
+      ...>     partitions: 1,
+      ...>     processor: &length/1
+      ...>   )
+      iex> Cluster.push(:sync_cluster, [:a, :b])
+      iex> [{_this, outcomes}] = Cluster.sync_flush(:sync_cluster)
+      iex> outcomes
+      [{:"Elixir.sync_cluster.0", {:ok, 2}}]
+      iex> Cluster.stop(:sync_cluster)
+      :ok
   """
   @spec sync_flush(buffer(), keyword()) :: rows([{partition :: atom(), term()}])
   def sync_flush(buffer, opts \\ []) do

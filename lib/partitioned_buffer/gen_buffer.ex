@@ -56,6 +56,9 @@ defmodule PartitionedBuffer.GenBuffer do
       another matter.
     * A message that was accepted is handled, or its end is reported (and counted in `info/1`): it failed, its
       worker died, it was dropped, or it was left when the buffer was stopped.
+    * Who waits for an answer gets one. Only if the process that tells of dropped messages and dead workers is killed
+      while it tells does its successor tell again: a second `{:error, reference, buffer, reason}` may then stay in the
+      mailbox.
 
   ## Telemetry
 

@@ -99,6 +99,10 @@ defmodule PartitionedBuffer.GenPool do
 
   If the pool's process is killed, or that of its own broker, its workers go too, and callers exit.
 
+  A caller is told of a request that was dropped, or whose worker was killed, by the pool's *keeper*. If that one is
+  killed in that very moment, its successor tells once more, so that nobody is left without: a second message may
+  then stay in the caller's mailbox, `{:"$partitioned_buffer_dropped", reference, reason}`.
+
   ## Compared with `GenServer`
 
     * A handler that crashes does not take the server along, and its caller gets `{:error, reason}` instead of
@@ -514,9 +518,21 @@ defmodule PartitionedBuffer.GenPool do
   Stops a pool: see "The pool's process" above. The default reason is `:normal`; with another one than that,
   `:shutdown` or `{:shutdown, _}`, OTP reports it.
 
-  `timeout` (milliseconds) is how long this call waits; when it is over the call exits, and the pool goes on ending.
-  Exits with `:noproc` if the pool is not running. A handler that stops its own pool waits for itself: return
+  Returns `:ok` when it has ended. `timeout` (milliseconds) is how long this call waits; when it is over the call exits
+  with `{:timeout, _}`, and the pool goes on ending. Exits with `{:noproc, _}` if the pool is not running, and raises
+  `ArgumentError` if the timeout is none. A handler that stops its own pool waits for itself: return
   `{:stop, reason, state}` instead.
+
+      iex> defmodule Ends do
+      ...>   use PartitionedBuffer.GenPool
+      ...>   def init(test), do: {:ok, test}
+      ...>   def terminate(reason, test), do: send(test, {:ended, reason})
+      ...> end
+      iex> {:ok, _pid} = PartitionedBuffer.GenPool.start_link(Ends, self())
+      iex> PartitionedBuffer.GenPool.stop(Ends, :normal, 10_000)
+      :ok
+      iex> receive do: ({:ended, reason} -> reason)
+      :normal
   """
   @spec stop(pool(), reason :: term(), timeout()) :: :ok
   def stop(pool, reason \\ :normal, timeout \\ :infinity),
@@ -529,8 +545,24 @@ defmodule PartitionedBuffer.GenPool do
   The shared state; or, if each worker has its own, a list of those, in no particular order, of the workers that
   are there.
 
-  A worker that is busy answers with its own state when its handler has returned. Exits if the pool is not
-  running.
+  A worker that is busy answers with its own state when its handler has returned. Exits with `{:noproc, _}` if the pool
+  is not running.
+
+      iex> defmodule Kept do
+      ...>   use PartitionedBuffer.GenPool
+      ...>   def init(state), do: {:ok, state}
+      ...> end
+      iex> alias PartitionedBuffer.GenPool
+      iex> {:ok, _pid} = GenPool.start_link(Kept, :state)
+      iex> GenPool.get_state(Kept)
+      :state
+      iex> GenPool.stop(Kept)
+      :ok
+      iex> {:ok, _pid} = GenPool.start_link(Kept, :state, pool_size: 2, shared_state?: false)
+      iex> GenPool.get_state(Kept)
+      [:state, :state]
+      iex> GenPool.stop(Kept)
+      :ok
   """
   @spec get_state(pool()) :: term()
   def get_state(pool) do
@@ -553,7 +585,7 @@ defmodule PartitionedBuffer.GenPool do
 
   @doc """
   The pids of the workers. One that has died has been replaced, one that is about to leave is not among them.
-  Exits if the pool is not running.
+  Exits with `{:noproc, _}` if the pool is not running.
 
       iex> defmodule Empty do
       ...>   use PartitionedBuffer.GenPool, pool_size: 4
@@ -578,7 +610,8 @@ defmodule PartitionedBuffer.GenPool do
   workers again.
 
   Returns `:ok`, or `{:error, reason}` if a worker that has a state of its own could not be started; those that could are
-  there. Raises `ArgumentError` if it is no such number, and exits if the pool is not running.
+  there. Raises `ArgumentError` if it is no such number, and exits with `{:noproc, _}` if the pool is not running. See
+  `get_children/1` for an example.
   """
   @spec set_pool_size(pool(), non_neg_integer()) :: :ok | {:error, term()}
   def set_pool_size(pool, size) do
@@ -603,7 +636,21 @@ defmodule PartitionedBuffer.GenPool do
     * `idle` - workers that wait for a request
     * `busy_ns` - time that workers have spent on requests that they are through with
 
-  Exits if the pool is not running.
+  Exits with `{:noproc, _}` if the pool is not running.
+
+      iex> defmodule Figures do
+      ...>   use PartitionedBuffer.GenPool, pool_size: 2
+      ...>   def init(_arg), do: {:ok, 0}
+      ...>   def handle_call(:next, _from, count), do: {:reply, count, count + 1}
+      ...> end
+      iex> {:ok, _pid} = PartitionedBuffer.GenPool.start_link(Figures)
+      iex> PartitionedBuffer.GenPool.call(Figures, :next)
+      0
+      iex> info = PartitionedBuffer.GenPool.info(Figures)
+      iex> {info.pool_size, info.isolation, info.waiting, info.refused}
+      {2, :exclusive, 0, 0}
+      iex> PartitionedBuffer.GenPool.stop(Figures)
+      :ok
   """
   @spec info(pool()) :: map()
   def info(pool) do

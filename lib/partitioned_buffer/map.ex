@@ -127,6 +127,19 @@ defmodule PartitionedBuffer.Map do
   `{:error, {:already_started, pid}}` if a buffer of this name is running, or another
   `{:error, reason}` of `Supervisor.start_link/3`. Raises `NimbleOptions.ValidationError` if an option
   is missing or wrong.
+
+      iex> test = self()
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Map.start_link(
+      ...>     name: :map_start,
+      ...>     processor: fn batch -> send(test, {:batch, batch}) end
+      ...>   )
+      iex> PartitionedBuffer.Map.put(:map_start, :key, "old")
+      iex> PartitionedBuffer.Map.put(:map_start, :key, "new")
+      iex> PartitionedBuffer.Map.stop(:map_start)
+      :ok
+      iex> receive do: ({:batch, [{key, value, _version, updates}]} -> {key, value, updates})
+      {:key, "new", 0}
   """
   @spec start_link(keyword()) :: Supervisor.on_start()
   def start_link(opts \\ []) do
@@ -149,7 +162,20 @@ defmodule PartitionedBuffer.Map do
   end
 
   @doc """
-  Stops a map after everything that it holds has been processed. See `PartitionedBuffer.stop/3`.
+  Stops a map after everything that it holds has been processed, for up to `:processing_timeout_ms`. See
+  `PartitionedBuffer.stop/3`.
+
+  Returns `:ok`. Exits with `{:noproc, _}` if there is none, and with `{:timeout, _}` when it takes longer than
+  `timeout` milliseconds; it goes on ending then. Raises `ArgumentError` if the timeout is none.
+
+      iex> test = self()
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Map.start_link(name: :map_stop, processor: &send(test, {:last, &1}))
+      iex> PartitionedBuffer.Map.put(:map_stop, :key, 1)
+      iex> PartitionedBuffer.Map.stop(:map_stop, :normal, 60_000)
+      :ok
+      iex> receive do: ({:last, batch} -> batch)
+      [{:key, 1, 0, 0}]
   """
   @spec stop(buffer() | pid(), reason :: term(), timeout()) :: :ok
   def stop(buffer, reason \\ :normal, timeout \\ :infinity) do
@@ -638,43 +664,156 @@ defmodule PartitionedBuffer.Map do
 
   @doc """
   How many keys the live generations of all partitions hold. See `PartitionedBuffer.buffer_size/1`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :map_size, processor: fn _ -> :ok end)
+      iex> PartitionedBuffer.Map.put_all(:map_size, a: 1, b: 2, a: 3)
+      iex> PartitionedBuffer.Map.size(:map_size)
+      2
+      iex> PartitionedBuffer.Map.stop(:map_size)
+      :ok
   """
   @spec size(buffer()) :: non_neg_integer()
   def size(buffer), do: PartitionedBuffer.buffer_size(buffer)
 
   @doc """
-  Changes options of a running map. See `PartitionedBuffer.update_options/2`.
+  Changes options of a running map: those that are given. Returns `:ok`. See `PartitionedBuffer.update_options/2`.
+
+  Raises `NimbleOptions.ValidationError` if an option is unknown, wrong, or can't be changed, and `ArgumentError` if
+  no buffer of this name is running; nothing was changed then.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Map.start_link(name: :map_update, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Map.update_options(:map_update, processing_batch_size: 100, max_retries: 3)
+      :ok
+      iex> PartitionedBuffer.Map.stop(:map_update)
+      :ok
   """
   @spec update_options(buffer(), keyword()) :: :ok
   def update_options(buffer, opts), do: PartitionedBuffer.update_options(buffer, opts)
 
-  @doc "Starts to process now. See `PartitionedBuffer.flush/2`."
+  @doc """
+  Starts to process now, and returns `:ok` without waiting for it. With `partition: index_or_name` only that one. See
+  `PartitionedBuffer.flush/2`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Map.start_link(name: :map_flush, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Map.put(:map_flush, :key, 1)
+      iex> PartitionedBuffer.Map.flush(:map_flush)
+      :ok
+      iex> PartitionedBuffer.Map.await_empty(:map_flush)
+      :ok
+      iex> PartitionedBuffer.Map.stop(:map_flush)
+      :ok
+  """
   @spec flush(buffer(), keyword()) :: :ok
   def flush(buffer, opts \\ []), do: PartitionedBuffer.flush(buffer, opts)
 
-  @doc "Processes what was written before, and waits for it. See `PartitionedBuffer.sync_flush/2`."
+  @doc """
+  Processes what was written before, and waits for it. Returns what became of it in each partition. Takes `:timeout`
+  (60000 by default) and `:partition`. See `PartitionedBuffer.sync_flush/2`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Map.start_link(name: :map_sync, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Map.put(:map_sync, :key, 1)
+      iex> PartitionedBuffer.Map.sync_flush(:map_sync, timeout: 5_000)
+      [{:"Elixir.map_sync.0", {:ok, 1}}]
+      iex> PartitionedBuffer.Map.stop(:map_sync)
+      :ok
+  """
   @spec sync_flush(buffer(), keyword()) :: [
           {partition :: atom(), {:ok, term()} | {:error, term()}}
         ]
   def sync_flush(buffer, opts \\ []), do: PartitionedBuffer.sync_flush(buffer, opts)
 
-  @doc "Waits until nothing is held. See `PartitionedBuffer.await_empty/2`."
+  @doc """
+  Waits until nothing is held: `:ok`, or `{:error, :timeout}` after `timeout` milliseconds. It starts nothing. See
+  `PartitionedBuffer.await_empty/2`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Map.start_link(name: :map_empty, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Map.put(:map_empty, :key, 1)
+      iex> PartitionedBuffer.Map.await_empty(:map_empty, 0)
+      {:error, :timeout}
+      iex> PartitionedBuffer.Map.flush(:map_empty)
+      iex> PartitionedBuffer.Map.await_empty(:map_empty)
+      :ok
+      iex> PartitionedBuffer.Map.stop(:map_empty)
+      :ok
+  """
   @spec await_empty(buffer(), timeout()) :: :ok | {:error, :timeout}
   def await_empty(buffer, timeout \\ 5_000), do: PartitionedBuffer.await_empty(buffer, timeout)
 
-  @doc "Copies of what waits. See `PartitionedBuffer.dump/2`."
+  @doc """
+  Copies of what waits, as a processor would get it; it stays in the buffer. With `partition: index_or_name` only of that
+  one. See `PartitionedBuffer.dump/2`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Map.start_link(name: :map_dump, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Map.put(:map_dump, :key, 1)
+      iex> PartitionedBuffer.Map.dump(:map_dump)
+      [{:key, 1, 0, 0}]
+      iex> PartitionedBuffer.Map.stop(:map_dump)
+      :ok
+  """
   @spec dump(buffer(), keyword()) :: [term()]
   def dump(buffer, opts \\ []), do: PartitionedBuffer.dump(buffer, opts)
 
-  @doc "Processes nothing until `resume/1`. See `PartitionedBuffer.pause/1`."
+  @doc """
+  Processes nothing until `resume/1`; writes go on. Returns `:ok`. See `PartitionedBuffer.pause/1`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Map.start_link(name: :map_pause, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Map.pause(:map_pause)
+      :ok
+      iex> PartitionedBuffer.Map.put(:map_pause, :key, 1)
+      iex> PartitionedBuffer.Map.flush(:map_pause)
+      iex> PartitionedBuffer.Map.size(:map_pause)
+      1
+      iex> PartitionedBuffer.Map.resume(:map_pause)
+      :ok
+      iex> PartitionedBuffer.Map.await_empty(:map_pause)
+      :ok
+      iex> PartitionedBuffer.Map.stop(:map_pause)
+      :ok
+  """
   @spec pause(buffer()) :: :ok
   def pause(buffer), do: PartitionedBuffer.pause(buffer)
 
-  @doc "Processes again. See `PartitionedBuffer.pause/1`."
+  @doc """
+  Processes again after `pause/1`, what is there at once. Returns `:ok`, also if it was not paused.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+  """
   @spec resume(buffer()) :: :ok
   def resume(buffer), do: PartitionedBuffer.resume(buffer)
 
-  @doc "How things stand. See `PartitionedBuffer.info/1`."
+  @doc """
+  How things stand: a map with what is queued, in flight, accepted, processed and discarded, for each partition and
+  altogether. See `PartitionedBuffer.info/1`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Map.start_link(name: :map_info, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Map.put(:map_info, :key, 1)
+      iex> info = PartitionedBuffer.Map.info(:map_info)
+      iex> {info.accepted, info.queued, info.in_flight, info.processed}
+      {1, 1, 0, 0}
+      iex> PartitionedBuffer.Map.stop(:map_info)
+      :ok
+  """
   @spec info(buffer()) :: map()
   def info(buffer), do: PartitionedBuffer.info(buffer)
 

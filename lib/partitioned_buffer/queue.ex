@@ -57,6 +57,14 @@ defmodule PartitionedBuffer.Queue do
   `{:error, {:already_started, pid}}` if a buffer of this name is running, or another
   `{:error, reason}` of `Supervisor.start_link/3`. Raises `NimbleOptions.ValidationError` if an option
   is missing or wrong.
+
+      iex> {:ok, pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :queue_start, processor: fn _batch -> :ok end)
+      iex> PartitionedBuffer.Queue.start_link(name: :queue_start, processor: fn _batch -> :ok end) ==
+      ...>   {:error, {:already_started, pid}}
+      true
+      iex> PartitionedBuffer.Queue.stop(:queue_start)
+      :ok
   """
   @spec start_link(keyword()) :: Supervisor.on_start()
   def start_link(opts \\ []) do
@@ -79,7 +87,20 @@ defmodule PartitionedBuffer.Queue do
   end
 
   @doc """
-  Stops a queue after everything that it holds has been processed. See `PartitionedBuffer.stop/3`.
+  Stops a queue after everything that it holds has been processed, for up to `:processing_timeout_ms`. See
+  `PartitionedBuffer.stop/3`.
+
+  Returns `:ok`. Exits with `{:noproc, _}` if there is none, and with `{:timeout, _}` when it takes longer than
+  `timeout` milliseconds; it goes on ending then. Raises `ArgumentError` if the timeout is none.
+
+      iex> test = self()
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :queue_stop, processor: &send(test, {:last, &1}))
+      iex> PartitionedBuffer.Queue.push(:queue_stop, :item)
+      iex> PartitionedBuffer.Queue.stop(:queue_stop, :normal, 60_000)
+      :ok
+      iex> receive do: ({:last, batch} -> batch)
+      [:item]
   """
   @spec stop(buffer() | pid(), reason :: term(), timeout()) :: :ok
   def stop(buffer, reason \\ :normal, timeout \\ :infinity) do
@@ -232,43 +253,155 @@ defmodule PartitionedBuffer.Queue do
   being drained. `PartitionedBuffer.info/1` tells all of it.
 
   Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :queue_size, processor: fn _batch -> :ok end)
+      iex> PartitionedBuffer.Queue.push(:queue_size, [1, 2, 3])
+      iex> PartitionedBuffer.Queue.size(:queue_size)
+      3
+      iex> PartitionedBuffer.Queue.stop(:queue_size)
+      :ok
   """
   @spec size(buffer()) :: non_neg_integer()
   def size(buffer), do: PartitionedBuffer.buffer_size(buffer)
 
   @doc """
-  Changes options of a running queue. See `PartitionedBuffer.update_options/2`.
+  Changes options of a running queue: those that are given. Returns `:ok`. See `PartitionedBuffer.update_options/2`.
+
+  Raises `NimbleOptions.ValidationError` if an option is unknown, wrong, or can't be changed, and `ArgumentError` if
+  no buffer of this name is running; nothing was changed then.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :queue_update, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Queue.update_options(:queue_update, processing_batch_size: 100, max_retries: 3)
+      :ok
+      iex> PartitionedBuffer.Queue.stop(:queue_update)
+      :ok
   """
   @spec update_options(buffer(), keyword()) :: :ok
   def update_options(buffer, opts), do: PartitionedBuffer.update_options(buffer, opts)
 
-  @doc "Starts to process now. See `PartitionedBuffer.flush/2`."
+  @doc """
+  Starts to process now, and returns `:ok` without waiting for it. With `partition: index_or_name` only that one. See
+  `PartitionedBuffer.flush/2`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :queue_flush, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Queue.push(:queue_flush, :item)
+      iex> PartitionedBuffer.Queue.flush(:queue_flush)
+      :ok
+      iex> PartitionedBuffer.Queue.await_empty(:queue_flush)
+      :ok
+      iex> PartitionedBuffer.Queue.stop(:queue_flush)
+      :ok
+  """
   @spec flush(buffer(), keyword()) :: :ok
   def flush(buffer, opts \\ []), do: PartitionedBuffer.flush(buffer, opts)
 
-  @doc "Processes what was written before, and waits for it. See `PartitionedBuffer.sync_flush/2`."
+  @doc """
+  Processes what was written before, and waits for it. Returns what became of it in each partition. Takes `:timeout`
+  (60000 by default) and `:partition`. See `PartitionedBuffer.sync_flush/2`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :queue_sync, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Queue.push(:queue_sync, :item)
+      iex> PartitionedBuffer.Queue.sync_flush(:queue_sync, timeout: 5_000)
+      [{:"Elixir.queue_sync.0", {:ok, 1}}]
+      iex> PartitionedBuffer.Queue.stop(:queue_sync)
+      :ok
+  """
   @spec sync_flush(buffer(), keyword()) :: [
           {partition :: atom(), {:ok, term()} | {:error, term()}}
         ]
   def sync_flush(buffer, opts \\ []), do: PartitionedBuffer.sync_flush(buffer, opts)
 
-  @doc "Waits until nothing is held. See `PartitionedBuffer.await_empty/2`."
+  @doc """
+  Waits until nothing is held: `:ok`, or `{:error, :timeout}` after `timeout` milliseconds. It starts nothing. See
+  `PartitionedBuffer.await_empty/2`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :queue_empty, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Queue.push(:queue_empty, :item)
+      iex> PartitionedBuffer.Queue.await_empty(:queue_empty, 0)
+      {:error, :timeout}
+      iex> PartitionedBuffer.Queue.flush(:queue_empty)
+      iex> PartitionedBuffer.Queue.await_empty(:queue_empty)
+      :ok
+      iex> PartitionedBuffer.Queue.stop(:queue_empty)
+      :ok
+  """
   @spec await_empty(buffer(), timeout()) :: :ok | {:error, :timeout}
   def await_empty(buffer, timeout \\ 5_000), do: PartitionedBuffer.await_empty(buffer, timeout)
 
-  @doc "Copies of what waits. See `PartitionedBuffer.dump/2`."
+  @doc """
+  Copies of what waits, as a processor would get it; it stays in the buffer. With `partition: index_or_name` only of that
+  one. See `PartitionedBuffer.dump/2`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :queue_dump, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Queue.push(:queue_dump, :item)
+      iex> PartitionedBuffer.Queue.dump(:queue_dump)
+      [:item]
+      iex> PartitionedBuffer.Queue.stop(:queue_dump)
+      :ok
+  """
   @spec dump(buffer(), keyword()) :: [term()]
   def dump(buffer, opts \\ []), do: PartitionedBuffer.dump(buffer, opts)
 
-  @doc "Processes nothing until `resume/1`. See `PartitionedBuffer.pause/1`."
+  @doc """
+  Processes nothing until `resume/1`; writes go on. Returns `:ok`. See `PartitionedBuffer.pause/1`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :queue_pause, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Queue.pause(:queue_pause)
+      :ok
+      iex> PartitionedBuffer.Queue.push(:queue_pause, :item)
+      iex> PartitionedBuffer.Queue.flush(:queue_pause)
+      iex> PartitionedBuffer.Queue.size(:queue_pause)
+      1
+      iex> PartitionedBuffer.Queue.resume(:queue_pause)
+      :ok
+      iex> PartitionedBuffer.Queue.await_empty(:queue_pause)
+      :ok
+      iex> PartitionedBuffer.Queue.stop(:queue_pause)
+      :ok
+  """
   @spec pause(buffer()) :: :ok
   def pause(buffer), do: PartitionedBuffer.pause(buffer)
 
-  @doc "Processes again. See `PartitionedBuffer.pause/1`."
+  @doc """
+  Processes again after `pause/1`, what is there at once. Returns `:ok`, also if it was not paused.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+  """
   @spec resume(buffer()) :: :ok
   def resume(buffer), do: PartitionedBuffer.resume(buffer)
 
-  @doc "How things stand. See `PartitionedBuffer.info/1`."
+  @doc """
+  How things stand: a map with what is queued, in flight, accepted, processed and discarded, for each partition and
+  altogether. See `PartitionedBuffer.info/1`.
+
+  Raises `ArgumentError` if no buffer of this name is running.
+
+      iex> {:ok, _pid} =
+      ...>   PartitionedBuffer.Queue.start_link(name: :queue_info, partitions: 1, processor: &length/1)
+      iex> PartitionedBuffer.Queue.push(:queue_info, :item)
+      iex> info = PartitionedBuffer.Queue.info(:queue_info)
+      iex> {info.accepted, info.queued, info.in_flight, info.processed}
+      {1, 1, 0, 0}
+      iex> PartitionedBuffer.Queue.stop(:queue_info)
+      :ok
+  """
   @spec info(buffer()) :: map()
   def info(buffer), do: PartitionedBuffer.info(buffer)
 

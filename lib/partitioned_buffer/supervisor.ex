@@ -28,8 +28,16 @@ defmodule PartitionedBuffer.Supervisor do
   def start_link(opts) do
     own = Names.supervisor(opts[:name])
 
-    with :ok <- Names.available(own, names(opts[:name], opts[:partitions])),
+    with :ok <- available(own, opts[:name], opts[:partitions]),
          do: Supervisor.start_link(__MODULE__, opts, name: own)
+  end
+
+  # Who takes over what a killed one held has all the patience there is.
+  defp available(own, buffer, partitions) do
+    case Handle.fetch(buffer) do
+      {:ok, _former} -> :ok
+      :error -> Names.available(own, names(buffer, partitions))
+    end
   end
 
   defp names(buffer, partitions) do

@@ -141,6 +141,13 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
   @doc """
   Stops this node's part: it leaves, and its buffer ends as by `PartitionedBuffer.GenBuffer.stop/1`. `:ok`, also if
   there is none.
+
+      iex> alias PartitionedBuffer.GenBuffer.Dist
+      iex> {:ok, _pid} = Dist.start_link(:dist_stop, message_handler: DocHandler, workers: 2)
+      iex> Dist.stop(:dist_stop)
+      :ok
+      iex> Dist.stop(:dist_stop)
+      :ok
   """
   @spec stop(buffer()) :: :ok
   def stop(buffer) when is_atom(buffer) do
@@ -159,7 +166,20 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
 
   ## Nodes
 
-  @doc "The nodes that handle messages of this buffer, as far as this node knows, in the order of their names."
+  @doc """
+  The nodes that handle messages of this buffer, as far as this node knows, in the order of their names.
+
+      iex> alias PartitionedBuffer.GenBuffer.Dist
+      iex> {:ok, _pid} = Dist.start_link(:dist_nodes, message_handler: DocHandler, workers: 2)
+      iex> Dist.get_nodes(:dist_nodes) == [node()]
+      true
+      iex> Dist.pick_node(:dist_nodes) == node()
+      true
+      iex> Dist.stop(:dist_nodes)
+      :ok
+
+  Raises `ErlangError` with `:no_available_nodes` if there are none, as all functions that need one.
+  """
   @spec get_nodes(buffer()) :: [node(), ...]
   def get_nodes(buffer), do: for({node, _weight} <- view!(buffer).members, do: node)
 
@@ -167,7 +187,16 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
   @spec pick_node(buffer()) :: node()
   def pick_node(buffer), do: random(view!(buffer))
 
-  @doc "The node that owns a key."
+  @doc """
+  The node that owns a key: the one that a message with this `:key` goes to.
+
+      iex> alias PartitionedBuffer.GenBuffer.Dist
+      iex> {:ok, _pid} = Dist.start_link(:dist_owner, message_handler: DocHandler, workers: 2)
+      iex> Dist.pick_node(:dist_owner, {:user, 7}) == node()
+      true
+      iex> Dist.stop(:dist_owner)
+      :ok
+  """
   @spec pick_node(buffer(), key :: term()) :: node()
   def pick_node(buffer, key), do: owner(view!(buffer), :erlang.phash2(key, 4_294_967_296))
 
@@ -199,6 +228,16 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
 
   Returns `{:error, reason}` if it was not accepted: `:full`, `:no_available_buffer` (the node has just left),
   or `{:lost, node}`, when it may have been.
+
+  ## Examples
+
+      iex> alias PartitionedBuffer.GenBuffer.Dist
+      iex> {:ok, _pid} = Dist.start_link(:dist_send, message_handler: DocHandler, send_replies: true)
+      iex> ref = Dist.send(:dist_send, :hello, key: {:user, 7}, timeout: 5_000)
+      iex> Dist.recv(:dist_send, ref, 5_000)
+      {:ok, :hello}
+      iex> Dist.stop(:dist_send)
+      :ok
   """
   @spec send(buffer(), message :: term(), keyword()) :: reference() | {:error, term()}
   def send(buffer, message, opts \\ []) do
@@ -220,6 +259,15 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
 
   The third argument is a timeout in milliseconds, or options: `:timeout` (`:infinity` by default) and `:key`. After
   `{:error, :timeout}` a message that still waits is not handled.
+
+      iex> alias PartitionedBuffer.GenBuffer.Dist
+      iex> {:ok, _pid} = Dist.start_link(:dist_call, message_handler: DocHandler, workers: 2)
+      iex> Dist.send_recv(:dist_call, :hello, 5_000)
+      {:ok, :hello}
+      iex> Dist.send_recv(:dist_call, :hello, key: {:user, 7}, timeout: 5_000)
+      {:ok, :hello}
+      iex> Dist.stop(:dist_call)
+      :ok
   """
   @spec send_recv(buffer(), message :: term(), timeout() | keyword()) :: GenBuffer.received()
   def send_recv(buffer, message, timeout_or_opts \\ [])
@@ -249,6 +297,13 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
   It exits with `{:lost, node}` if the node does not answer, and with `:no_available_buffer` if it has just left.
 
   The third argument is the number of retries, or options: `:retries` (1 by default), `:key` and `:timeout`.
+
+      iex> alias PartitionedBuffer.GenBuffer.Dist
+      iex> {:ok, _pid} = Dist.start_link(:dist_eval, message_handler: DocHandler, workers: 2)
+      iex> Dist.eval(:dist_eval, :hello, retries: :infinity, key: {:user, 7})
+      :hello
+      iex> Dist.stop(:dist_eval)
+      :ok
   """
   @spec eval(buffer(), message :: term(), non_neg_integer() | :infinity | keyword()) ::
           term() | :no_available_workers
@@ -298,12 +353,31 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
          do: {:ok, Enum.random(pids)}
   end
 
-  @doc "The pids of the workers of each node: `[{node, pids}]`."
+  @doc """
+  The pids of the workers of each node: `[{node, pids}]`, or `{node, {:error, reason}}` for one that can't be asked or
+  has none.
+
+      iex> alias PartitionedBuffer.GenBuffer.Dist
+      iex> {:ok, _pid} = Dist.start_link(:dist_workers, message_handler: DocHandler, workers: 2)
+      iex> [{_this, pids}] = Dist.get_workers(:dist_workers)
+      iex> length(pids)
+      2
+      iex> Dist.stop(:dist_workers)
+      :ok
+  """
   @spec get_workers(buffer()) :: rows([pid()])
   def get_workers(buffer), do: everywhere(get_nodes(buffer), :get_workers, [buffer])
 
   @doc """
   Sets how many workers each node has: `[{node, pids}]`. `opts` as of `PartitionedBuffer.GenBuffer.set_workers/3`.
+
+      iex> alias PartitionedBuffer.GenBuffer.Dist
+      iex> {:ok, _pid} = Dist.start_link(:dist_set, message_handler: DocHandler, workers: 2)
+      iex> [{_this, pids}] = Dist.set_workers(:dist_set, 3)
+      iex> length(pids)
+      3
+      iex> Dist.stop(:dist_set)
+      :ok
   """
   @spec set_workers(buffer(), non_neg_integer()) :: rows([pid()])
   def set_workers(buffer, count), do: set_workers(buffer, count, [])
@@ -317,7 +391,17 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
   def set_workers(nodes, buffer, count, opts) when is_integer(count) and count >= 0,
     do: everywhere(nodes, :set_workers, [buffer, count, opts])
 
-  @doc "How many messages wait on each node: `[{node, size}]`."
+  @doc """
+  How many messages wait on each node: `[{node, size}]`.
+
+      iex> alias PartitionedBuffer.GenBuffer.Dist
+      iex> {:ok, _pid} = Dist.start_link(:dist_size, message_handler: DocHandler, workers: 0, drain_timeout_ms: 0)
+      iex> Dist.send(:dist_size, :hello)
+      iex> Dist.size(:dist_size) == [{node(), 1}]
+      true
+      iex> Dist.stop(:dist_size)
+      :ok
+  """
   @spec size(buffer()) :: rows(non_neg_integer())
   def size(buffer), do: size(get_nodes(buffer), buffer)
 
@@ -346,7 +430,17 @@ defmodule PartitionedBuffer.GenBuffer.Dist do
   defp row({:ok, answer}), do: answer
   defp row({_refused_or_lost, reason}), do: {:error, reason}
 
-  @doc "`PartitionedBuffer.GenBuffer.info/1` of each node: `[{node, info}]`."
+  @doc """
+  `PartitionedBuffer.GenBuffer.info/1` of each node: `[{node, info}]`.
+
+      iex> alias PartitionedBuffer.GenBuffer.Dist
+      iex> {:ok, _pid} = Dist.start_link(:dist_info, message_handler: DocHandler, workers: 2)
+      iex> [{_this, info}] = Dist.info(:dist_info)
+      iex> {info.workers, info.accepted}
+      {2, 0}
+      iex> Dist.stop(:dist_info)
+      :ok
+  """
   @spec info(buffer()) :: rows(map())
   def info(buffer), do: info(get_nodes(buffer), buffer)
 

@@ -22,8 +22,16 @@ defmodule PartitionedBuffer.GenBuffer.Supervisor do
   def start_link(buffer, opts) do
     own = Names.supervisor(buffer)
 
-    with :ok <- Names.available(own, names(buffer)),
+    with :ok <- available(own, buffer),
          do: started(Supervisor.start_link(__MODULE__, {buffer, opts}, name: own), buffer)
+  end
+
+  # Who takes over what a killed one held has all the patience there is.
+  defp available(own, buffer) do
+    case Handle.fetch(buffer) do
+      {:ok, _former} -> :ok
+      :error -> Names.available(own, names(buffer))
+    end
   end
 
   defp names(buffer), do: [Handle.keeper(buffer), workers(buffer), Handle.manager(buffer)]
