@@ -79,8 +79,13 @@ defmodule PartitionedBuffer.GenPool.Owner do
   @doc "The process of the pool of this name. A process of something else may have the name."
   @spec whereis(atom()) :: pid() | nil
   def whereis(pool) do
-    pid = Process.whereis(pool)
-    if is_pid(pid) and :proc_lib.translate_initial_call(pid) == {__MODULE__, :init, 1}, do: pid
+    case Process.whereis(pool) do
+      pid when is_pid(pid) ->
+        if :proc_lib.translate_initial_call(pid) == {__MODULE__, :init, 1}, do: pid
+
+      _nobody ->
+        nil
+    end
   end
 
   @doc "The workers, those that are about to leave aside."
