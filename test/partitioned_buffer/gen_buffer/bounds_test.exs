@@ -123,9 +123,10 @@ defmodule PartitionedBuffer.GenBuffer.BoundsTest do
     buffer = start_buffer(workers: 0)
     test = self()
     message = {:call, fn -> send(test, :handled) end}
-    caller = spawn(fn -> GenBuffer.send_recv(buffer, message) end)
+    {caller, dead} = spawn_monitor(fn -> GenBuffer.send_recv(buffer, message) end)
     await(fn -> GenBuffer.size(buffer) == 1 end)
     Process.exit(caller, :kill)
+    assert_receive {:DOWN, ^dead, :process, ^caller, :killed}
     # The message of one that only sends is.
     {sender, monitor} = spawn_monitor(fn -> GenBuffer.send(buffer, message) end)
     assert_receive {:DOWN, ^monitor, :process, ^sender, :normal}
