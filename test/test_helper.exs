@@ -1,3 +1,7 @@
+# Before tests run at the same time: OTP 25 may keep processes waiting for ever that ask at the same moment for a module
+# which runs code while it is loaded.
+{:module, _native} = Code.ensure_loaded(PartitionedBuffer.Native)
+
 ExUnit.start(exclude: [:soak])
 
 # What the library holds is counted for the whole VM: here it is looked at after all tests. Modules that
