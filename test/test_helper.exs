@@ -1,5 +1,5 @@
-# Before tests run at the same time: OTP 25 may keep processes waiting for ever that ask at the same moment for a module
-# which runs code while it is loaded.
+# Without the native library nothing works. Asked for by several tests at the same moment, OTP 25 would keep them waiting
+# instead of telling that it can't be loaded.
 {:module, _native} = Code.ensure_loaded(PartitionedBuffer.Native)
 
 ExUnit.start(exclude: [:soak])
