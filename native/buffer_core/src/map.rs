@@ -79,6 +79,8 @@ pub struct Map<A> {
     blocks: Vec<Option<Block<A>>>,
     free_blocks: Vec<u32>,
     classes: [Class; CLASSES],
+    // The sum of those of the classes.
+    alive_bytes: u64,
     // Terms in all blocks, living and dead.
     stored: usize,
     len: usize,
@@ -102,6 +104,7 @@ impl<A> Default for Map<A> {
             blocks: Vec::new(),
             free_blocks: Vec::new(),
             classes: Default::default(),
+            alive_bytes: 0,
             stored: 0,
             len: 0,
             opened_at: None,
@@ -303,10 +306,6 @@ impl<A: Arena + 'static> Map<A> {
         self.classes.iter().map(|class| class.total_bytes).sum()
     }
 
-    fn alive_bytes(&self) -> u64 {
-        self.classes.iter().map(|class| class.alive_bytes).sum()
-    }
-
     fn take_slot(&mut self) -> usize {
         // Readers of a snapshot expect new entries behind all that they visit.
         if self.snapshots.is_empty() {
@@ -346,7 +345,9 @@ impl<A: Arena + 'static> Generation for Map<A> {
     }
 
     fn bytes(&self) -> u64 {
-        self.alive_bytes() + self.len as u64 * ENTRY_BYTES
+        let classes = || self.classes.iter().map(|class| class.alive_bytes).sum();
+        debug_assert_eq!(self.alive_bytes, classes());
+        self.alive_bytes + self.len as u64 * ENTRY_BYTES
     }
 
     fn tally(&self) -> Tally {

@@ -278,9 +278,8 @@ impl<G: Generation, O: Copy> Live<G, O> {
     }
 
     fn is_due(&self) -> bool {
-        let entries = self.generation.len() >= self.trigger.entries;
-        // The weight of a map takes a moment to be summed up.
-        entries || (self.trigger.bytes < u64::MAX && self.generation.bytes() >= self.trigger.bytes)
+        self.generation.len() >= self.trigger.entries
+            || self.generation.bytes() >= self.trigger.bytes
     }
 
     /// Who is to be told now, and whether it is time to process.

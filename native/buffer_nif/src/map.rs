@@ -284,9 +284,17 @@ fn slot_with_room(
         },
         None => entry_size(weight),
     };
+    if size == Size::default() {
+        return Ok(found);
+    }
+    let dropped = room.evicted();
     take_room(env, shared, map, room, size)?;
     // It may have been dropped to make room.
-    Ok(key.find(map))
+    Ok(if room.evicted() == dropped {
+        found
+    } else {
+        key.find(map)
+    })
 }
 
 fn entry_size(weight: u64) -> Size {

@@ -170,6 +170,7 @@ impl<A: Arena + 'static> Map<A> {
         let class = &mut self.classes[block.class];
         class.alive_bytes += u64::from(weight);
         class.total_bytes += u64::from(weight);
+        self.alive_bytes += u64::from(weight);
         self.stored += 1;
         Cell::at(at, index)
     }
@@ -226,7 +227,9 @@ impl<A: Arena + 'static> Map<A> {
         let (at, index) = cell.place()?;
         let block = self.blocks[at].as_mut()?;
         let class = block.class;
-        self.classes[class].alive_bytes -= block.kill(index);
+        let weight = block.kill(index);
+        self.classes[class].alive_bytes -= weight;
+        self.alive_bytes -= weight;
         self.settle(at);
         Some(class)
     }
@@ -254,6 +257,7 @@ impl<A: Arena + 'static> Map<A> {
         let class = &mut self.classes[block.class];
         class.alive_bytes -= block.alive_bytes;
         class.total_bytes -= block.segment.bytes();
+        self.alive_bytes -= block.alive_bytes;
         self.stored -= 1;
         self.free_blocks.push(at as u32);
         Some(block.segment)
@@ -315,7 +319,10 @@ impl<A: Arena + 'static> Map<A> {
         now: &impl Fn() -> i64,
     ) -> Cell {
         let weight = block.segment.weight(index);
-        self.classes[block.class].alive_bytes -= block.kill(index);
+        // It counts again where it is stored.
+        let alive = block.kill(index);
+        self.classes[block.class].alive_bytes -= alive;
+        self.alive_bytes -= alive;
         let from = block.segment.arena();
         self.push(weight, owner, now, |arena| arena.copy_from(from, index))
     }

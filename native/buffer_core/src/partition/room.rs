@@ -27,48 +27,74 @@ struct Limited<'a, G: Generation, O> {
     after: &'a mut After<G::Arena, O>,
     base: u64,
     since: u64,
+    // What the generation held before.
+    before: Size,
     used: Used,
 }
 
 /// What a write has done to the room of its buffer.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Used {
-    /// What was taken for it.
-    pub(super) taken: Size,
-    /// How much of that was the room of entries which were to be dropped.
-    pub(super) taken_over: Size,
-    /// What was dropped.
-    pub(super) evicted: Size,
+struct Used {
+    // What was taken for it.
+    taken: Size,
+    // How much of that was the room of entries which were to be dropped.
+    taken_over: Size,
+    // What was dropped.
+    evicted: Size,
 }
 
-impl<'a, G: Generation, O: Copy + PartialEq> Room<'a, G, O> {
-    pub(super) fn unlimited() -> Self {
-        Self { limited: None }
-    }
+/// A write, with the room that it takes. What it has changed is counted when this is dropped: even if it unwinds.
+pub(super) struct Counted<'a, G: Generation, O: Copy + PartialEq> {
+    live: &'a mut Live<G, O>,
+    room: Room<'a, G, O>,
+}
 
-    pub(super) fn limited(
+impl<'a, G: Generation, O: Copy + PartialEq> Counted<'a, G, O> {
+    #[inline]
+    pub(super) fn new(
         partition: &'a Partition<G, O>,
-        live: &Live<G, O>,
+        live: &'a mut Live<G, O>,
         after: &'a mut After<G::Arena, O>,
     ) -> Self {
-        Self {
-            limited: Some(Limited {
-                partition,
-                after,
-                base: live.base,
-                since: live.since,
-                used: Used::default(),
-            }),
+        let limited = live.bounded.then(|| Limited {
+            partition,
+            after,
+            base: live.base,
+            since: live.since,
+            before: size_of(&live.generation),
+            used: Used::default(),
+        });
+        let room = Room { limited };
+        Self { live, room }
+    }
+
+    #[inline]
+    pub(super) fn write<R>(mut self, write: impl FnOnce(&mut G, &mut Room<'a, G, O>) -> R) -> R {
+        write(&mut self.live.generation, &mut self.room)
+    }
+}
+
+impl<G: Generation, O: Copy + PartialEq> Drop for Counted<'_, G, O> {
+    #[inline]
+    fn drop(&mut self) {
+        let Some(limited) = &mut self.room.limited else {
+            return;
+        };
+        let used = limited.used;
+        self.live.overflow += used.evicted;
+        let counted = limited.before + used.taken;
+        let actual = size_of(&self.live.generation) + used.taken_over;
+        if counted != actual {
+            limited.after.room |= limited.partition.capacity.correct(counted, actual);
         }
     }
+}
 
-    pub(super) fn into_used(self) -> Used {
-        self.limited.map(|limited| limited.used).unwrap_or_default()
-    }
-
-    pub(super) fn evicted(&self) -> Size {
-        let used = self.limited.as_ref().map(|limited| limited.used);
-        used.unwrap_or_default().evicted
+impl<G: Generation, O: Copy + PartialEq> Room<'_, G, O> {
+    /// What was dropped to make room.
+    pub fn evicted(&self) -> Size {
+        let limited = self.limited.as_ref();
+        limited.map_or(Size::default(), |limited| limited.used.evicted)
     }
 
     /// Whether there always is room.
@@ -76,10 +102,10 @@ impl<'a, G: Generation, O: Copy + PartialEq> Room<'a, G, O> {
         self.limited.is_none()
     }
 
-    /// Takes room for what the write adds at the most.
+    /// Takes room for what the write adds at the most. What adds nothing needs none.
     #[inline]
     pub fn take(&mut self, size: Size) -> Result<(), NoRoom> {
-        if let Some(limited) = &mut self.limited {
+        if let Some(limited) = self.limited.as_mut().filter(|_| size != Size::default()) {
             limited.partition.capacity.take(size)?;
             limited.used.taken += size;
         }

@@ -2,6 +2,7 @@
 
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 
+use super::room::Counted;
 use super::{size_of, Closed, Generation, Live, Partition, Room, Rows, Written};
 use crate::capacity::{Credit, Size};
 use crate::delivery::After;
@@ -20,32 +21,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             return Err(Closed);
         }
         let live = &mut *guard;
-        let result = if live.bounded {
-            self.write_bounded(live, after, write)
-        } else {
-            write(&mut live.generation, &mut Room::unlimited())
-        };
+        let result = Counted::new(self, live, after).write(write);
         Ok(self.written(live, after, result))
-    }
-
-    /// What the write has changed is counted even if it unwinds.
-    fn write_bounded<R>(
-        &self,
-        live: &mut Live<G, O>,
-        after: &mut After<G::Arena, O>,
-        write: impl FnOnce(&mut G, &mut Room<'_, G, O>) -> R,
-    ) -> R {
-        let before = size_of(&live.generation);
-        let mut room = Room::limited(self, live, after);
-        let written = catch_unwind(AssertUnwindSafe(|| write(&mut live.generation, &mut room)));
-        let used = room.into_used();
-        live.overflow += used.evicted;
-        let counted = before + used.taken;
-        let actual = size_of(&live.generation) + used.taken_over;
-        if counted != actual {
-            after.room |= self.capacity.correct(counted, actual);
-        }
-        written.unwrap_or_else(|cause| resume_unwind(cause))
     }
 
     /// Writes although the partition may be closed, and without asking for room: for a write that passed
@@ -163,7 +140,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         if !live.bounded || live.closed {
             return (Size::default(), None);
         }
-        let evicted = self.write_bounded(live, after, |generation, room| {
+        let evicted = Counted::new(self, live, after).write(|generation, room| {
             room.evict(generation, size, rows);
             room.evicted()
         });
