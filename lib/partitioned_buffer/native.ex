@@ -355,6 +355,9 @@ defmodule PartitionedBuffer.Native do
   @spec partition_scheduled(handle(), index(), non_neg_integer() | nil) :: :ok
   def partition_scheduled(_handle, _index, _ms), do: not_loaded()
 
+  @spec clock() :: integer()
+  def clock, do: not_loaded()
+
   @spec partition_pause(handle(), index(), boolean()) :: :ok
   def partition_pause(_handle, _index, _paused), do: not_loaded()
 
@@ -364,9 +367,9 @@ defmodule PartitionedBuffer.Native do
   @spec partition_await_no_more(handle(), index(), token()) :: boolean()
   def partition_await_no_more(_handle, _index, _token), do: not_loaded()
 
-  @spec partition_next(handle(), index(), result :: term()) ::
-          nonempty_list() | :large | :dirty | :table | :empty | :paused | :not_owner
-  def partition_next(_handle, _index, _result), do: not_loaded()
+  @spec partition_next(handle(), index(), result :: term(), look_at :: integer()) ::
+          nonempty_list() | :look | :large | :dirty | :table | :empty | :paused | :not_owner
+  def partition_next(_handle, _index, _result, _look_at), do: not_loaded()
 
   @spec partition_next_dirty(handle(), index(), result :: term()) ::
           nonempty_list() | :table | :empty | :expired_some | :paused | :not_owner
@@ -384,6 +387,9 @@ defmodule PartitionedBuffer.Native do
            size :: non_neg_integer()}
           | nil
   def partition_batch(_handle, _index), do: not_loaded()
+
+  @spec partition_elapsed(handle(), index()) :: non_neg_integer() | nil
+  def partition_elapsed(_handle, _index), do: not_loaded()
 
   @spec partition_copy_dirty(handle(), index()) :: list()
   def partition_copy_dirty(_handle, _index), do: not_loaded()

@@ -23,10 +23,10 @@ defmodule PartitionedBuffer.ProcessorRunner do
   @age_ms 60_000
   # Words: what is larger is given back.
   @max_heap 1_000_000
-  # How long nobody listening to `processing` events may stay unnoticed to have changed: between two batches, and
-  # when a cycle begins.
-  @look_again_ms 10
-  @look_first_ms 1
+  # How long it may stay unnoticed that somebody has begun to listen to `processing` events, or has ceased to.
+  @look_again_ms 1
+  # In nanoseconds, which the native clock counts.
+  @ms 1_000_000
   # Rows inserted into a table at once.
   @rows 1_000
   # Words. A drain allocates all the time and keeps nothing: with the VM's smallest heap it would
@@ -34,7 +34,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
   @min_heap 50_000
 
   @enforce_keys [:ref, :index, :metadata, :module, :processor, :info?]
-  defstruct [:look_again, :since, :partition, stream?: false, tells?: false, empty?: false] ++
+  defstruct [:since, :partition, stream?: false, tells?: false, empty?: false] ++
               @enforce_keys
 
   @type t :: %__MODULE__{
@@ -51,8 +51,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
           partition: pid() | nil,
           tells?: boolean(),
           empty?: boolean(),
-          since: non_neg_integer() | nil,
-          look_again: integer() | nil
+          since: non_neg_integer() | nil
         }
 
   # Ends with `{:shutdown, {:failed, reason}}` when the processor says that it has failed. `:nothing`: its first
@@ -65,11 +64,10 @@ defmodule PartitionedBuffer.ProcessorRunner do
     me = %{
       monitor: Process.monitor(job.partition),
       links: links,
-      until: now() + native(@age_ms),
-      # whether somebody listens to `processing` events, and when that was looked at
-      listening?: Telemetry.listening?(),
-      looked_at: now(),
-      look_again: native(@look_first_ms)
+      until: Native.clock() + @age_ms * @ms,
+      # whether somebody listens to `processing` events, and when that is to be looked at again
+      listening?: false,
+      look_at: 0
     }
 
     job = looking(job)
@@ -118,9 +116,8 @@ defmodule PartitionedBuffer.ProcessorRunner do
   defp cycle(job, me, trigger, size) do
     began(job, trigger, size)
     serve_line(job)
-    me = look(me, now())
-    _end = batches(job, nil, me.listening?, me.looked_at)
-    idle(job, me)
+    {_end, listening?, look_at} = batches(job, nil, me.listening?, me.look_at)
+    idle(job, %{me | listening?: listening?, look_at: look_at})
   end
 
   # In turn, there is room for those in line when a generation has been swapped out, and when one is through.
@@ -130,10 +127,6 @@ defmodule PartitionedBuffer.ProcessorRunner do
   end
 
   defp serve_line(_job), do: :ok
-
-  # Looking costs as much as a short cycle.
-  defp look(%{looked_at: looked_at} = me, now) when now - looked_at < me.look_again, do: me
-  defp look(me, now), do: %{me | looked_at: now, listening?: Telemetry.listening?()}
 
   # What is left of a former cycle is none of its own.
   defp began(_job, nil, _size), do: :ok
@@ -205,12 +198,12 @@ defmodule PartitionedBuffer.ProcessorRunner do
     [links: now, trap_exit: traps?, total_heap_size: heap] =
       Process.info(self(), [:links, :trap_exit, :total_heap_size])
 
-    now == links and not traps? and heap < @max_heap and now() < until
+    now == links and not traps? and heap < @max_heap and Native.clock() < until
   end
 
   # Drains nothing.
   defp nothing(job) do
-    result = call(job, [], 0, Telemetry.listening?(), now())
+    result = call(job, [], 0, Telemetry.listening?())
     send(job.partition, {:nothing, self(), result})
   end
 
@@ -219,7 +212,8 @@ defmodule PartitionedBuffer.ProcessorRunner do
   def drain(%__MODULE__{} = job) do
     case Native.partition_claim(job.ref, job.index) do
       :ok ->
-        batches(looking(job), nil, Telemetry.listening?(), now())
+        {outcome, _listening?, _look_at} = batches(looking(job), nil, false, 0)
+        outcome
 
       :not_owner ->
         :not_owner
@@ -227,43 +221,55 @@ defmodule PartitionedBuffer.ProcessorRunner do
   end
 
   defp looking(job) do
-    %{job | look_again: native(@look_again_ms), since: Native.buffer_since(job.ref)}
+    %{job | since: Native.buffer_since(job.ref)}
   end
 
-  # The size of a batch is native, so that it can be changed while a generation is drained.
-  defp batches(job, result, listening?, looked_at) do
-    case next(job, result) do
+  # The size of a batch is native, so that it can be changed while a generation is drained. While nobody listens, a
+  # batch takes one look at the clock, a native one: `look_at` is when to see again whether somebody does.
+  defp batches(job, result, listening?, look_at) do
+    case next(job, result, look_at) do
       batch when is_list(batch) ->
-        now = now()
-        look? = now - looked_at > job.look_again
-        listening? = if look?, do: Telemetry.listening?(), else: listening?
-        result = call(job, batch, nil, listening?, now)
-        batches(job, result, listening?, if(look?, do: now, else: looked_at))
+        batches(job, call(job, batch, nil, listening?), listening?, look_at)
 
-      :table when job.stream? ->
-        stream(job, result)
+      :look ->
+        listens? = Telemetry.listening?()
+        if listens? and not listening?, do: stopped_unheard(job)
+        batches(job, result, listens?, Native.clock() + @look_again_ms * @ms)
 
       :table ->
-        table(job, result)
+        outcome = if job.stream?, do: stream(job, result), else: table(job, result)
+        {outcome, listening?, look_at}
 
       :expired_some ->
         if job.partition, do: Partition.gave_up(job.partition)
-        batches(job, nil, listening?, looked_at)
+        batches(job, nil, listening?, look_at)
 
       # A partition that is paused goes on when it is told to.
       nothing when nothing in [:empty, :paused] ->
-        :done
+        {:done, listening?, look_at}
 
       :not_owner ->
-        :not_owner
+        {:not_owner, listening?, look_at}
     end
   end
 
-  defp next(job, result) do
-    case Native.partition_next(job.ref, job.index, result) do
+  defp next(job, result, look_at) do
+    case Native.partition_next(job.ref, job.index, result, look_at) do
       :large -> Native.partition_copy_dirty(job.ref, job.index)
       :dirty -> Native.partition_next_dirty(job.ref, job.index, result)
       other -> other
+    end
+  end
+
+  # Somebody has begun to listen while a batch was processed.
+  defp stopped_unheard(job) do
+    case info(job) do
+      %{batch: nil} ->
+        :ok
+
+      info ->
+        returned(job)
+        stopped(job, info, info.size, duration(job, nil))
     end
   end
 
@@ -292,7 +298,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
     case Native.partition_start_all(job.ref, job.index, nil) do
       size when is_integer(size) ->
-        result = call(job, table, size, Telemetry.listening?(), now())
+        result = call(job, table, size, Telemetry.listening?())
         delete_table(table)
         # Those behind a batch that was tried again come next.
         table(job, result)
@@ -308,7 +314,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
     case Native.partition_start_all(job.ref, job.index, result) do
       size when is_integer(size) ->
         stream = Entries.stream(job.ref, job.index)
-        stream(job, call(job, stream, size, Telemetry.listening?(), now()))
+        stream(job, call(job, stream, size, Telemetry.listening?()))
 
       nothing when nothing in [:empty, :paused] ->
         :done
@@ -318,8 +324,10 @@ defmodule PartitionedBuffer.ProcessorRunner do
     end
   end
 
-  defp call(job, batch, size, listening?, started) do
+  # What is no list comes with its size.
+  defp call(job, batch, size, listening?) do
     info = if listening? or job.info?, do: info(job)
+    started = if listening? or size, do: now()
 
     if listening? do
       Telemetry.execute(
@@ -333,38 +341,47 @@ defmodule PartitionedBuffer.ProcessorRunner do
       try do
         process(job, batch, info)
       catch
-        kind, reason ->
-          failure = %{kind: kind, reason: reason, stacktrace: __STACKTRACE__}
-          metadata = job |> metadata(info(job)) |> Map.merge(failure)
-
-          # Whatever it exits with: it was the processor that failed.
-          failed = Native.partition_fail(job.ref, job.index, :exception)
-          duration = now() - started
-
-          if failed == :ok,
-            do: Telemetry.execute([:processing, :exception], %{duration: duration}, metadata)
-
-          # The process ends with it: the partition is told by that, as it is when it is killed.
-          :erlang.raise(kind, reason, __STACKTRACE__)
+        kind, reason -> raised(job, kind, reason, __STACKTRACE__, started)
       end
 
-    duration = now() - started
     failure = failure(job, batch, result)
 
-    if listening? or duration > job.look_again do
+    if listening? or size || failure do
       # A failure has been noted already.
       if failure == nil and size != 0, do: returned(job)
-
-      Telemetry.execute(
-        [:processing, :stop],
-        %{duration: duration, size: size || length(batch)},
-        metadata(job, info || info(job))
-      )
+      stopped(job, info || info(job), size || length(batch), duration(job, started))
     end
 
     if failure, do: exit({:shutdown, {:failed, elem(failure, 0)}})
     if result == {:failed, []} and not job.stream?, do: :ok, else: result
   end
+
+  @spec raised(t(), :error | :throw | :exit, term(), list(), integer() | nil) :: no_return()
+  defp raised(job, kind, reason, stacktrace, started) do
+    failure = %{kind: kind, reason: reason, stacktrace: stacktrace}
+    metadata = job |> metadata(info(job)) |> Map.merge(failure)
+    duration = duration(job, started)
+
+    # Whatever it exits with: it was the processor that failed.
+    if Native.partition_fail(job.ref, job.index, :exception) == :ok,
+      do: Telemetry.execute([:processing, :exception], %{duration: duration}, metadata)
+
+    # The process ends with it: the partition is told by that, as it is when it is killed.
+    :erlang.raise(kind, reason, stacktrace)
+  end
+
+  defp stopped(job, info, size, duration) do
+    measured = %{duration: duration, size: size}
+    Telemetry.execute([:processing, :stop], measured, metadata(job, info))
+  end
+
+  # Of a call whose beginning was not looked at, with the time that it took to copy the batch.
+  defp duration(job, nil) do
+    elapsed = Native.partition_elapsed(job.ref, job.index) || 0
+    System.convert_time_unit(elapsed, :nanosecond, :native)
+  end
+
+  defp duration(_job, started), do: now() - started
 
   defp returned(job), do: :ok = job.ref |> Native.partition_returned(job.index) |> may_go_on()
 
@@ -489,8 +506,6 @@ defmodule PartitionedBuffer.ProcessorRunner do
   defp delete_table(name) do
     if :ets.whereis(name) != :undefined, do: :ets.delete(name)
   end
-
-  defp native(ms), do: System.convert_time_unit(ms, :millisecond, :native)
 
   defp now, do: System.monotonic_time()
 end

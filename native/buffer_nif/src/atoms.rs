@@ -44,6 +44,7 @@ rustler::atoms! {
     table,
     paused,
     expired_some,
+    look_again = "look",
     again,
     halved,
     // reasons of a discard

@@ -67,7 +67,7 @@ pub trait Cycle: Sync {
     fn trigger(&self) -> Option<Trigger>;
     /// See [`Partition::claim`].
     fn claim(&self, owner: LocalPid) -> Result<(), NotOwner>;
-    /// Settles the caller's batch, of which the processor made `result`, and starts the next one: the
+    /// Settles the caller's batch, of which the processor made `result`, and starts the next one `now`: the
     /// entries, or `large` if they are more than `within` allows, or why there is none.
     fn next<'a>(
         &self,
@@ -76,6 +76,7 @@ pub trait Cycle: Sync {
         wanted: Wanted,
         within: Within,
         result: Term<'a>,
+        now: i64,
     ) -> Term<'a>;
     /// Settles the caller's batch and starts one of all that is left, without reading it.
     fn start_all<'a>(&self, env: Env<'a>, shared: &Shared, result: Term<'a>) -> Term<'a>;
@@ -192,8 +193,9 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
         wanted: Wanted,
         within: Within,
         result: Term<'a>,
+        now: i64,
     ) -> Term<'a> {
-        start(self, env, shared, wanted, result, |drain, batch| {
+        start(self, env, shared, wanted, result, now, |drain, batch| {
             let large = batch.len > Limits::ENTRIES || batch.bytes > Limits::BYTES;
             if large && within == Within::Bounds {
                 return atoms::large().encode(env);
@@ -205,9 +207,8 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
 
     fn start_all<'a>(&self, env: Env<'a>, shared: &Shared, result: Term<'a>) -> Term<'a> {
         let all = Wanted::entries(usize::MAX);
-        start(self, env, shared, all, result, |_, batch| {
-            batch.held().encode(env)
-        })
+        let held = |_: &G, batch: &Batch| batch.held().encode(env);
+        start(self, env, shared, all, result, clock::now(), held)
     }
 
     fn done(&self, env: Env<'_>, shared: &Shared, result: Term<'_>) -> Result<usize, NotOwner> {
@@ -390,12 +391,13 @@ fn start<'a, G: Readable>(
     shared: &Shared,
     wanted: Wanted,
     result: Term<'a>,
+    now: i64,
     read: impl FnOnce(&G, &Batch) -> Term<'a>,
 ) -> Term<'a> {
     let mut todo = After::default();
     let keep = |drain: &G, batch: &Batch| keep(env, shared, drain, batch);
     let owner = env.pid();
-    let started = partition.next(owner, wanted, clock::now, &keep, &mut todo, read);
+    let started = partition.next(owner, wanted, || now, &keep, &mut todo, read);
     finish(env, shared, todo, Some(result));
     match started {
         Ok(Next::Batch(term)) => term,

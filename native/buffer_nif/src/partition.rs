@@ -181,17 +181,22 @@ fn wanted(shared: &Shared, entries: usize) -> Wanted {
 
 /// Settles the caller's batch as processed and starts its next one of the size that is set now: a list;
 /// `:large` for a batch that `partition_copy_dirty` must copy; `:empty`; `:not_owner`; `:paused`; or, having
-/// done nothing, `:dirty` if `partition_next_dirty` must do it or `:table` if a table is wanted. `result` is
-/// what the processor made of the batch. Bounded by [`crate::weigh::Limits`].
+/// done nothing, `:look` if it is `look_at` by now, `:dirty` if `partition_next_dirty` must do it or `:table` if a
+/// table is wanted. `result` is what the processor made of the batch. Bounded by [`crate::weigh::Limits`].
 #[rustler::nif]
 fn partition_next<'a>(
     env: Env<'a>,
     handle: Handle<'_>,
     index: usize,
     result: Term<'a>,
+    look_at: i64,
 ) -> NifResult<Term<'a>> {
     let shared = handle.0;
     let partition = partition(handle, index)?;
+    let now = clock::now();
+    if now >= look_at {
+        return Ok(atoms::look_again().encode(env));
+    }
     Ok(match shared.batch_size() {
         0 => atoms::table().encode(env),
         size if size > SETTLED_QUICKLY
@@ -200,7 +205,14 @@ fn partition_next<'a>(
         {
             atoms::dirty().encode(env)
         }
-        size => partition.next(env, shared, wanted(shared, size), Within::Bounds, result),
+        size => partition.next(
+            env,
+            shared,
+            wanted(shared, size),
+            Within::Bounds,
+            result,
+            now,
+        ),
     })
 }
 
@@ -217,7 +229,10 @@ fn partition_next_dirty<'a>(
     let partition = partition(handle, index)?;
     Ok(match shared.batch_size() {
         0 => atoms::table().encode(env),
-        size => partition.next(env, shared, wanted(shared, size), Within::Anything, result),
+        size => {
+            let wanted = wanted(shared, size);
+            partition.next(env, shared, wanted, Within::Anything, result, clock::now())
+        }
     })
 }
 
@@ -312,6 +327,19 @@ fn partition_start_all<'a>(
 fn partition_batch(handle: Handle<'_>, index: usize) -> NifResult<Option<(u64, u64, u32, usize)>> {
     let (_, batch) = partition(handle, index)?.status();
     Ok(batch.map(|batch| (batch.first, batch.last, batch.attempt, batch.held())))
+}
+
+/// For how long the batch in flight has been with the processor, in nanoseconds, or nil. O(1).
+#[rustler::nif]
+fn partition_elapsed(handle: Handle<'_>, index: usize) -> NifResult<Option<i64>> {
+    let (_, batch) = partition(handle, index)?.status();
+    Ok(batch.map(|batch| clock::since(batch.started_at)))
+}
+
+/// The library's clock: nanoseconds since it was first used.
+#[rustler::nif]
+fn clock() -> i64 {
+    clock::now()
 }
 
 /// The process that drains, if any, and for how long it has had its batch, in milliseconds:

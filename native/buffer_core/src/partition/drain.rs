@@ -94,6 +94,13 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         if drain.generation.is_empty() {
             return Ok(Next::Empty);
         }
+        if let Some(moment) = wanted.not_before {
+            if !self.ledger.lock().paused && self.expire(drain, moment, keep, after) {
+                return Ok(Next::Expired);
+            }
+        }
+        // Without the lock, since its weight is summed up.
+        let batch = drain.first_batch(wanted, now());
         {
             let mut ledger = self.ledger.lock();
             ledger.oldest = drain.generation.oldest();
@@ -102,18 +109,10 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 ledger.owner = None;
                 return Ok(Next::Paused);
             }
-        }
-        if let Some(moment) = wanted.not_before {
-            if self.expire(drain, moment, keep, after) {
-                return Ok(Next::Expired);
-            }
-        }
-        let batch = drain.next_batch(wanted, now());
-        {
-            let mut ledger = self.ledger.lock();
             ledger.failed = None;
             ledger.in_flight = Some(batch.clone());
         }
+        drain.pieces.pop_front();
         Ok(Next::Batch(read(&drain.generation, &batch)))
     }
 
@@ -297,7 +296,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         if entries == 0 || piece.is_some_and(|len| entries < len) {
             return false;
         }
-        let mut batch = drain.next_batch(Wanted::entries(entries), 0);
+        let mut batch = drain.first_batch(Wanted::entries(entries), 0);
+        drain.pieces.pop_front();
         // It is not tried this time.
         batch.attempt -= 1;
         self.give_up(drain, &batch, Reason::Expired, keep, after);
@@ -401,14 +401,15 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
 }
 
 impl<G: Generation> Drain<G> {
-    /// The first batch: what is to be tried again, or what is wanted.
-    fn next_batch(&mut self, wanted: Wanted, started_at: i64) -> Batch {
-        let piece = self.pieces.pop_front();
-        let first = match &piece {
+    /// The first batch: what is to be tried again, which is the first of the pieces, or what is wanted.
+    fn first_batch(&self, wanted: Wanted, started_at: i64) -> Batch {
+        let piece = self.pieces.front();
+        let first = match piece {
             Some(piece) => self.generation.first(piece.len, u64::MAX),
             None => self.generation.first(wanted.entries.max(1), wanted.bytes),
         };
-        let (pending, attempt) = piece.map_or((None, 1), |piece| (piece.pending, piece.attempt));
+        let (pending, attempt) =
+            piece.map_or((None, 1), |piece| (piece.pending.clone(), piece.attempt));
         Batch {
             first: self.base + self.generation.places().0 + 1,
             last: self.base + first.places,
