@@ -11,8 +11,12 @@ defmodule PartitionedBuffer.Broker.Keeper do
   # No message passes through it, and nothing is kept in it that its successor would miss: workers,
   # deadlines and what is to be told are native. Callers that wait for room ask its successor.
   #
-  # Invariant: what is to be told stays native until it has been told. So if this process is killed,
-  # something may be told twice, never not at all.
+  # Invariants:
+  #
+  #   * What is to be told stays native until it has been told. So if this process is killed, something may be
+  #     told twice, never not at all.
+  #   * Who waits for room is alive and has not given up: nobody has to wait for one who will not come, and
+  #     nothing of those is kept.
 
   use GenServer
 
@@ -69,6 +73,7 @@ defmodule PartitionedBuffer.Broker.Keeper do
     GenServer.call(keeper, :await_room, timeout)
   catch
     :exit, {:timeout, _call} ->
+      GenServer.cast(keeper, {:gave_up, self()})
       :timeout
 
     # It is being started again.
@@ -89,7 +94,10 @@ defmodule PartitionedBuffer.Broker.Keeper do
       workers: %{},
       timer: nil,
       swept: System.monotonic_time(:millisecond),
-      waiting: :queue.new(),
+      # Those who wait for room in the order in which they came, and the place of each.
+      waiting: :gb_trees.empty(),
+      callers: %{},
+      next_place: 0,
       room_timer: false
     }
 
@@ -101,24 +109,31 @@ defmodule PartitionedBuffer.Broker.Keeper do
   @impl true
   def handle_call(:flush, _from, state), do: {:reply, :ok, report(state)}
 
-  def handle_call(:await_room, from, state) do
-    {:noreply, let_in(%{state | waiting: :queue.in(from, state.waiting)})}
-  end
+  def handle_call(:await_room, from, state), do: {:noreply, state |> stand(from) |> let_in()}
 
   def handle_call(_unknown, _from, state), do: {:reply, {:error, :unknown_call}, state}
 
   @impl true
+  def handle_cast({:gave_up, caller}, state), do: {:noreply, step_out(state, caller)}
   def handle_cast(_stray, state), do: {:noreply, state}
 
   @impl true
   def handle_info(:"$broker_look", state), do: {:noreply, look(state)}
   def handle_info({:"$broker_joined", pid}, state), do: {:noreply, monitor(pid, state)}
 
-  def handle_info({:DOWN, monitor, :process, pid, reason}, %{workers: workers} = state)
-      when is_map_key(workers, pid) do
-    %{^pid => ^monitor} = workers
-    :ok = down(pid, reason, state)
-    {:noreply, %{state | workers: Map.delete(workers, pid)}}
+  # A worker may wait for room as well.
+  def handle_info({:DOWN, monitor, :process, pid, reason}, state) do
+    case state do
+      %{workers: %{^pid => ^monitor} = workers} ->
+        :ok = down(pid, reason, state)
+        {:noreply, %{state | workers: Map.delete(workers, pid)}}
+
+      %{callers: %{^pid => {_place, ^monitor}}} ->
+        {:noreply, step_out(state, pid)}
+
+      _stray ->
+        {:noreply, state}
+    end
   end
 
   def handle_info({:timeout, timer, :expire}, %{timer: {timer, _at}} = state) do
@@ -246,37 +261,47 @@ defmodule PartitionedBuffer.Broker.Keeper do
     _kind, _error -> :ok
   end
 
+  defp stand(%{callers: callers, next_place: place} = state, {pid, _tag} = from) do
+    %{
+      state
+      | waiting: :gb_trees.insert(place, from, state.waiting),
+        callers: Map.put(callers, pid, {place, Process.monitor(pid)}),
+        next_place: place + 1
+    }
+  end
+
+  defp step_out(state, pid) do
+    case Map.pop(state.callers, pid) do
+      {{place, monitor}, callers} ->
+        Process.demonitor(monitor, [:flush])
+        %{state | waiting: :gb_trees.delete(place, state.waiting), callers: callers}
+
+      # It has been let in.
+      {nil, _callers} ->
+        state
+    end
+  end
+
   # As many as there is room for, in the order in which they came; the rest when there is more.
-  defp let_in(%{waiting: waiting} = state) do
-    if :queue.is_empty(waiting) do
-      state
-    else
-      room = Native.broker_want_room(state.broker)
-      state = %{state | waiting: let_in(waiting, room)}
-      if room > 0, do: let_in_later(state), else: state
-    end
+  defp let_in(%{callers: callers} = state) when callers == %{}, do: state
+
+  defp let_in(state) do
+    room = Native.broker_want_room(state.broker)
+    state = let_in(state, room)
+    if room > 0, do: let_in_later(state), else: state
   end
 
-  defp let_in(waiting, 0), do: waiting
+  defp let_in(%{callers: callers} = state, room) when room == 0 or callers == %{}, do: state
 
-  defp let_in(waiting, room) do
-    case :queue.out(waiting) do
-      {{:value, from}, waiting} ->
-        GenServer.reply(from, :ok)
-        let_in(waiting, room - 1)
-
-      {:empty, waiting} ->
-        waiting
-    end
+  defp let_in(state, room) do
+    {_place, {pid, _tag} = from} = :gb_trees.smallest(state.waiting)
+    GenServer.reply(from, :ok)
+    state |> step_out(pid) |> let_in(room - 1)
   end
 
-  defp let_in_later(%{room_timer: false} = state) do
-    if :queue.is_empty(state.waiting) do
-      state
-    else
-      _timer = Process.send_after(self(), :room, @room_ms)
-      %{state | room_timer: true}
-    end
+  defp let_in_later(%{room_timer: false, callers: callers} = state) when callers != %{} do
+    _timer = Process.send_after(self(), :room, @room_ms)
+    %{state | room_timer: true}
   end
 
   defp let_in_later(state), do: state

@@ -2,6 +2,10 @@ defmodule PartitionedBuffer.BrokerTest do
   use ExUnit.Case, async: true
   use PartitionedBuffer.BrokerCase
 
+  import PartitionedBuffer.GenBufferCase, only: [await: 1]
+
+  defp monitored(pid), do: pid |> Process.info(:monitors) |> elem(1)
+
   defp ask({broker, keeper}, message, opts \\ []) do
     Broker.ask(broker, keeper, message, opts[:reply], opts[:caller], opts[:timeout])
   end
@@ -141,6 +145,27 @@ defmodule PartitionedBuffer.BrokerTest do
       assert take(worker) == {1, nil}
       assert Task.await(room) == :ok
       assert is_integer(ask(pair, 2))
+    end
+
+    test "callers that gave up or died keep none out that waits for room, and leave nothing" do
+      {broker, keeper} = pair = start_broker(%{max: 1})
+      worker = start_worker(broker)
+      ask(pair, 1)
+      for _ <- 1..2_000, do: assert(Broker.Keeper.await_room(keeper, 0) == :timeout)
+
+      for _ <- 1..10 do
+        pid = spawn(fn -> Broker.Keeper.await_room(keeper, :infinity) end)
+        await(fn -> {:process, pid} in monitored(keeper) end)
+        kill(pid)
+      end
+
+      room = Task.async(fn -> Broker.Keeper.await_room(keeper, :infinity) end)
+      # The keeper has seen it.
+      assert Broker.Keeper.await_room(keeper, 20) == :timeout
+      assert take(worker) == {1, nil}
+      assert Task.await(room) == :ok
+      assert Broker.Keeper.flush(keeper) == :ok
+      assert monitored(keeper) == [process: worker]
     end
 
     test "a live change of configuration" do
