@@ -82,13 +82,16 @@ defmodule PartitionedBuffer.Broker do
   @spec erase_name(t(), atom()) :: :ok
   def erase_name(broker, name), do: Native.broker_erase_name(broker, name)
 
+  # A reason may refer to the broker, as `from` of a request does: as a term, the broker would keep it, and it the broker.
   @doc "Who serves the broker is about to end, for this reason. The first one counts."
   @spec put_end(t(), term()) :: :ok
-  def put_end(broker, reason), do: Native.broker_put_end(broker, reason)
+  def put_end(broker, reason), do: Native.broker_put_end(broker, :erlang.term_to_binary(reason))
 
   @doc "Why it has ended, if it said so."
   @spec why_ended(t()) :: {:ok, reason :: term()} | :error
-  def why_ended(broker), do: Native.broker_end(broker)
+  def why_ended(broker) do
+    with {:ok, reason} <- Native.broker_end(broker), do: {:ok, :erlang.binary_to_term(reason)}
+  end
 
   # --- callers ---
 

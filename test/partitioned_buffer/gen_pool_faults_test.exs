@@ -68,6 +68,31 @@ defmodule PartitionedBuffer.GenPoolFaultsTest do
       end
     end
 
+    # It is told of the worker first, and has nobody to start another one with.
+    test "when a worker and then their supervisor are killed: at once, with the last state" do
+      Process.flag(:trap_exit, true)
+      test = self()
+
+      for workers <- [1, 3], _ <- 1..10 do
+        name = unique_name()
+        arg = fn -> {:ok, %{test: test, sum: 1}} end
+        {:ok, owner} = GenPool.start_link(Scripted, arg, name: name, pool_size: 3)
+        %{supervisor: supervisor} = processes_of(name)
+        pids = Enum.take(GenPool.get_children(name), workers)
+        :ok = :sys.suspend(owner)
+
+        for pid <- pids ++ [supervisor] do
+          Process.exit(pid, :kill)
+          down(pid)
+        end
+
+        :ok = :sys.resume(owner)
+        assert_receive {:EXIT, ^owner, :killed}
+        assert_receive {:terminated, :killed, %{sum: 1}}
+        assert GenPool.cast(name, &{:noreply, &1}) == {:error, :noproc}
+      end
+    end
+
     test "casts that waited when its broker was killed are still handled" do
       name = unique_name()
       opts = [name: name, pool_size: 0]
@@ -284,6 +309,15 @@ defmodule PartitionedBuffer.GenPoolFaultsTest do
         {^caller, left} -> left
       end
     end
+  end
+
+  test "a reason to end that refers to the pool's own broker leaves nothing behind" do
+    baseline = baseline()
+    pool = start_pool!(0, pool_size: 1)
+    stop = fn from, state -> {:stop, {:shutdown, {:asked_by, from}}, state} end
+    assert {:exit, {{:shutdown, {:asked_by, {_pid, _tag}}}, _call}} = call(pool, stop)
+    eventually(fn -> Process.whereis(pool) == nil end)
+    assert_alive(baseline)
   end
 
   test "a state of any size leaves nothing behind" do

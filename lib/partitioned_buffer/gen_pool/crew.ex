@@ -23,7 +23,7 @@ defmodule PartitionedBuffer.GenPool.Crew do
     do: {:ok, state}
 
   def grow(state) do
-    case DynamicSupervisor.start_child(state.supervisor, {Worker, setup(state)}) do
+    case start_worker(state) do
       {:ok, worker} ->
         started(state, worker)
         grow(put_in(state.workers[worker], Process.monitor(worker)))
@@ -34,6 +34,13 @@ defmodule PartitionedBuffer.GenPool.Crew do
       {:error, reason} ->
         {:error, reason, state}
     end
+  end
+
+  defp start_worker(state) do
+    DynamicSupervisor.start_child(state.supervisor, {Worker, setup(state)})
+  catch
+    # It was killed, which ends the pool as soon as its process hears of it.
+    :exit, _not_there -> {:error, :no_supervisor}
   end
 
   defp setup(state) do
@@ -93,6 +100,7 @@ defmodule PartitionedBuffer.GenPool.Crew do
         {:ok, state} -> {:ok, state}
         # One that does not want to be there.
         {:error, :ignore, state} -> {:ok, %{state | size: state.size - 1}}
+        {:error, :no_supervisor, state} -> {:ok, state}
         {:error, _reason, state} -> refill(state)
       end
     end

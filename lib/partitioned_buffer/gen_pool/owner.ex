@@ -449,9 +449,14 @@ defmodule PartitionedBuffer.GenPool.Owner do
 
   # Workers first, so that none of them takes from a broker that is not there.
   defp end_processes(state) do
-    if Process.alive?(state.supervisor),
-      do: :ok = DynamicSupervisor.stop(state.supervisor, :shutdown)
-
+    :ok = end_workers(state.supervisor)
     if state.opts.external_broker?, do: 0, else: BrokerServer.stop(state.broker.pid)
+  end
+
+  defp end_workers(supervisor) do
+    DynamicSupervisor.stop(supervisor, :shutdown)
+  catch
+    # It was killed.
+    :exit, _reason -> :ok
   end
 end
