@@ -106,6 +106,12 @@ defmodule PartitionedBuffer.Generators do
   @doc "`fun` of what `generator` makes."
   def let(generator, fun), do: Types.bind(generator, fun, false)
 
+  @doc """
+  Sorted so that terms which compare as equal, such as `1` and `1.0` or `0.0` and `-0.0`, are not in the order in which they
+  came.
+  """
+  def sort_exactly(terms), do: Enum.sort_by(terms, &:erlang.term_to_binary/1)
+
   @doc "Whether two terms are the same to the last bit."
   def identical?(one, other) do
     one === other and :erlang.term_to_binary(one) == :erlang.term_to_binary(other)
