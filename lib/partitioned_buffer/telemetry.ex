@@ -79,9 +79,8 @@ defmodule PartitionedBuffer.Telemetry do
 
                `buffer` and `partition` are atoms. `batch` is the id of a batch, the same each time that it is \
                tried: see `t:PartitionedBuffer.batch_id/0`. While no handler is attached to a `processing` event, \
-               batches that take less than ten milliseconds do not look for one each: a handler that is \
-               attached while a partition is processing is noticed within ten milliseconds; one that is attached \
-               between two cycles, within a millisecond of the first one's beginning.
+               batches that take less than a millisecond do not look for one each: a handler that is \
+               attached is noticed within a millisecond.
 
                ## Example
 

@@ -8,6 +8,20 @@ pub trait Arena: Send {
     /// An arena without entries.
     fn new() -> Self;
 
+    /// The same, about to get so many entries that take so much room altogether: a guess.
+    fn about_to_get(entries: usize, room: usize) -> Self
+    where
+        Self: Sized,
+    {
+        let _ = (entries, room);
+        Self::new()
+    }
+
+    /// How much room its entries take, in units of its own.
+    fn room(&self) -> usize {
+        0
+    }
+
     /// Adds a copy of an entry of another arena.
     fn copy_from(&mut self, other: &Self, index: usize);
 

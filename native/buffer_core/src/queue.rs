@@ -16,6 +16,8 @@ pub struct Queue<A> {
     bytes: u64,
     // Entries that have left.
     gone: u64,
+    // How many entries the last full segment got, and how much room they took: what the next one is made for.
+    usual: (usize, usize),
 }
 
 impl<A> Default for Queue<A> {
@@ -25,17 +27,32 @@ impl<A> Default for Queue<A> {
             len: 0,
             bytes: 0,
             gone: 0,
+            usual: (0, 0),
         }
     }
 }
 
 impl<A: Arena> Queue<A> {
+    /// An empty one, about to get so many entries that take so much room.
+    pub fn about_to_get(entries: usize, room: usize) -> Self {
+        Self {
+            usual: (entries, room),
+            ..Self::default()
+        }
+    }
+
     /// Appends one entry of `weight` bytes; `now` is asked only when a segment is opened.
     pub fn push(&mut self, weight: u32, now: impl FnOnce() -> i64, store: impl FnOnce(&mut A)) {
         match self.segments.back_mut() {
             Some(segment) if !segment.is_full() => segment.push(weight, store),
-            _ => {
-                let mut segment = Box::new(Segment::open(now()));
+            full => {
+                if let Some(segment) = full {
+                    self.usual = (segment.stored(), segment.arena().room());
+                }
+                let mut segment = Box::new(match self.usual {
+                    (0, _) => Segment::open(now()),
+                    (entries, room) => Segment::open_like(now(), entries, room),
+                });
                 segment.push(weight, store);
                 self.segments.push_back(segment);
             }
@@ -168,6 +185,14 @@ impl<A: Arena> Generation for Queue<A> {
         old.min(count)
     }
 
+    fn successor(&mut self) -> Self {
+        // What comes in a cycle may be much less than what fills a segment.
+        if self.segments.len() < 2 {
+            return Self::default();
+        }
+        Self::about_to_get(self.usual.0, self.usual.1)
+    }
+
     fn places(&self) -> (u64, u64) {
         (self.gone, self.gone + self.len as u64)
     }
@@ -220,5 +245,75 @@ impl<A: Arena> Generation for Queue<A> {
             left -= here;
             retired.extend(self.segments.pop_front());
         }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Each entry takes three units of room.
+    struct Guessed {
+        made_for: Option<(usize, usize)>,
+        stored: usize,
+    }
+
+    impl Arena for Guessed {
+        fn new() -> Self {
+            Self {
+                made_for: None,
+                stored: 0,
+            }
+        }
+
+        fn about_to_get(entries: usize, room: usize) -> Self {
+            Self {
+                made_for: Some((entries, room)),
+                stored: 0,
+            }
+        }
+
+        fn room(&self) -> usize {
+            3 * self.stored
+        }
+
+        fn copy_from(&mut self, _other: &Self, _index: usize) {
+            self.stored += 1;
+        }
+
+        fn len(&self) -> usize {
+            self.stored
+        }
+    }
+
+    const FULL: usize = Segment::<Guessed>::MAX_ENTRIES;
+
+    fn push(queue: &mut Queue<Guessed>, count: usize) {
+        (0..count).for_each(|_| queue.push(8, || 0, |arena| arena.stored += 1));
+    }
+
+    fn made_for(queue: &Queue<Guessed>) -> Vec<Option<(usize, usize)>> {
+        let pieces = queue.pieces(0, usize::MAX);
+        pieces.map(|(arena, _)| arena.made_for).collect()
+    }
+
+    #[test]
+    fn a_segment_is_made_for_what_the_full_one_before_it_got() {
+        let mut queue = Queue::default();
+        push(&mut queue, FULL + 1);
+        assert_eq!(made_for(&queue), [None, Some((FULL, 3 * FULL))]);
+        let mut next = queue.successor();
+        push(&mut next, 1);
+        assert_eq!(made_for(&next), [Some((FULL, 3 * FULL))]);
+    }
+
+    #[test]
+    fn a_cycle_that_fills_no_segment_leaves_no_guess() {
+        let mut queue = Queue::about_to_get(FULL, 1);
+        push(&mut queue, FULL);
+        assert_eq!(made_for(&queue), [Some((FULL, 1))]);
+        let mut next = queue.successor();
+        push(&mut next, 1);
+        assert_eq!(made_for(&next), [None]);
     }
 }

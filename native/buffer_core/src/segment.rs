@@ -41,6 +41,18 @@ impl<A: Arena> Segment<A> {
         }
     }
 
+    /// One that is about to get the like of what a full one has, of which this is the room.
+    pub fn open_like(now: i64, entries: usize, room: usize) -> Self {
+        let entries = entries.min(Self::MAX_ENTRIES);
+        Self {
+            arena: A::about_to_get(entries, room),
+            weights: Vec::with_capacity(entries),
+            gone: 0,
+            bytes: 0,
+            opened_at: now,
+        }
+    }
+
     /// Stores one entry of `weight` bytes. `store` must add exactly one entry to the arena.
     ///
     /// If `store` unwinds, the entry does not count: weights do.

@@ -303,6 +303,19 @@ impl buffer_core::Arena for Arena {
         }
     }
 
+    fn about_to_get(entries: usize, room: usize) -> Self {
+        ALIVE.fetch_add(1, Ordering::Relaxed);
+        Self {
+            env: None,
+            words: Words::about_to_get(room),
+            terms: Vec::with_capacity(entries),
+        }
+    }
+
+    fn room(&self) -> usize {
+        self.words.len()
+    }
+
     fn copy_from(&mut self, other: &Self, index: usize) {
         self.store_word(other.terms[index]);
     }

@@ -218,8 +218,24 @@ pub struct Words {
 }
 
 impl Words {
-    /// What the first block has room for.
+    /// What the first block has room for, if nothing is known, and at the most.
     const FIRST: usize = 128;
+    const FIRST_AT_MOST: usize = 8 * 1024;
+
+    /// None yet; about to become so many, more or less.
+    pub fn about_to_get(words: usize) -> Self {
+        let capacity = (words + words / 32).min(Self::FIRST_AT_MOST);
+        Self {
+            block: Vec::with_capacity(capacity),
+            others: Vec::new(),
+            capacity,
+        }
+    }
+
+    /// How many words there are.
+    pub fn len(&self) -> usize {
+        self.block.len() + self.others.iter().map(Vec::len).sum::<usize>()
+    }
 
     /// Copies a term; `None`: the VM is to copy it. The copy is good for as long as `self`. `stored`:
     /// how many copies are there.

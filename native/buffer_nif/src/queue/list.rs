@@ -4,7 +4,7 @@
 //! what goes to one partition is written under one hold of its lock, or handed over there if it is much.
 
 use buffer_core::{
-    Arena as _, Credit, Generation as _, NoRoom, Partition, Queue, Size, Trigger, Wait,
+    Arena as _, Credit, Generation as _, NoRoom, Partition, Queue, Segment, Size, Trigger, Wait,
 };
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 use smallvec::SmallVec;
@@ -182,7 +182,21 @@ struct Share {
     first: u32,
     last: u32,
     count: usize,
+    bytes: u64,
     heaviest: u32,
+}
+
+impl Share {
+    /// A queue for it, with room for small items.
+    fn queue(&self) -> Queue<Arena> {
+        if self.heaviest > COPIED_UNDER_LOCK {
+            return Queue::default();
+        }
+        // The weight of an item has a word for itself.
+        let words = (self.bytes as usize / size_of::<usize>()).saturating_sub(self.count);
+        let entries = self.count.min(Segment::<Arena>::MAX_ENTRIES);
+        Queue::about_to_get(entries, words * entries / self.count.max(1))
+    }
 }
 
 impl<'a> Items<'a> {
@@ -191,6 +205,7 @@ impl<'a> Items<'a> {
             first: NONE,
             last: NONE,
             count: 0,
+            bytes: 0,
             heaviest: 0,
         };
         Self {
@@ -216,6 +231,7 @@ impl<'a> Items<'a> {
         }
         share.last = number;
         share.count += 1;
+        share.bytes += u64::from(weight);
         share.heaviest = share.heaviest.max(weight);
         self.routed.push(Routed {
             item: Bare::of(item),
@@ -360,7 +376,7 @@ fn write_share(
 ) {
     let staged = share.count > LISTED_UNDER_LOCK || share.heaviest > COPIED_UNDER_LOCK;
     let staged = staged.then(|| {
-        let mut staged = Queue::default();
+        let mut staged = share.queue();
         items.store(share, &mut staged);
         staged
     });
