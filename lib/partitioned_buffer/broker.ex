@@ -50,11 +50,26 @@ defmodule PartitionedBuffer.Broker do
           optional(:workers) => :fifo | :lifo
         }
 
+  # A worker that takes looks at all of them.
+  @most_lanes 8
+
   # --- the owner ---
 
-  @doc "Opens the broker of this name, or finds the one that a former owner has left."
-  @spec open(String.t(), pos_integer(), config()) :: {:created | :adopted, t()}
-  def open(name, partitions, config), do: Native.broker_open(name, partitions, settings(config))
+  @doc """
+  Opens the broker of this name, or finds the one that a former owner has left.
+
+  `:lanes` for the number of partitions: as many as there are schedulers, whose messages are taken in the order in
+  which they came, as if it was one. For messages of which any number may wait, and the oldest is taken: bounds are
+  split.
+  """
+  @spec open(String.t(), pos_integer() | :lanes, config()) :: {:created | :adopted, t()}
+  def open(name, :lanes, config) do
+    lanes = min(System.schedulers_online(), @most_lanes)
+    Native.broker_open(name, lanes, true, settings(config))
+  end
+
+  def open(name, partitions, config),
+    do: Native.broker_open(name, partitions, false, settings(config))
 
   @doc "Changes how messages wait, also those that wait already."
   @spec configure(t(), config()) :: :ok

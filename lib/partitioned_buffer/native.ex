@@ -479,9 +479,9 @@ defmodule PartitionedBuffer.Native do
   @type drop_reason ::
           :queue_full | :queue_timeout | :queue_delay | :caller_down | :shutdown
 
-  @spec broker_open(String.t(), pos_integer(), broker_settings()) ::
+  @spec broker_open(String.t(), pos_integer(), one_order :: boolean(), broker_settings()) ::
           {:created | :adopted, broker()}
-  def broker_open(_name, _partitions, _settings), do: not_loaded()
+  def broker_open(_name, _partitions, _one_order?, _settings), do: not_loaded()
 
   @spec broker_configure(broker(), broker_settings()) :: :ok
   def broker_configure(_broker, _settings), do: not_loaded()

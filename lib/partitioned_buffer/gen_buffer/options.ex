@@ -67,7 +67,8 @@ defmodule PartitionedBuffer.GenBuffer.Options do
           default: 1,
           doc: """
           In how many partitions messages wait. Each has a lock of its own, and an order of its own.
-          Workers take from all of them. At most #{@max_partitions}.
+          Workers take from all of them. At most #{@max_partitions}. One is enough, unless there is a bound (`:max`,
+          `:queue_timeout_ms`, a ring) or `buffer_type: :lifo`: without those, senders on different cores share no lock anyway.
           """
         ],
         max: [
@@ -136,6 +137,18 @@ defmodule PartitionedBuffer.GenBuffer.Options do
     |> NimbleOptions.validate!(@worker)
     |> Map.new()
   end
+
+  @doc "In how many partitions: what one of them holds in one order need not be in one place."
+  @spec places(map()) :: pos_integer() | :lanes
+  def places(%{
+        n_partitions: 1,
+        buffer_type: :fifo,
+        max: :infinity,
+        queue_timeout_ms: :infinity
+      }),
+      do: :lanes
+
+  def places(%{n_partitions: partitions}), do: partitions
 
   @doc "How messages wait."
   @spec broker(map()) :: PartitionedBuffer.Broker.config()

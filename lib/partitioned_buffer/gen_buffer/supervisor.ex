@@ -67,7 +67,7 @@ defmodule PartitionedBuffer.GenBuffer.Supervisor do
     Enum.each(names(buffer), fn name -> :ok = Names.await_free(name) end)
 
     {_how, broker} =
-      Broker.open(Handle.native_name(buffer), opts.n_partitions, Options.broker(opts))
+      Broker.open(Handle.native_name(buffer), Options.places(opts), Options.broker(opts))
 
     handle = Handle.new(buffer, broker, opts)
     handle = Handle.put_observed(buffer, handle, Telemetry.listening?())

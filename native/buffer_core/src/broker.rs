@@ -7,6 +7,11 @@
 //! then it is with the worker's [`Task`](worker), and goes back to its partition if the worker withdraws,
 //! is dismissed or dies. So a worker that dies has started one message or none, and all others wait.
 //!
+//! Partitions have an order each, or one order for all ([`Broker::in_lanes`]). Then a worker takes the oldest message
+//! there is. When a partition's oldest came is readable without its lock ([`lane`]), and a worker looks twice: before, to
+//! know which partition to lock, and with the lock held. Whatever was put in before the message it has found there
+//! has been seen by its sender, or by who told that one; so what the worker reads now is as old at least.
+//!
 //! # Invariants
 //!
 //! 1. A message is started once, or cancelled, or dropped, or it waits, or it has been handed over.
@@ -45,6 +50,7 @@ pub mod config;
 mod crew;
 mod deferred;
 pub mod dropped;
+mod lane;
 mod partition;
 mod place;
 mod take;
@@ -61,6 +67,7 @@ use config::Config;
 use crew::Crew;
 use deferred::Deferred;
 use dropped::{Drop, Dropped, Drops};
+use lane::Lane;
 use partition::{Effects, Partition};
 use waiting::{Chunk, Entry, Stored};
 use worker::{End, Tally, Worker};
@@ -70,7 +77,9 @@ pub use take::Taken;
 
 /// Messages in arenas `A`, for workers whose processes are `P`.
 pub struct Broker<A, P> {
-    partitions: Vec<CachePadded<Mutex<Partition<A, P>>>>,
+    partitions: Vec<Lane<A, P>>,
+    // Messages are taken in the order in which they came, whichever partition they wait in.
+    ordered: bool,
     crew: Mutex<Crew<A, P>>,
     // What `Crew::is_wakeable` says. Relaxed is enough: see above.
     wakeable: CachePadded<AtomicBool>,
@@ -216,12 +225,23 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
 
     /// A broker of so many partitions, at least one.
     pub fn new(partitions: usize, config: &Config) -> Self {
+        Self::open_with(partitions, false, config)
+    }
+
+    /// One whose partitions have one order, so that they are one to everybody but to those who send at the same
+    /// time. For messages without a bound that are taken from the front: a bound is still split.
+    pub fn in_lanes(lanes: usize, config: &Config) -> Self {
+        Self::open_with(lanes, true, config)
+    }
+
+    fn open_with(partitions: usize, ordered: bool, config: &Config) -> Self {
         let count = partitions.max(1);
         let partition = |index| Partition::new(config.share(index, count));
         Self {
             partitions: (0..count)
-                .map(|index| CachePadded::new(Mutex::new(partition(index))))
+                .map(|index| Lane::new(partition(index)))
                 .collect(),
+            ordered,
             crew: Mutex::new(Crew::new(config.workers)),
             wakeable: CachePadded::new(AtomicBool::new(false)),
             idle: CachePadded::new(AtomicBool::new(false)),
@@ -235,6 +255,11 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     /// How many partitions it has.
     pub fn partitions(&self) -> usize {
         self.partitions.len()
+    }
+
+    /// Whether they have one order.
+    pub fn is_ordered(&self) -> bool {
+        self.ordered
     }
 
     /// Changes how messages wait, those that wait already too. The reporter has to look afterwards.
@@ -334,7 +359,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         store: &mut Option<impl FnOnce(&mut Segment<A>) -> Stored>,
         effects: &mut Effects<A, P>,
     ) -> Option<(u64, Arc<Worker<A, P>>)> {
-        if !self.idle.load(Ordering::Relaxed) {
+        if !self.idle.load(Ordering::Relaxed) || self.ordered && self.oldest().is_some() {
             return None;
         }
         let count = self.partitions.len();
@@ -595,6 +620,22 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         })
     }
 
+    /// The partition with the oldest message, a moment ago; the first one of those that came at the same time.
+    fn oldest(&self) -> Option<usize> {
+        let fronts = self.partitions.iter().map(Lane::front);
+        let oldest = fronts.enumerate().min_by_key(|&(_, front)| front);
+        oldest
+            .filter(|&(_, front)| front != i64::MAX)
+            .map(|(index, _)| index)
+    }
+
+    /// Whether a message of this partition that came at this moment has to wait for one of another.
+    fn is_older_elsewhere(&self, index: usize, at: i64) -> bool {
+        let mut others = self.partitions.iter().enumerate();
+        self.ordered
+            && others.any(|(other, lane)| other != index && (lane.front(), other) < (at, index))
+    }
+
     fn wake(&self, urgent: bool) -> Option<Arc<Worker<A, P>>> {
         if !urgent && !self.wakeable.load(Ordering::Relaxed) {
             return None;
@@ -725,19 +766,35 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     ) -> (Vec<R>, After<A, P>) {
         let mut effects = Effects::default();
         let (mut rest, mut weight) = (Vec::new(), 0);
-        for partition in &self.partitions {
-            let mut partition = partition.lock();
-            while let Some(place) = partition.waiting.front() {
-                let full = rest.len() >= count || weight >= bytes;
-                let Some((entry, arena)) = partition.waiting.get(place).filter(|_| !full) else {
-                    break;
-                };
-                weight += u64::from(entry.weight);
-                rest.push(read(arena, entry));
-                partition.counts.dropped[Drop::Shutdown as usize] += 1;
-                partition.remove(place, &mut effects);
+        loop {
+            let mut turns = Turns::from(0);
+            while let Some(index) = turns.next(self) {
+                let mut partition = self.partitions[index].lock();
+                while let Some(place) = partition.waiting.front() {
+                    let full = rest.len() >= count || weight >= bytes;
+                    let Some((entry, arena)) = partition.waiting.get(place).filter(|_| !full)
+                    else {
+                        break;
+                    };
+                    if self.is_older_elsewhere(index, entry.at) {
+                        break;
+                    }
+                    weight += u64::from(entry.weight);
+                    rest.push(read(arena, entry));
+                    partition.counts.dropped[Drop::Shutdown as usize] += 1;
+                    partition.remove(place, &mut effects);
+                }
             }
-            partition.over = partition.closed && partition.waiting.is_empty();
+            let mut left = false;
+            for partition in &self.partitions {
+                let mut partition = partition.lock();
+                partition.over = partition.closed && partition.waiting.is_empty();
+                left |= !partition.waiting.is_empty();
+            }
+            // Something may have come back in between.
+            if !left || rest.len() >= count || weight >= bytes {
+                break;
+            }
         }
         self.tell_of_room(true, &mut effects);
         (rest, effects.into())
@@ -790,6 +847,31 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             .iter()
             .filter(|worker| worker.task.lock().has_any())
             .count()
+    }
+}
+
+/// Which partition to look into next: all in turn, or where they have one order the one with the oldest message, as
+/// long as there is any.
+struct Turns {
+    first: usize,
+    taken: usize,
+}
+
+impl Turns {
+    const MOST: usize = 64;
+
+    fn from(first: usize) -> Self {
+        Self { first, taken: 0 }
+    }
+
+    fn next<A: Arena, P: Copy + PartialEq>(&mut self, broker: &Broker<A, P>) -> Option<usize> {
+        let count = broker.partitions.len();
+        self.taken += 1;
+        // Another one may have taken it meanwhile, or one has come that is older: more turns than there are partitions.
+        if broker.ordered && self.taken <= Self::MOST {
+            return broker.oldest();
+        }
+        (self.taken <= count).then(|| self.first.wrapping_add(self.taken - 1) % count)
     }
 }
 

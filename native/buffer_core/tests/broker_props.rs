@@ -1,6 +1,6 @@
 //! A `Broker` against lists of messages and workers, one call after the other.
 //!
-//! Properties, for one to three partitions and every configuration but CoDel, which has tests of its own:
+//! Properties, for one to three partitions, with an order each or one for all, and every configuration but CoDel, which has tests of its own:
 //!
 //! 1. What each call answers: ids, refusals, which message is taken by whom, which worker is woken.
 //! 2. Bounds hold for all partitions together, whatever they are changed to.
@@ -146,6 +146,7 @@ struct Hand {
 
 struct Run {
     desk: Desk,
+    ordered: bool,
     config: Config,
     partitions: Vec<VecDeque<Message>>,
     next: Vec<u64>,
@@ -168,9 +169,13 @@ struct Run {
 }
 
 impl Run {
-    fn new(partitions: usize, config: Config) -> Self {
+    fn new(partitions: usize, ordered: bool, config: Config) -> Self {
         let mut run = Run {
-            desk: Desk::new(partitions, &config),
+            desk: match ordered {
+                true => Desk::in_lanes(partitions, &config),
+                false => Desk::new(partitions, &config),
+            },
+            ordered,
             config,
             partitions: vec![VecDeque::new(); partitions],
             next: vec![1; partitions],
@@ -359,7 +364,12 @@ impl Run {
             (at, reply.map(|_| at + 1))
         });
         let own = home % self.partitions.len();
-        if hand_over && !alone && !idle_only && self.partitions[own].is_empty() {
+        let mut others = self.partitions.iter();
+        let none_waits = match self.ordered {
+            true => others.all(VecDeque::is_empty),
+            false => self.partitions[own].is_empty(),
+        };
+        if hand_over && !alone && !idle_only && none_waits {
             if let Some(index) = self.next_idle() {
                 let message = Message {
                     id: self.next_id(own),
@@ -507,7 +517,16 @@ impl Run {
     fn find(&mut self, index: usize) -> Option<Message> {
         self.hands[index].next += 1;
         let (first, count) = (self.hands[index].next, self.partitions.len());
-        for index in (0..count).map(|step| (first + step) % count) {
+        let mut turn = 0;
+        loop {
+            let index = if self.ordered {
+                self.oldest()?
+            } else if turn < count {
+                (first + turn) % count
+            } else {
+                return None;
+            };
+            turn += 1;
             self.expire(index);
             loop {
                 let partition = &mut self.partitions[index];
@@ -519,12 +538,25 @@ impl Run {
                     Some(message) if message.caller.is_some_and(|who| self.dead.contains(&who)) => {
                         self.give_up(message, Drop::CallerDown);
                     }
+                    // Those that left had come first; now another lane's has.
+                    Some(message) if self.ordered && self.config.order == Order::Fifo => {
+                        self.partitions[index].push_front(message);
+                        if self.oldest() != Some(index) {
+                            break;
+                        }
+                        return self.partitions[index].pop_front();
+                    }
                     Some(message) => return Some(message),
                     None => break,
                 }
             }
         }
-        None
+    }
+
+    fn oldest(&self) -> Option<usize> {
+        let fronts = self.partitions.iter().enumerate();
+        let fronts = fronts.filter_map(|(index, partition)| Some((partition.front()?.at, index)));
+        fronts.min().map(|(_, index)| index)
     }
 
     fn die(&mut self, index: usize) {
@@ -670,10 +702,11 @@ proptest! {
     #[test]
     fn a_broker_is_its_model(
         partitions in 1..4usize,
+        ordered in any::<bool>(),
         config in config(),
         ops in prop::collection::vec(op(), 0..120),
     ) {
-        let mut run = Run::new(partitions, config);
+        let mut run = Run::new(partitions, ordered, config);
         for op in &ops {
             run.step(op);
         }

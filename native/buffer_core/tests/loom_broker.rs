@@ -13,6 +13,7 @@
 //! 7. A message that a worker is free for is taken, whatever the bound.
 //! 8. One that was handed over is started by that worker, or taken back by its caller, or waits again for another
 //!    one: exactly one of these.
+//! 9. Where several partitions have one order, what was sent later is taken later.
 #![cfg(loom)]
 
 #[path = "support/model.rs"]
@@ -57,9 +58,20 @@ fn ask_how(
     idle_only: bool,
     hand_over: bool,
 ) -> (Asked, After<Ints, Owner>) {
+    ask_when(desk, home, value, 0, idle_only, hand_over)
+}
+
+fn ask_when(
+    desk: &Desk,
+    home: usize,
+    value: u8,
+    now: i64,
+    idle_only: bool,
+    hand_over: bool,
+) -> (Asked, After<Ints, Owner>) {
     let ask = Ask {
         caller: None,
-        now: 0,
+        now,
         due: i64::MAX,
         weight: 1,
         alone: false,
@@ -149,6 +161,28 @@ fn a_worker_that_gets_idle_and_a_message_find_each_other() {
             assert!(taken == [10] || desk.waiting() == 1 && worker.state() == State::Running);
         });
     }
+}
+
+#[test]
+fn what_is_sent_later_is_taken_later_in_another_lane_too() {
+    check(|| {
+        let desk = Arc::new(Desk::in_lanes(2, &Config::default()));
+        let worker = desk.join(1);
+        let sender = {
+            let desk = Arc::clone(&desk);
+            thread::spawn(move || {
+                for (value, home) in [(1, 1), (2, 0), (3, 1)] {
+                    ask_when(&desk, home, value, value.into(), false, false);
+                }
+            })
+        };
+        let mut taken: Vec<u8> = take(&desk, &worker).into_iter().collect();
+        taken.extend(take(&desk, &worker));
+        sender.join().unwrap();
+        assert_nobody_is_forgotten(&desk, &[&worker]);
+        taken.extend(take_all(&desk, &worker));
+        assert_eq!(taken, [1, 2, 3]);
+    });
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod figures;
 mod keeper;
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use buffer_core::broker::codel::Codel;
@@ -180,12 +180,13 @@ fn config(settings: Settings) -> NifResult<Config> {
 }
 
 /// Opens the broker of this name: `{:created | :adopted, broker}`. One that is adopted keeps its
-/// partitions and what waits in them. O(partitions).
+/// partitions and what waits in them. With `one_order` they have one. O(partitions).
 #[rustler::nif]
 fn broker_open(
     env: Env<'_>,
     name: String,
     partitions: usize,
+    one_order: bool,
     settings: Settings,
 ) -> NifResult<(Atom, Term<'_>)> {
     let config = config(settings)?;
@@ -194,7 +195,10 @@ fn broker_open(
         how = atoms::created();
         Arc::new_cyclic(|this| SharedBroker {
             name,
-            core: Broker::new(partitions, &config),
+            core: match one_order {
+                true => Broker::in_lanes(partitions, &config),
+                false => Broker::new(partitions, &config),
+            },
             keeper: Mutex::new(None),
             plain: AtomicU8::new(0),
             end: Mutex::new(None),
@@ -264,9 +268,21 @@ fn broker_take_rest<'a>(
 thread_local! {
     // Where the next message of this scheduler goes: in turn, from another start on each.
     static TURN: Cell<usize> = Cell::new(clock::now() as usize);
+    // Or, where it makes no difference to anybody, always to the same place.
+    static LANE: usize = LANES.fetch_add(1, Ordering::Relaxed);
 }
 
-fn turn() -> usize {
+static LANES: AtomicUsize = AtomicUsize::new(0);
+
+fn home(core: &Broker<Arena, LocalPid>, scale: &Scale) -> usize {
+    if core.is_ordered() {
+        // Schedulers that run such calls are numbered without a gap; the dirty ones would come in between.
+        return if scale.is_bounded() {
+            LANE.with(|lane| *lane)
+        } else {
+            0
+        };
+    }
     TURN.with(|turn| {
         let next = turn.get().wrapping_add(1);
         turn.set(next);
@@ -424,16 +440,18 @@ fn ask<'a>(
         idle_only,
         hand_over,
     };
-    let (asked, mut after) = shared
-        .core
-        .ask(turn(), &with, |segment: &mut Segment<Arena>| {
+    let (asked, mut after) = shared.core.ask(
+        home(&shared.core, &scale),
+        &with,
+        |segment: &mut Segment<Arena>| {
             let at = segment.stored() as u32;
             segment.push(message_weight, |arena| arena.store(message));
             if has_reply {
                 segment.push(REPLY_WEIGHT, |arena| arena.store(reply));
             }
             (at, has_reply.then_some(at + 1))
-        });
+        },
+    );
     if let (Some(worker), Asked::Accepted(id)) = (after.handed.take(), asked) {
         let handed = (atoms::message(), id, message, reply);
         if env.send(&worker.pid, handed).is_err() {

@@ -25,6 +25,17 @@ defmodule PartitionedBuffer.GenBuffer.BoundsTest do
     collect(buffer)
   end
 
+  defp relay(_buffer, n, last, test) when n > last, do: send(test, :all_sent)
+
+  defp relay(buffer, n, last, test) do
+    receive do
+      :go -> GenBuffer.send(buffer, n, test)
+    end
+
+    next = spawn_link(fn -> relay(buffer, n + 1, last, test) end)
+    send(next, :go)
+  end
+
   describe "buffer_type" do
     test "fifo, lifo and ring" do
       for {opts, expected} <- [
@@ -39,6 +50,18 @@ defmodule PartitionedBuffer.GenBuffer.BoundsTest do
         assert finished(buffer, length(expected)) == expected
         assert GenBuffer.size(buffer) == 0
       end
+    end
+
+    test "what is sent later is handled later, wherever its sender runs" do
+      buffer = start_buffer(workers: 0)
+      test = self()
+
+      # Each sends its number when the one before has sent, so they come one after the other, from all schedulers.
+      first = spawn_link(fn -> relay(buffer, 1, 1_000, test) end)
+      send(first, :go)
+      assert_receive :all_sent, 10_000
+      {:ok, _} = GenBuffer.set_workers(buffer, 1)
+      assert finished(buffer, 1_000) == Enum.to_list(1..1_000)
     end
 
     test "the senders of what a ring has overwritten are told" do

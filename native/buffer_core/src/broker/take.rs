@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use super::config::Order;
 use super::dropped::{Drop, Dropped};
 use super::partition::{Effects, Partition};
 use super::waiting::{Chunk, Entry, Place};
 use super::worker::{End, State, Worker};
-use super::{around, After, Broker, DROPS};
+use super::{After, Broker, Turns, DROPS};
 use crate::sync::Mutex;
 use crate::Arena;
 
@@ -82,7 +83,8 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         // Who is woken for nothing again and again is better off receiving its messages in between.
         for _ in 0..4 {
             let mut again = false;
-            for index in around(first, self.partitions.len()) {
+            let mut turns = Turns::from(first);
+            while let Some(index) = turns.next(self) {
                 let mut partition = self.partitions[index].lock();
                 if partition.waiting.is_empty() {
                     partition.rest();
@@ -101,6 +103,10 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 let Some((&entry, arena)) = partition.waiting.get(place) else {
                     continue;
                 };
+                let in_order = partition.config.order == Order::Fifo;
+                if in_order && self.is_older_elsewhere(index, entry.at) {
+                    continue;
+                }
                 if entry.weight > heaviest {
                     drop(partition);
                     return (Taken::Heavy, self.after_take(woken, effects));

@@ -128,6 +128,8 @@ pub struct Waiting<A, P> {
     bytes: u64,
     // How many have a caller.
     called: usize,
+    // When the oldest came; `i64::MAX`: there is none.
+    front_at: i64,
 }
 
 impl<A, P> Default for Waiting<A, P> {
@@ -138,7 +140,15 @@ impl<A, P> Default for Waiting<A, P> {
             len: 0,
             bytes: 0,
             called: 0,
+            front_at: i64::MAX,
         }
+    }
+}
+
+impl<A, P> Waiting<A, P> {
+    /// When the oldest came; `i64::MAX`: there is none.
+    pub fn front_at(&self) -> i64 {
+        self.front_at
     }
 }
 
@@ -206,10 +216,19 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
         let chunk = self.chunks.partition_point(|chunk| chunk.first < entry.id);
         self.chunks.insert(chunk, own);
         self.count(&entry);
+        self.see_front();
         Place { chunk, index: 0 }
     }
 
+    fn see_front(&mut self) {
+        let front = self.front().and_then(|front| self.get(front));
+        self.front_at = front.map_or(i64::MAX, |(entry, _)| entry.at);
+    }
+
     fn count(&mut self, entry: &Entry<P>) {
+        if self.len == 0 {
+            self.front_at = entry.at;
+        }
         self.len += 1;
         self.bytes += u64::from(entry.weight);
         self.called += usize::from(entry.caller.is_some());
@@ -261,6 +280,7 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
     pub fn remove(&mut self, place: Place) -> Option<Left<A, P>> {
         let chunk = self.chunks.get_mut(place.chunk)?;
         let entry = chunk.remove(place.index)?;
+        let was_front = place.chunk == 0 && place.index == 0;
         let last = place.chunk + 1 == self.chunks.len();
         let chunk = &self.chunks[place.chunk];
         let gone = if chunk.held == 0 && (!last || chunk.is_spent()) {
@@ -273,6 +293,9 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
         self.called -= usize::from(entry.caller.is_some());
         if entry.due != i64::MAX {
             self.timed.remove(&(entry.due, entry.id));
+        }
+        if was_front {
+            self.see_front();
         }
         Some((entry, gone))
     }
