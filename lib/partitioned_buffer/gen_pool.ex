@@ -23,7 +23,9 @@ defmodule PartitionedBuffer.GenPool do
 
   Requests wait in one queue, natively, and the next free worker takes the next request. The queue can be
   bounded: what there is no room for is refused at once. A handler that crashes costs its caller an error and
-  its worker the life; state, queue and the other workers are as they were.
+  its worker the life; state, queue and the other workers are as they were. That is so however many crash. (Workers
+  with a state of their own that end again and again without a request, a thousand in a second, end the pool with
+  `:reached_max_restart_intensity`.)
 
   ## Callbacks
 

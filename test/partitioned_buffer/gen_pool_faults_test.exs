@@ -43,6 +43,44 @@ defmodule PartitionedBuffer.GenPoolFaultsTest do
     end
   end
 
+  for {kind, opts} <- [
+        exclusive: [],
+        optimistic: [isolation: :optimistic],
+        "own state": [shared_state?: false]
+      ] do
+    @opts opts
+
+    test "a pool goes on however fast its handlers crash: #{kind}" do
+      pool = start_pool!(5, [pool_size: 4] ++ @opts)
+      crash = fn _state -> exit(:crash) end
+
+      tasks =
+        for _ <- 1..4 do
+          Task.async(fn -> for _ <- 1..1_500, do: call(pool, crash) end)
+        end
+
+      assert tasks |> Task.await_many(60_000) |> Enum.concat() |> Enum.uniq() == [
+               {:error, :crash}
+             ]
+
+      assert GenPool.call(pool, &{:reply, &1, &1}) == 5
+      assert length(GenPool.get_children(pool)) == 4
+      assert %{failed: 6_000} = assert_accounted(pool)
+    end
+  end
+
+  test "a pool and its broker count restarts by the second" do
+    before = System.monotonic_time(:millisecond)
+    pool = start_pool!(0)
+    %{owner: owner, broker: broker} = processes_of(pool)
+
+    for pid <- [owner, broker] do
+      %{restarts: restarts} = :sys.get_state(pid)
+      assert elem(restarts, 0) in before..System.monotonic_time(:millisecond)
+      assert elem(restarts, 1) == 0
+    end
+  end
+
   describe "a pool ends and begins anew" do
     for which <- [:owner, :broker, :supervisor] do
       @which which

@@ -74,7 +74,7 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
       joined: nil,
       # Answers of `GenServer.reply/2`, for which it sees to it that they reach callers that wait.
       answers: :erlang.alias(),
-      restarts: {0, 0}
+      restarts: {System.monotonic_time(:millisecond), 0}
     }
 
     {:ok, start_keeper(state)}

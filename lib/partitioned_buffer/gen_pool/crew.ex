@@ -10,7 +10,7 @@ defmodule PartitionedBuffer.GenPool.Crew do
   alias PartitionedBuffer.Broker
   alias PartitionedBuffer.GenPool.{Telemetry, Worker}
 
-  # Still ends what fails at every start.
+  # Still ends what fails at every start, which is no matter of how many requests crash their handlers.
   @restarts 1_000
   @restarts_ms 1_000
 
@@ -94,28 +94,43 @@ defmodule PartitionedBuffer.GenPool.Crew do
     end
   end
 
-  defp refill(state) do
-    with {:ok, state} <- restarted(state) do
-      case grow(state) do
-        {:ok, state} -> {:ok, state}
-        # One that does not want to be there.
-        {:error, :ignore, state} -> {:ok, %{state | size: state.size - 1}}
-        {:error, :no_supervisor, state} -> {:ok, state}
-        {:error, _reason, state} -> refill(state)
-      end
+  # With a shared state a worker does nothing when it starts: whatever has ended it was sent to it.
+  defp refill(%{shared: %{}} = state), do: fill(state)
+  defp refill(state), do: refill_again(state)
+
+  defp refill_again(state) do
+    with {:ok, state} <- restarted(state), do: fill(state)
+  end
+
+  defp fill(state) do
+    case grow(state) do
+      {:ok, state} -> {:ok, state}
+      # One that does not want to be there.
+      {:error, :ignore, state} -> {:ok, %{state | size: state.size - 1}}
+      {:error, :no_supervisor, state} -> {:ok, state}
+      {:error, _reason, state} -> refill_again(state)
     end
   end
 
   @doc "Whether one more may be started in place of another one."
   @spec restarted(state()) :: result()
-  def restarted(%{restarts: {since, count}} = state) do
+  def restarted(%{restarts: {since, count, before}} = state) do
     now = System.monotonic_time(:millisecond)
 
     cond do
-      now - since > @restarts_ms -> {:ok, %{state | restarts: {now, 1}}}
-      count < @restarts -> {:ok, %{state | restarts: {since, count + 1}}}
+      now - since > @restarts_ms -> {:ok, restarts_from(state, now)}
+      count < @restarts -> {:ok, %{state | restarts: {since, count + 1, before}}}
+      # They had requests, most of them at least.
+      through(state) - before > div(count, 2) -> {:ok, restarts_from(state, now)}
       true -> {:error, :reached_max_restart_intensity, state}
     end
+  end
+
+  defp restarts_from(state, now), do: %{state | restarts: {now, 1, through(state)}}
+
+  defp through(state) do
+    %{done: done, failed: failed} = Broker.info(state.broker.broker)
+    done + failed
   end
 
   @doc "Sees to those that have ended and of which nobody has been told yet."

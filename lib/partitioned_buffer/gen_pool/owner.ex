@@ -154,7 +154,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
         leaving: %{},
         size: opts.pool_size,
         messages: :queue.new(),
-        restarts: {0, 0},
+        restarts: {System.monotonic_time(:millisecond), 0, 0},
         stopped?: false,
         started_at: System.monotonic_time()
       }
