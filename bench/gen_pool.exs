@@ -22,9 +22,10 @@ defmodule Bench.GenPool do
   @reads 2_000
   @writes 300
 
-  # Handlers of a pool of the default isolation take turns; those of this table that only read are named.
+  # Handlers of a pool of the default isolation take turns; in "named" its module names those that only read.
   @pools [
     exclusive: [isolation: :exclusive],
+    named: [isolation: :exclusive, module: Sides.Named],
     optimistic: [isolation: :optimistic],
     own: [shared_state?: false]
   ]
@@ -143,7 +144,7 @@ defmodule Bench.GenPool do
       "#{@work_us} µs of CPU for each request, 8 callers",
       for {pool, _opts} <- @pools do
         # Handlers of an exclusive pool that may write take turns.
-        target = if pool == :exclusive, do: nil, else: {:at_least, 1.8}
+        target = if pool in [:exclusive, :named], do: nil, else: {:at_least, 1.8}
         {"#{pool}", samples[pool], {:gen_server, samples.gen_server}, target}
       end
     )

@@ -29,11 +29,18 @@ defmodule Bench.PoolSides do
       {:noreply, state}
     end
 
-    # Names what leaves the state as it is: that does not take turns. Work may write.
-    def read_only?(_callback, message), do: message in [:read, :read_size]
-
     def spin(0), do: :ok
     def spin(loops), do: spin(loops - 1)
+  end
+
+  defmodule Named do
+    @moduledoc false
+    # The same, and it names what leaves the state as it is: that does not take turns. Work may write.
+
+    defdelegate init(state), to: Server
+    defdelegate handle_call(message, from, state), to: Server
+    defdelegate handle_cast(message, state), to: Server
+    def read_only?(_callback, message), do: message in [:read, :read_size]
   end
 
   @doc "How many loops of work take so many microseconds, when nothing else runs."
@@ -60,9 +67,10 @@ defmodule Bench.PoolSides do
     result
   end
 
-  @doc "With a pool."
+  @doc "With a pool; of `Server`, unless `:module` is another one."
   def with_pool(state, opts, fun) do
-    {:ok, pid} = GenPool.start_link(Server, state, [name: __MODULE__.Pool] ++ opts)
+    {module, opts} = Keyword.pop(opts, :module, Server)
+    {:ok, pid} = GenPool.start_link(module, state, [name: __MODULE__.Pool] ++ opts)
     result = fun.(&GenPool.call(__MODULE__.Pool, &1), &GenPool.cast(__MODULE__.Pool, &1))
     GenPool.stop(pid)
     result

@@ -151,6 +151,16 @@ defmodule PartitionedBuffer.Broker do
     end
   end
 
+  @doc "The same of nobody who waits."
+  @spec post(t(), Keeper.server(), term()) :: id() | :queue_full | :closed
+  def post(broker, keeper, message) do
+    case Native.broker_post(broker, message) do
+      id when is_integer(id) -> id
+      :heavy -> ask(broker, keeper, message, nil, nil)
+      other -> asked(other, keeper)
+    end
+  end
+
   @doc """
   The same for a caller, which is the calling process; and if a worker is idle and nothing waits, the message is handed
   over to that one: it is sent `handed/3`. For brokers whose workers call `start/2` then.

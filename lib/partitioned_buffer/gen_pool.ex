@@ -351,6 +351,9 @@ defmodule PartitionedBuffer.GenPool do
 
     case send_request(handle, {:call, message}, {self(), ref}) do
       id when is_integer(id) ->
+        # A worker that was woken here runs next: mostly there is an answer after that, and no timer has to be set.
+        _ = :erlang.yield()
+
         receive do
           {^ref, reply} -> reply
           Dropped.message(^ref, reason) -> dropped(reason, errors)
@@ -476,7 +479,7 @@ defmodule PartitionedBuffer.GenPool do
     errors = Options.cast!(opts)
 
     with {:ok, %{broker: broker, keeper: keeper}} <- Handle.fetch(pool),
-         id when is_integer(id) <- Broker.ask(broker, keeper, {:cast, message}, :cast, nil) do
+         id when is_integer(id) <- Broker.post(broker, keeper, {:cast, message}) do
       :ok
     else
       :queue_full ->

@@ -518,6 +518,10 @@ defmodule PartitionedBuffer.Native do
           message_id() | {:wait, message_id()} | :queue_full | :closed | :heavy
   def broker_hand_over(_broker, _message, _reply), do: not_loaded()
 
+  @spec broker_post(broker(), term()) ::
+          message_id() | {:wait, message_id()} | :queue_full | :closed | :heavy
+  def broker_post(_broker, _message), do: not_loaded()
+
   @spec broker_put_name(broker(), atom(), boolean(), boolean()) :: :ok
   def broker_put_name(_broker, _name, _plain_send?, _plain_call?), do: not_loaded()
 

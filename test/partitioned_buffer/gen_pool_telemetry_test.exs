@@ -103,6 +103,15 @@ defmodule PartitionedBuffer.GenPoolTelemetryTest do
     assert {%{count: 1}, %{reason: :queue_timeout}} = next([:message, :dropped])
     Process.exit(busy.worker, :kill)
     assert {%{count: 1}, %{reason: :worker_down}} = next([:message, :dropped])
+    # Each once.
+    returned(busy)
+
+    :ok =
+      PartitionedBuffer.Broker.Keeper.flush(
+        PartitionedBuffer.Names.keeper(PartitionedBuffer.Names.broker(pool))
+      )
+
+    refute_received {:event, [:message, :dropped], _measurements, _metadata}
   end
 
   test "of what a pool is stopped with" do

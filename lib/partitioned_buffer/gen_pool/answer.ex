@@ -14,7 +14,7 @@ defmodule PartitionedBuffer.GenPool.Answer do
   @held :"$partitioned_buffer_replies"
 
   @typedoc "What goes through the broker with a message: who called with `GenPool.call/3`, or otherwise."
-  @type caller :: {pid(), reference()} | {:forwarded, GenServer.from()} | :cast | nil
+  @type caller :: {pid(), reference()} | {:forwarded, GenServer.from()} | nil
 
   @typedoc "Nothing to settle, or the broker's worker and whom it answers."
   @type t :: nil | {Broker.worker(), caller()}

@@ -47,23 +47,27 @@ defmodule PartitionedBuffer.GenPool.Callback do
   @spec run(module(), kind(), message :: term(), from :: GenServer.from() | nil, state :: term()) ::
           outcome()
   def run(module, :call, message, from, state) do
-    case apply_safely(module, :handle_call, [message, from, state]) do
-      {:returned, {:reply, reply, state}} ->
-        {:next, {:reply, reply}, state, :none}
-
-      {:returned, {:reply, reply, state, then} = returned} ->
-        next({:reply, reply}, state, then, returned)
-
-      {:returned, {:stop, reason, reply, state}} ->
-        {:stop, reason, {:reply, reply}, state}
-
-      other ->
-        noreply(other)
-    end
+    # Not by `apply_safely/3`: this is done for every request.
+    module.handle_call(message, from, state)
+  catch
+    :throw, value -> called(value)
+    :exit, reason -> {:crash, reason, __STACKTRACE__}
+    :error, reason -> {:crash, {reason, __STACKTRACE__}, __STACKTRACE__}
+  else
+    {:reply, reply, state} -> {:next, {:reply, reply}, state, :none}
+    other -> called(other)
   end
 
-  def run(module, :cast, message, _from, state),
-    do: module |> apply_safely(:handle_cast, [message, state]) |> noreply()
+  def run(module, :cast, message, _from, state) do
+    module.handle_cast(message, state)
+  catch
+    :throw, value -> noreply({:returned, value})
+    :exit, reason -> {:crash, reason, __STACKTRACE__}
+    :error, reason -> {:crash, {reason, __STACKTRACE__}, __STACKTRACE__}
+  else
+    {:noreply, state} -> {:next, :noreply, state, :none}
+    other -> noreply({:returned, other})
+  end
 
   def run(module, :info, message, _from, state) do
     # Nobody has to expect messages.
@@ -82,6 +86,14 @@ defmodule PartitionedBuffer.GenPool.Callback do
   catch
     :throw, _value -> :ok
   end
+
+  defp called({:reply, reply, state}), do: {:next, {:reply, reply}, state, :none}
+
+  defp called({:reply, reply, state, then} = returned),
+    do: next({:reply, reply}, state, then, returned)
+
+  defp called({:stop, reason, reply, state}), do: {:stop, reason, {:reply, reply}, state}
+  defp called(other), do: noreply({:returned, other})
 
   defp noreply({:returned, {:noreply, state}}), do: {:next, :noreply, state, :none}
 

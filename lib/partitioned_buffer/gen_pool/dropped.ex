@@ -13,15 +13,9 @@ defmodule PartitionedBuffer.GenPool.Dropped do
     quote do: {:"$partitioned_buffer_dropped", unquote(ref), unquote(reason)}
   end
 
+  # If the pool ends, so do its calls.
   @impl true
-  def dropped(:cast, {:worker_down, _reason}, %{pool: pool}),
-    do: Telemetry.dropped(pool, 1, :worker_down)
-
-  def dropped(:cast, _reason, _arg), do: :ok
-
-  def dropped(caller, {:worker_down, reason}, %{pool: pool, signals: signals}) do
-    Telemetry.dropped(pool, 1, :worker_down)
-    # If the pool ends, so do its calls.
+  def dropped(caller, {:worker_down, reason}, %{signals: signals}) do
     unless signals != nil and Signals.ending?(signals), do: worker_down(caller, reason)
   end
 

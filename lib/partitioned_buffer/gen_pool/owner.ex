@@ -280,7 +280,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
   @impl true
   def handle_cast(message, state) do
     _ =
-      with refused when is_atom(refused) <- ask(state, {:cast, message}, :cast),
+      with refused when is_atom(refused) <- ask(state, {:cast, message}, nil),
            do: refused(state)
 
     {:noreply, state}

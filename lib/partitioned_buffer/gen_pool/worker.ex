@@ -203,16 +203,20 @@ defmodule PartitionedBuffer.GenPool.Worker do
     end
   end
 
-  defp taken(w, {message, caller, queue_ns, id}), do: request(w, message, caller, queue_ns, id)
+  defp taken(w, {message, caller, queue_ns, id}),
+    do: request(w, message, caller, queue_ns, id, :taken)
+
   defp taken(w, :idle), do: rest(w)
 
   # One that it was sent while it was idle, unless it was taken back since.
-  defp handed(w, id, message, caller) do
-    w = w |> attend() |> await_turn()
+  defp handed(%{shared: shared} = w, id, message, caller) do
+    # What is to be fetched is seen when it rests again; with a shared state there may be a timeout.
+    w = if shared, do: w |> attend() |> await_turn(), else: w
 
-    case Broker.start(w.worker, id) do
+    # How long it has waited only has to be known if somebody may listen.
+    case Broker.start(w.worker, id, w.listening? or not w.looked?) do
       nil -> take(w)
-      queue_ns -> request(w, message, caller, queue_ns, id)
+      queue_ns -> request(w, message, caller, queue_ns, id, :handed)
     end
   end
 
@@ -319,14 +323,18 @@ defmodule PartitionedBuffer.GenPool.Worker do
          {:call, message},
          {pid, ref} = caller,
          queue_ns,
-         id
+         id,
+         how
        )
        when is_reference(ref) do
     from = Answer.from(caller, w.broker, id, w.answers)
 
     case Callback.run(w.module, :call, message, from, w.state) do
+      {:next, {:reply, reply}, state, :none} when how == :handed ->
+        answer_and_rest(with_state(w, state), pid, {ref, reply})
+
       {:next, {:reply, reply}, state, :none} ->
-        answer_and_take(%{w | state: state}, pid, {ref, reply})
+        answer_and_take(with_state(w, state), pid, {ref, reply})
 
       outcome ->
         answer = {w.worker, caller}
@@ -338,13 +346,14 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp request(
          %{shared: nil, listening?: false, looked?: true, timeout_at: :infinity} = w,
          {:cast, message},
-         :cast,
+         nil,
          queue_ns,
-         _id
+         _id,
+         _how
        ) do
     case Callback.run(w.module, :cast, message, nil, w.state) do
       {:next, :noreply, state, :none} ->
-        answer_and_take(%{w | state: state}, nil, nil)
+        answer_and_take(with_state(w, state), nil, nil)
 
       outcome ->
         answer = {w.worker, nil}
@@ -359,7 +368,8 @@ defmodule PartitionedBuffer.GenPool.Worker do
          {:call, message},
          {pid, ref} = caller,
          queue_ns,
-         id
+         id,
+         _how
        )
        when is_reference(ref) do
     from = Answer.from(caller, w.broker, id, w.answers)
@@ -377,9 +387,10 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp request(
          %{listening?: false, looked?: true, direct?: true, attention: 0} = w,
          {:cast, message},
-         :cast,
+         nil,
          queue_ns,
-         _id
+         _id,
+         _how
        ) do
     run = {:cast, message, nil, {w.worker, nil}, queue_ns}
 
@@ -392,16 +403,20 @@ defmodule PartitionedBuffer.GenPool.Worker do
     end
   end
 
-  defp request(w, {:call, message}, caller, queue_ns, id) do
+  defp request(w, {:call, message}, caller, queue_ns, id, _how) do
     from = Answer.from(caller, w.broker, id, w.answers)
     w |> handle(:call, message, from, {w.worker, caller}, queue_ns) |> loop()
   end
 
-  defp request(w, {:cast, message}, :cast, queue_ns, _id),
+  defp request(w, {:cast, message}, nil, queue_ns, _id, _how),
     do: w |> handle(:cast, message, nil, {w.worker, nil}, queue_ns) |> loop()
 
   # It was only to be woken.
-  defp request(w, :fetch, _nobody, _queue_ns, _id), do: loop(w)
+  defp request(w, :fetch, _nobody, _queue_ns, _id, _how), do: loop(w)
+
+  # A worker is many words to be copied.
+  defp with_state(%{state: state} = w, state), do: w
+  defp with_state(w, state), do: %{w | state: state}
 
   defp quick(%{shared: %{state: state}} = w, state, {pid, answer}, _outcome, _run),
     do: answer_and_take(w, pid, answer)
@@ -445,6 +460,14 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   defp stay(%{in_turns?: true} = w), do: %{w | in_turn: w.in_turn + 1}
   defp stay(w), do: w
+
+  # Mostly there is no other request: then it waits in its mailbox at once, and has no need to look into it before.
+  defp answer_and_rest(w, pid, answer) do
+    case Broker.reply_rest(w.worker, pid, answer) do
+      :idle -> rest(w)
+      _more_or_gone -> loop(w)
+    end
+  end
 
   # As `loop/1`: what is in the mailbox goes before the next request.
   defp answer_and_take(w, pid, answer) do

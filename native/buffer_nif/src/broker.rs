@@ -312,9 +312,7 @@ nif!(broker_send / 2, send);
 /// if it is not for this call. Bounded.
 fn send<'a>(env: Env<'a>, [name, message]: [Term<'a>; 2]) -> Term<'a> {
     named(env, name, PLAIN_SEND, |shared| {
-        let nobody = atoms::nil().encode(env);
-        let with = (None, None, false);
-        ask(shared, message, nobody, with, false, Scale::bounded())
+        ask_of_nobody(shared, message)
     })
 }
 
@@ -346,14 +344,30 @@ fn named<'a>(
     asked.unwrap_or_else(|| atoms::unknown().encode(env))
 }
 
+nif!(broker_hand_over / 3, hand_over_to);
+
 /// As `broker_call`, by a handle and whatever is to be done besides. Bounded.
-#[rustler::nif]
-fn broker_hand_over<'a>(
-    broker: Handle<'a, SharedBroker>,
-    message: Term<'a>,
-    reply: Term<'a>,
-) -> Term<'a> {
-    hand_over(broker.0, message, reply)
+fn hand_over_to<'a>(env: Env<'a>, [broker, message, reply]: [Term<'a>; 3]) -> Term<'a> {
+    match broker.decode::<Handle<SharedBroker>>() {
+        Ok(broker) => hand_over(broker.0, message, reply),
+        Err(_) => atoms::unknown().encode(env),
+    }
+}
+
+nif!(broker_post / 2, post);
+
+/// As `broker_send`, by a handle and whatever is to be done besides. Bounded.
+fn post<'a>(env: Env<'a>, [broker, message]: [Term<'a>; 2]) -> Term<'a> {
+    match broker.decode::<Handle<SharedBroker>>() {
+        Ok(broker) => ask_of_nobody(broker.0, message),
+        Err(_) => atoms::unknown().encode(env),
+    }
+}
+
+fn ask_of_nobody<'a>(shared: &SharedBroker, message: Term<'a>) -> Term<'a> {
+    let nobody = atoms::nil().encode(message.get_env());
+    let with = (None, None, false);
+    ask(shared, message, nobody, with, false, Scale::bounded())
 }
 
 fn hand_over<'a>(shared: &SharedBroker, message: Term<'a>, reply: Term<'a>) -> Term<'a> {
