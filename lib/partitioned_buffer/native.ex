@@ -343,8 +343,8 @@ defmodule PartitionedBuffer.Native do
           {:waits, atom()} | {atom(), pos_integer()} | :ends
   def partition_idle(_handle, _index, _attendant), do: not_loaded()
 
-  @spec partition_leave(handle(), index()) :: boolean()
-  def partition_leave(_handle, _index), do: not_loaded()
+  @spec partition_leave(handle(), index(), unsaid :: atom()) :: :ok
+  def partition_leave(_handle, _index, _unsaid), do: not_loaded()
 
   @spec partition_pending(handle(), index()) :: boolean()
   def partition_pending(_handle, _index), do: not_loaded()
@@ -374,6 +374,23 @@ defmodule PartitionedBuffer.Native do
   @spec partition_next_dirty(handle(), index(), result :: term()) ::
           nonempty_list() | :table | :empty | :expired_some | :paused | :not_owner
   def partition_next_dirty(_handle, _index, _result), do: not_loaded()
+
+  @type first :: nonempty_list() | :large | :expired_some
+  @type advanced ::
+          first()
+          | {atom(), pos_integer(), first()}
+          | {:waits, atom()}
+          | :ends
+          | :look
+          | :dirty
+          | :table
+          | :not_owner
+  @spec partition_advance(handle(), index(), pid(), result :: term(), look_at :: integer()) ::
+          advanced()
+  def partition_advance(_handle, _index, _attendant, _result, _look_at), do: not_loaded()
+
+  @spec partition_advance_dirty(handle(), index(), pid(), result :: term()) :: advanced()
+  def partition_advance_dirty(_handle, _index, _attendant, _result), do: not_loaded()
 
   @spec partition_done(handle(), index(), result :: term()) :: non_neg_integer() | :not_owner
   def partition_done(_handle, _index, _result), do: not_loaded()

@@ -116,8 +116,75 @@ defmodule PartitionedBuffer.ProcessorRunner do
   defp cycle(job, me, trigger, size) do
     began(job, trigger, size)
     serve_line(job)
-    {_end, listening?, look_at} = batches(job, nil, me.listening?, me.look_at)
-    idle(job, %{me | listening?: listening?, look_at: look_at})
+    advance(job, me, nil)
+  end
+
+  # Batch by batch, and cycle by cycle as long as there is one. While nobody listens, a batch takes one look at the
+  # clock, a native one: `look_at` is when to see again whether somebody does.
+  defp advance(job, me, result) do
+    %{ref: ref, index: index, partition: partition} = job
+
+    case Native.partition_advance(ref, index, partition, result, me.look_at) do
+      :look ->
+        {listening?, look_at} = look(job, me.listening?)
+        advance(job, %{me | listening?: listening?, look_at: look_at}, result)
+
+      :dirty ->
+        dirty = Native.partition_advance_dirty(ref, index, partition, result)
+        advanced(dirty, job, me, result)
+
+      advanced ->
+        advanced(advanced, job, me, result)
+    end
+  end
+
+  defp advanced([_ | _] = batch, job, me, _result) do
+    advance(job, me, call(job, batch, nil, me.listening?))
+  end
+
+  # It waits already: whoever has seen what it did may wake it.
+  defp advanced({:waits, noted}, job, me, _result) do
+    if tidy?(me) do
+      if job.empty?, do: Partition.waits(job.partition, noted)
+      wait(job, me, @tidy_ms)
+    else
+      leave(job, nil)
+    end
+  end
+
+  # Another cycle, with its first batch.
+  defp advanced({trigger, size, first}, job, me, result) do
+    case between(job, me) do
+      %__MODULE__{} = job ->
+        began(job, trigger, size)
+        advanced(first, job, me, result)
+
+      :ends ->
+        leave(job, trigger)
+    end
+  end
+
+  defp advanced(:large, job, me, result) do
+    job.ref |> Native.partition_copy_dirty(job.index) |> advanced(job, me, result)
+  end
+
+  defp advanced(:expired_some, job, me, _result) do
+    Partition.gave_up(job.partition)
+    advance(job, me, nil)
+  end
+
+  defp advanced(:table, job, me, result) do
+    _end = if job.stream?, do: stream(job, result), else: table(job, result)
+    idle(job, me)
+  end
+
+  defp advanced(ends, _job, _me, _result) when ends in [:ends, :not_owner], do: :done
+
+  # Looking costs as much as a short cycle.
+  defp look(job, listening?) do
+    listens? = Telemetry.listening?()
+    if listens? and not listening?, do: stopped_unheard(job)
+    {listens?, Native.clock() + @look_again_ms * @ms}
   end
 
   # In turn, there is room for those in line when a generation has been swapped out, and when one is through.
@@ -148,7 +215,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
       message ->
         case handle(message, job, me) do
-          :ends -> leave(job, me)
+          :ends -> leave(job, nil)
           job -> wait(job, me, ms)
         end
     after
@@ -161,16 +228,21 @@ defmodule PartitionedBuffer.ProcessorRunner do
     wait(job, me, @idle_ms)
   end
 
-  defp rest(job, me, @idle_ms), do: leave(job, me)
+  defp rest(job, _me, @idle_ms), do: leave(job, nil)
 
-  # If it has been woken, the message is on its way.
-  defp leave(job, me) do
-    if Native.partition_leave(job.ref, job.index) do
-      :done
-    else
-      receive do
-        {:partitioned_buffer_cycle, trigger, size} -> cycle(job, me, trigger, size)
-      end
+  # Whatever was started for it is done by the next one, which the partition starts when it sees the end of this one.
+  defp leave(job, unsaid) do
+    :ok = Native.partition_leave(job.ref, job.index, unsaid)
+    :done
+  end
+
+  # Before a cycle of which it has the first batch already. It can't process nothing with that.
+  defp between(job, me) do
+    receive do
+      {:nothing, _partition} -> :ends
+      message -> with %__MODULE__{} = job <- handle(message, job, me), do: between(job, me)
+    after
+      0 -> if tidy?(me), do: job, else: :ends
     end
   end
 
@@ -224,17 +296,15 @@ defmodule PartitionedBuffer.ProcessorRunner do
     %{job | since: Native.buffer_since(job.ref)}
   end
 
-  # The size of a batch is native, so that it can be changed while a generation is drained. While nobody listens, a
-  # batch takes one look at the clock, a native one: `look_at` is when to see again whether somebody does.
+  # The size of a batch is native, so that it can be changed while a generation is drained.
   defp batches(job, result, listening?, look_at) do
     case next(job, result, look_at) do
       batch when is_list(batch) ->
         batches(job, call(job, batch, nil, listening?), listening?, look_at)
 
       :look ->
-        listens? = Telemetry.listening?()
-        if listens? and not listening?, do: stopped_unheard(job)
-        batches(job, result, listens?, Native.clock() + @look_again_ms * @ms)
+        {listening?, look_at} = look(job, listening?)
+        batches(job, result, listening?, look_at)
 
       :table ->
         outcome = if job.stream?, do: stream(job, result), else: table(job, result)

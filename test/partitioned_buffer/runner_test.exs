@@ -226,6 +226,31 @@ defmodule PartitionedBuffer.RunnerTest do
     assert {:ok, [2]} = Queue.push_await(name, [1, 2, 3, 4])
   end
 
+  test "takes what is to be processed next with what is left, if that is less than a batch" do
+    processor = GatedProcessor.new()
+    name = start_runner!(processor, partitions: 1, processing_batch_size: 2)
+    Queue.push(name, [1, 2, 3])
+    PartitionedBuffer.flush(name)
+    {runner, [1, 2]} = GatedProcessor.next_batch()
+    # Nothing wants it to be processed yet.
+    Queue.push(name, 4)
+    GatedProcessor.open(runner)
+    {^runner, [3]} = GatedProcessor.next_batch()
+    Queue.push(name, [5, 6])
+    PartitionedBuffer.flush(name)
+    GatedProcessor.open(runner)
+    {^runner, [4, 5]} = GatedProcessor.next_batch()
+    Queue.push(name, 7)
+    PartitionedBuffer.flush(name)
+    GatedProcessor.open(runner)
+    {^runner, [6, 7]} = GatedProcessor.next_batch()
+    GatedProcessor.open(runner)
+    assert :ok = PartitionedBuffer.await_empty(name)
+    assert %{processed: 7} = assert_nothing_held(name)
+    flushes = for {[:flush], %{size: size}, _} <- events(), do: size
+    assert flushes == [3, 3, 1]
+  end
+
   test "many writers that start cycles at once lose nothing" do
     name = start_runner!(&length/1, partitions: 2, processing_batch_size: 3)
 

@@ -410,10 +410,11 @@ impl<A: Arena + 'static> Generation for Map<A> {
         if count >= self.len {
             let mut all = std::mem::take(self);
             retired.append(&mut all.retired);
+            let bytes = all.total_bytes();
             // Its tables and slots take as long to be freed as its terms.
             let listed = all.classes.map(|class| class.listed);
             let indexes = (all.tables, all.free, all.free_blocks, listed);
-            retired.extend_with(all.stored, (all.blocks, all.chunks, indexes));
+            retired.extend_with(all.stored, bytes, (all.blocks, all.chunks, indexes));
             return;
         }
         // Written to no more.

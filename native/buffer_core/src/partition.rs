@@ -59,7 +59,7 @@ pub use generation::{First, Generation, Tally};
 pub use line::{NoTurn, Served, Standings, Stood};
 pub use queued::{Again, View};
 pub use room::{set_limit, Room, Rows};
-pub use runner::{Begun, Idle, Mode, Started, Trigger};
+pub use runner::{Begun, Idle, Mode, Started, Step, Trigger};
 
 /// The buffer has been closed; nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

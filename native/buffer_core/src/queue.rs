@@ -201,6 +201,15 @@ impl<A: Arena> Generation for Queue<A> {
         self.gone + self.len.min(index + 1) as u64
     }
 
+    fn can_join(&self, later: &Self) -> bool {
+        // Places are counted on.
+        later.gone == 0
+    }
+
+    fn join(&mut self, later: Self) {
+        self.append(later);
+    }
+
     fn split(&mut self, count: usize) -> Option<Self> {
         let mut split = Queue {
             gone: self.gone,

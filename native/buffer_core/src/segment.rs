@@ -86,6 +86,11 @@ impl<A: Arena> Segment<A> {
         }
     }
 
+    /// The weight of all entries that were ever stored.
+    fn stored_bytes(&self) -> u64 {
+        self.weights.iter().copied().map(u64::from).sum()
+    }
+
     /// How many entries were ever stored; the index of the next one.
     pub fn stored(&self) -> usize {
         self.weights.len()
@@ -176,8 +181,8 @@ struct Memory<A> {
     segments: Vec<Box<Segment<A>>>,
     // What was left in them when they came: enough to tell large entries from small ones.
     bytes: u64,
-    // What is not just segments, and how many entries are in it.
-    other: Vec<(usize, Box<dyn Any + Send>)>,
+    // What is not just segments, how many entries are in it, and their weight.
+    other: Vec<(usize, u64, Box<dyn Any + Send>)>,
 }
 
 impl<A> Default for Retired<A> {
@@ -207,6 +212,10 @@ impl<A: Arena> Retired<A> {
     /// many times larger. The memory was held before; it is given back a little later.
     const PATIENCE: usize = 64;
 
+    /// Handing over costs more than freeing so much.
+    const FEW_ENTRIES: usize = 64;
+    const FEW_BYTES: u64 = 16 * 1024;
+
     fn memory(&mut self) -> &mut Memory<A> {
         self.0.get_or_insert_default()
     }
@@ -220,9 +229,9 @@ impl<A: Arena> Retired<A> {
         }
     }
 
-    /// Adds what takes long to be freed, with so many entries in it.
-    pub fn extend_with(&mut self, entries: usize, memory: impl Any + Send) {
-        self.memory().other.push((entries, Box::new(memory)));
+    /// Adds other memory, with so many entries in it, of this weight altogether.
+    pub fn extend_with(&mut self, entries: usize, bytes: u64, memory: impl Any + Send) {
+        self.memory().other.push((entries, bytes, Box::new(memory)));
     }
 
     /// Adds what is in another, which is left empty.
@@ -260,13 +269,27 @@ impl<A: Arena> Retired<A> {
         self.0.is_none()
     }
 
+    /// Whether it is freed in less time than it takes to hand it over: what a few short cycles leave.
+    pub fn is_little(&self) -> bool {
+        let Some(some) = &self.0 else {
+            return true;
+        };
+        let few =
+            |entries: usize, bytes: u64| entries <= Self::FEW_ENTRIES && bytes <= Self::FEW_BYTES;
+        match (&some.segments[..], &some.other[..]) {
+            ([one], []) => few(one.weights.len(), one.stored_bytes()),
+            ([], [(entries, bytes, _)]) => few(*entries, *bytes),
+            _ => false,
+        }
+    }
+
     /// How many entries were in it.
     pub fn entries(&self) -> usize {
         let Some(some) = &self.0 else {
             return 0;
         };
         let segments = some.segments.iter().map(|segment| segment.weights.len());
-        let other = some.other.iter().map(|(entries, _)| *entries);
+        let other = some.other.iter().map(|(entries, _, _)| *entries);
         segments.chain(other).sum()
     }
 }
@@ -387,10 +410,42 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_of_a_few_light_entries_is_little() {
+        let few = Retired::<Count>::FEW_ENTRIES;
+        let heavy = Retired::<Count>::FEW_BYTES as u32 + 1;
+        assert!(retired(0, 0).is_little() && retired(1, heavy - 1).is_little());
+        assert!(!retired(1, heavy).is_little() && !retired(2, 1).is_little());
+        let full = |entries| {
+            let mut segment = segment((0..entries).map(|_| 1));
+            // What has left it has to be freed as well.
+            segment.retire(entries);
+            let mut retired = Retired::default();
+            retired.extend([Box::new(segment)]);
+            retired
+        };
+        assert!(full(few).is_little() && !full(few + 1).is_little());
+    }
+
+    #[test]
+    fn other_memory_is_little_if_its_entries_are() {
+        let other = |entries, bytes| {
+            let mut retired = Retired::<Count>::default();
+            retired.extend_with(entries, bytes, ());
+            retired
+        };
+        let (few, light) = (Retired::<Count>::FEW_ENTRIES, Retired::<Count>::FEW_BYTES);
+        assert!(other(few, light).is_little());
+        assert!(!other(few + 1, light).is_little() && !other(few, light + 1).is_little());
+        let mut both = other(1, 1);
+        both.append(&mut retired(1, 1));
+        assert!(!both.is_little());
+    }
+
+    #[test]
     fn other_memory_is_due_at_once_and_dropped_with_the_rest() {
         let (mut one, mut other) = (retired(0, 0), retired(1, 1));
         let memory = std::sync::Arc::new(());
-        one.extend_with(7, std::sync::Arc::clone(&memory));
+        one.extend_with(7, 0, std::sync::Arc::clone(&memory));
         assert!(one.is_due() && !one.is_empty());
         other.append(&mut one);
         assert!(one.is_empty() && !one.is_due() && other.is_due());

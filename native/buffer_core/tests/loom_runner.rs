@@ -5,8 +5,11 @@
 //! 1. A write that is followed by a `begin` is drained, or the runner has a wake-up to come, or the attendant has
 //!    been told: nothing is left that nobody knows of.
 //! 2. Of two that begin at once, beside the swap of the partition's process, one wakes the runner, once.
-//! 3. A runner that leaves has been woken, or is not waiting any more when somebody begins.
+//! 3. What was started for a runner that leaves is the next one's, with what has started it: whether the former one
+//!    waits, was woken, or has the first batch of it.
 //! 4. A runner whose attendant was replaced is sent away or is the owner: never both it and the next one.
+//! 5. A runner that takes one batch after the other, settling the former in the same step, is never found between two:
+//!    nobody is called. If less is left than it wants, what was noted comes with it, in order and once.
 #![cfg(loom)]
 
 #[path = "support/model.rs"]
@@ -15,10 +18,10 @@ mod model;
 
 use std::sync::atomic::{AtomicUsize, Ordering}; // looked at when all threads have ended
 
-use buffer_core::{Begun, Idle, Mode, Trigger};
+use buffer_core::{After, Begun, Idle, Mode, Next, Queue, Step, Trigger, Wanted};
 use loom::sync::Arc;
 use loom::thread;
-use model::{assert_complete, check, next, stats, write, Part};
+use model::{assert_complete, check, next, stats, values, write, Ints, Part};
 
 const RUNNER: u8 = 1;
 const ATTENDANT: u8 = 9;
@@ -69,6 +72,29 @@ impl World {
         while let Some(batch) = next(&self.partition, RUNNER, 2) {
             all.extend(batch);
         }
+    }
+
+    /// Settles a batch and takes the next one, of two entries.
+    fn advance(&self) -> Step<Vec<u8>> {
+        let read = |drain: &Queue<Ints>, batch: &buffer_core::Batch| values(drain, batch.len);
+        let (who, wanted) = ((RUNNER, ATTENDANT), Wanted::entries(2));
+        let mut after = After::default();
+        let step = self
+            .partition
+            .advance(who, wanted, None, 0, &|_, _| None, &mut after, read);
+        step.expect("it is the owner")
+    }
+
+    /// What a runner does until it waits or ends, batch by batch: those batches.
+    fn advance_all(&self) -> Vec<Vec<u8>> {
+        let mut batches = Vec::new();
+        while let Step::Drains(_, next) = self.advance() {
+            let Next::Batch(batch) = next else {
+                panic!("{next:?}");
+            };
+            batches.push(batch);
+        }
+        batches
     }
 
     /// What is done when all is quiet: each wake-up and each call is answered.
@@ -136,20 +162,105 @@ fn of_two_that_begin_one_wakes_the_runner_that_waits() {
     });
 }
 
+/// The runner that is started for the same attendant when another one has left.
+fn successor(world: &World) -> Vec<u8> {
+    assert_eq!(world.partition.drain_status(), (None, None));
+    assert!(world.partition.is_pending());
+    let Idle::Drains(started) = world.partition.idle(2, ATTENDANT, None, || 0) else {
+        panic!("there is something to drain");
+    };
+    assert_eq!(started.trigger, Some(Trigger::Flush));
+    let mut all = Vec::new();
+    while let Some(batch) = next(&world.partition, 2, 2) {
+        all.extend(batch);
+    }
+    all
+}
+
 #[test]
-fn a_runner_that_leaves_has_been_woken_or_somebody_else_is_called() {
+fn what_a_runner_was_woken_for_when_it_leaves_is_the_next_one_s() {
     check(|| {
         let world = world();
-        let mut all = Vec::new();
-        world.run(&mut all);
+        world.run(&mut Vec::new());
         let writer = writer(&world, 10, Trigger::Flush);
-        let left = world.partition.leave(RUNNER);
+        world.partition.leave(RUNNER, None);
         writer.join().unwrap();
         let (wakes, calls) = (&world.wakes, &world.calls);
-        assert_eq!(wakes.load(Ordering::Relaxed), usize::from(!left));
-        assert_eq!(calls.load(Ordering::Relaxed), usize::from(left));
-        world.settle(&mut all);
-        assert_complete(&all, &[&[10]]);
+        let told = wakes.load(Ordering::Relaxed) + calls.load(Ordering::Relaxed);
+        assert_eq!(told, 1);
+        assert_complete(&successor(&world), &[&[10]]);
+    });
+}
+
+#[test]
+fn a_batch_that_a_runner_has_not_begun_with_when_it_leaves_is_the_next_one_s() {
+    check(|| {
+        let world = world();
+        world.run(&mut Vec::new());
+        assert!(write(&world.partition, 1).is_ok());
+        world.begin(Trigger::Flush);
+        let writer = writer(&world, 10, Trigger::Flush);
+        let mut all = Vec::new();
+        let unsaid = loop {
+            match world.advance() {
+                Step::Drains(None, Next::Batch(batch)) => all.extend(batch),
+                // Noted before: with what was left of the first cycle, or behind it.
+                Step::Drains(Some(started), Next::Batch(_)) => break started.trigger,
+                Step::Waits(None) => break None,
+                other => panic!("{other:?}"),
+            }
+        };
+        world.partition.leave(RUNNER, unsaid);
+        writer.join().unwrap();
+        all.extend(successor(&world));
+        assert_complete(&all, &[&[1], &[10]]);
+    });
+}
+
+#[test]
+fn a_runner_that_settles_is_at_work_or_waits() {
+    check(|| {
+        let world = world();
+        world.run(&mut Vec::new());
+        assert!(write(&world.partition, 1).is_ok());
+        world.begin(Trigger::Flush);
+        let writers = [
+            writer(&world, 10, Trigger::Flush),
+            writer(&world, 20, Trigger::MaxSize),
+        ];
+        let mut all: Vec<u8> = world.advance_all().concat();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        assert_eq!(world.calls.load(Ordering::Relaxed), 0);
+        // Woken again since it waits.
+        if world.wakes.load(Ordering::Relaxed) > 1 {
+            all.extend(world.advance_all().concat());
+        }
+        assert_complete(&all, &[&[1], &[10], &[20]]);
+        let stats = stats(&world.partition);
+        assert_eq!((stats.queued, stats.in_flight), (0, 0));
+    });
+}
+
+#[test]
+fn what_is_noted_comes_with_what_is_left_for_half_a_batch() {
+    check(|| {
+        let world = world();
+        world.run(&mut Vec::new());
+        (1..4).for_each(|value| assert!(write(&world.partition, value).is_ok()));
+        world.begin(Trigger::Flush);
+        let writer = writer(&world, 10, Trigger::Flush);
+        let mut batches = world.advance_all();
+        writer.join().unwrap();
+        if world.wakes.load(Ordering::Relaxed) > 1 {
+            batches.extend(world.advance_all());
+        }
+        let joined = batches == [vec![1, 2], vec![3, 10]];
+        assert!(joined || batches == [vec![1, 2], vec![3], vec![10]]);
+        assert_eq!(world.calls.load(Ordering::Relaxed), 0);
+        let stats = stats(&world.partition);
+        assert_eq!((stats.queued, stats.in_flight, stats.processed), (0, 0, 4));
     });
 }
 

@@ -63,7 +63,7 @@ impl Drop for Stored {
         if self.bytes > MUCH {
             if let Some(Kept::Copy(frozen)) = self.term.take() {
                 let mut retired = Retired::default();
-                retired.extend_with(1, frozen);
+                retired.extend_with(1, u64::MAX, frozen);
                 reclaim(retired);
             }
         }

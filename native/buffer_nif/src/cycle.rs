@@ -5,11 +5,13 @@
 
 use buffer_core::{
     After, Again, Arena as _, Batch, Begun, Discarded, Generation, Idle, KeptBatch, Mode, Next,
-    NotOwner, Partition, Policy, Reason, Settled, Size, Stats, Trigger, View, Wanted, Watched,
+    NotOwner, Partition, Policy, Reason, Settled, Size, Started, Stats, Step, Trigger, View,
+    Wanted, Watched,
 };
-use rustler::{Encoder, Env, LocalPid, Term};
+use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
 use crate::arena::{Arena, Copies};
+use crate::partition::part;
 use crate::resource::Shared;
 use crate::weigh::{account, Limits};
 use crate::write::{finish, Todo};
@@ -58,7 +60,7 @@ pub trait Cycle: Sync {
     /// See [`Partition::idle`].
     fn idle(&self, runner: LocalPid, attendant: LocalPid, part: Option<usize>) -> Idle;
     /// See [`Partition::leave`].
-    fn leave(&self, runner: LocalPid) -> bool;
+    fn leave(&self, runner: LocalPid, unsaid: Option<Trigger>);
     /// See [`Partition::is_pending`].
     fn is_pending(&self) -> bool;
     /// See [`Partition::noted`].
@@ -73,6 +75,19 @@ pub trait Cycle: Sync {
         &self,
         env: Env<'a>,
         shared: &Shared,
+        wanted: Wanted,
+        within: Within,
+        result: Term<'a>,
+        now: i64,
+    ) -> Term<'a>;
+    /// The same for the runner of this attendant, which goes on with the next cycle or waits then: see
+    /// [`Partition::advance`].
+    #[expect(clippy::too_many_arguments, reason = "one more than `next`")]
+    fn advance<'a>(
+        &self,
+        env: Env<'a>,
+        shared: &Shared,
+        attendant: LocalPid,
         wanted: Wanted,
         within: Within,
         result: Term<'a>,
@@ -166,8 +181,8 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
         Partition::idle(self, runner, attendant, part, clock::now)
     }
 
-    fn leave(&self, runner: LocalPid) -> bool {
-        Partition::leave(self, runner)
+    fn leave(&self, runner: LocalPid, unsaid: Option<Trigger>) {
+        Partition::leave(self, runner, unsaid);
     }
 
     fn is_pending(&self) -> bool {
@@ -196,13 +211,38 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
         now: i64,
     ) -> Term<'a> {
         start(self, env, shared, wanted, result, now, |drain, batch| {
-            let large = batch.len > Limits::ENTRIES || batch.bytes > Limits::BYTES;
-            if large && within == Within::Bounds {
-                return atoms::large().encode(env);
-            }
-            account(env, batch.len / 2, batch.bytes);
-            read_batch(env, drain, batch)
+            read_within(env, within, drain, batch)
         })
+    }
+
+    fn advance<'a>(
+        &self,
+        env: Env<'a>,
+        shared: &Shared,
+        attendant: LocalPid,
+        wanted: Wanted,
+        within: Within,
+        result: Term<'a>,
+        now: i64,
+    ) -> Term<'a> {
+        let mut todo = After::default();
+        let step = Partition::advance(
+            self,
+            (env.pid(), attendant),
+            wanted,
+            part(shared),
+            now,
+            &|drain: &G, batch: &Batch| keep(env, shared, drain, batch),
+            &mut todo,
+            |drain, batch| read_within(env, within, drain, batch),
+        );
+        finish(env, shared, todo, Some(result));
+        match step {
+            Ok(Step::Drains(cycle, next)) => begun(env, cycle, started(env, next)),
+            Ok(Step::Waits(noted)) => (atoms::waits(), trigger_name(noted)).encode(env),
+            Ok(Step::Ends) => atoms::ends().encode(env),
+            Err(NotOwner) => atoms::not_owner().encode(env),
+        }
     }
 
     fn start_all<'a>(&self, env: Env<'a>, shared: &Shared, result: Term<'a>) -> Term<'a> {
@@ -397,15 +437,49 @@ fn start<'a, G: Readable>(
     let mut todo = After::default();
     let keep = |drain: &G, batch: &Batch| keep(env, shared, drain, batch);
     let owner = env.pid();
-    let started = partition.next(owner, wanted, || now, &keep, &mut todo, read);
+    let next = partition.next(owner, wanted, || now, &keep, &mut todo, read);
     finish(env, shared, todo, Some(result));
-    match started {
-        Ok(Next::Batch(term)) => term,
-        Ok(Next::Empty) => atoms::empty().encode(env),
-        Ok(Next::Expired) => atoms::expired_some().encode(env),
-        Ok(Next::Paused) => atoms::paused().encode(env),
+    match next {
+        Ok(next) => started(env, next),
         Err(NotOwner) => atoms::not_owner().encode(env),
     }
+}
+
+fn started<'a>(env: Env<'a>, next: Next<Term<'a>>) -> Term<'a> {
+    match next {
+        Next::Batch(term) => term,
+        Next::Empty => atoms::empty().encode(env),
+        Next::Expired => atoms::expired_some().encode(env),
+        Next::Paused => atoms::paused().encode(env),
+    }
+}
+
+/// What there is to drain, with the cycle that begins with it.
+fn begun<'a>(env: Env<'a>, cycle: Option<Started>, first: Term<'a>) -> Term<'a> {
+    match cycle {
+        Some(cycle) => (trigger_name(cycle.trigger), cycle.size, first).encode(env),
+        None => first,
+    }
+}
+
+/// What starts a cycle, or nil.
+pub fn trigger_name(trigger: Option<Trigger>) -> Atom {
+    trigger.map_or(atoms::nil(), atoms::of_trigger)
+}
+
+/// The entries of a batch that are to be processed, or `large`.
+fn read_within<'a, G: Readable>(
+    env: Env<'a>,
+    within: Within,
+    drain: &G,
+    batch: &Batch,
+) -> Term<'a> {
+    let large = batch.len > Limits::ENTRIES || batch.bytes > Limits::BYTES;
+    if large && within == Within::Bounds {
+        return atoms::large().encode(env);
+    }
+    account(env, batch.len / 2, batch.bytes);
+    read_batch(env, drain, batch)
 }
 
 /// The entries of a batch that are to be processed.

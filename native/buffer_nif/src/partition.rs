@@ -9,7 +9,7 @@ use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::Handle;
 use crate::begin::told;
-use crate::cycle::{Cycle, Within};
+use crate::cycle::{trigger_name, Cycle, Within};
 use crate::resource::{Overflow, Shared};
 use crate::{atoms, clock};
 
@@ -96,18 +96,25 @@ fn partition_idle<'a>(
     attendant: LocalPid,
 ) -> NifResult<Term<'a>> {
     let idle = partition(handle, index)?.idle(env.pid(), attendant, part(handle.0));
-    let name = |trigger: Option<Trigger>| trigger.map_or(atoms::nil(), atoms::of_trigger);
     Ok(match idle {
-        Idle::Drains(started) => (name(started.trigger), started.size).encode(env),
-        Idle::Waits(noted) => (atoms::waits(), name(noted)).encode(env),
+        Idle::Drains(started) => (trigger_name(started.trigger), started.size).encode(env),
+        Idle::Waits(noted) => (atoms::waits(), trigger_name(noted)).encode(env),
         Idle::Ends => atoms::ends().encode(env),
     })
 }
 
-/// The caller, a runner, waits no more; `false` if it has been woken. O(1).
+/// The caller, a runner, ends: it waits no more, and a cycle that was started for it, or that it got the first batch of
+/// and has not begun with, is the next one's to do. `unsaid` is what has started the latter, or nil. O(1).
 #[rustler::nif]
-fn partition_leave(env: Env<'_>, handle: Handle<'_>, index: usize) -> NifResult<bool> {
-    Ok(partition(handle, index)?.leave(env.pid()))
+fn partition_leave(
+    env: Env<'_>,
+    handle: Handle<'_>,
+    index: usize,
+    unsaid: Atom,
+) -> NifResult<Atom> {
+    let unsaid = (unsaid != atoms::nil()).then(|| decode_trigger(unsaid));
+    partition(handle, index)?.leave(env.pid(), unsaid.transpose()?);
+    Ok(atoms::ok())
 }
 
 /// Whether there is something for a runner to do: something drains, or a cycle is noted. O(1).
@@ -197,15 +204,8 @@ fn partition_next<'a>(
     if now >= look_at {
         return Ok(atoms::look_again().encode(env));
     }
-    Ok(match shared.batch_size() {
-        0 => atoms::table().encode(env),
-        size if size > SETTLED_QUICKLY
-            || shared.not_before().is_some()
-            || partition.awaiting() > TOLD_QUICKLY =>
-        {
-            atoms::dirty().encode(env)
-        }
-        size => partition.next(
+    Ok(match normally(shared, partition) {
+        Ok(size) => partition.next(
             env,
             shared,
             wanted(shared, size),
@@ -213,7 +213,22 @@ fn partition_next<'a>(
             result,
             now,
         ),
+        Err(instead) => instead.encode(env),
     })
+}
+
+/// How many entries a batch may have that a normal scheduler settles; or what is to be done instead.
+fn normally(shared: &Shared, partition: &dyn Cycle) -> Result<usize, Atom> {
+    match shared.batch_size() {
+        0 => Err(atoms::table()),
+        size if size > SETTLED_QUICKLY
+            || shared.has_max_age()
+            || partition.awaiting() > TOLD_QUICKLY =>
+        {
+            Err(atoms::dirty())
+        }
+        size => Ok(size),
+    }
 }
 
 /// The same for batches and entries of any size: neither `:large` nor `:dirty`, but `:expired_some` if
@@ -232,6 +247,53 @@ fn partition_next_dirty<'a>(
         size => {
             let wanted = wanted(shared, size);
             partition.next(env, shared, wanted, Within::Anything, result, clock::now())
+        }
+    })
+}
+
+/// The same for a runner that this process has started, which goes on with the next cycle then, or waits: besides what
+/// `partition_next` answers, `{Trigger | nil, Size, Batch}` if a cycle begins with this batch, which may have entries of
+/// the one before it too, and what `partition_idle` answers instead of `:empty` and `:paused`.
+#[rustler::nif]
+fn partition_advance<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    index: usize,
+    attendant: LocalPid,
+    result: Term<'a>,
+    look_at: i64,
+) -> NifResult<Term<'a>> {
+    let shared = handle.0;
+    let partition = partition(handle, index)?;
+    let now = clock::now();
+    if now >= look_at {
+        return Ok(atoms::look_again().encode(env));
+    }
+    Ok(match normally(shared, partition) {
+        Ok(size) => {
+            let wanted = wanted(shared, size);
+            partition.advance(env, shared, attendant, wanted, Within::Bounds, result, now)
+        }
+        Err(instead) => instead.encode(env),
+    })
+}
+
+/// The same for batches and entries of any size; see `partition_next_dirty`.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn partition_advance_dirty<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    index: usize,
+    attendant: LocalPid,
+    result: Term<'a>,
+) -> NifResult<Term<'a>> {
+    let shared = handle.0;
+    let partition = partition(handle, index)?;
+    Ok(match shared.batch_size() {
+        0 => atoms::table().encode(env),
+        size => {
+            let (wanted, within) = (wanted(shared, size), Within::Anything);
+            partition.advance(env, shared, attendant, wanted, within, result, clock::now())
         }
     })
 }

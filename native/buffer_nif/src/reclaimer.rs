@@ -31,9 +31,9 @@ static THREAD: Lazy<Option<Sender<Retired>>> = Lazy::new(|| {
         .map(|_| sender)
 });
 
-/// Frees these segments soon.
+/// Frees these segments soon. To wake the thread takes longer than to free a few entries: those are freed at once.
 pub fn reclaim(retired: Retired) {
-    if retired.is_empty() {
+    if retired.is_little() {
         return;
     }
     let entries = retired.entries();

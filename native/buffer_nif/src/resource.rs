@@ -269,6 +269,11 @@ impl Shared {
         }
     }
 
+    /// Whether there are entries that are given up because of their age.
+    pub fn has_max_age(&self) -> bool {
+        self.max_age_ns.load(Ordering::Relaxed) != i64::MAX
+    }
+
     /// Whether what is given up is kept until somebody has been told.
     pub fn keeps_discarded(&self) -> bool {
         self.keep_discarded.load(Ordering::Relaxed) != 0

@@ -154,7 +154,6 @@ pub fn finish(env: Env<'_>, shared: &Shared, todo: Todo, result: Option<Term<'_>
 
 #[inline(never)]
 fn finish_some(env: Env<'_>, shared: &Shared, todo: Todo, result: Option<Term<'_>>) {
-    reclaim(todo.retired);
     for passed in todo.passed {
         let outcome = match (passed.lost, result) {
             // To whoever waits, a timeout would be that of its own call.
@@ -172,6 +171,7 @@ fn finish_some(env: Env<'_>, shared: &Shared, todo: Todo, result: Option<Term<'_
     if todo.room {
         server::serve(shared);
     }
+    reclaim(todo.retired);
 }
 
 /// Starts a cycle if it is time, and has a partition's process report what was dropped.

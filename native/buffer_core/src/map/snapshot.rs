@@ -130,7 +130,7 @@ impl<A: Arena + 'static> Reader<A> {
 
     fn end(self, retired: &mut Retired<A>) {
         let copied = self.segments.iter().map(|segment| segment.len()).sum();
-        retired.extend_with(copied, (self.kept, self.segments));
+        retired.extend_with(copied, u64::MAX, (self.kept, self.segments));
     }
 }
 

@@ -227,7 +227,7 @@ impl<A: Arena + 'static> Map<A> {
     pub fn remember_versions(&mut self, limit: usize, now: impl Fn() -> i64) -> bool {
         if limit == 0 {
             if let Some(versions) = self.versions.take() {
-                self.retired.extend_with(0, versions);
+                self.retired.extend_with(0, u64::MAX, versions);
             }
             return true;
         }

@@ -88,15 +88,27 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         after: &mut After<G::Arena, O>,
         read: impl FnOnce(&G, &Batch) -> R,
     ) -> Result<Next<R>, NotOwner> {
-        let mut guard = self.drain.lock();
-        let drain = &mut *guard;
-        self.settle_done(drain, owner, after)?;
+        let mut drain = self.drain.lock();
+        self.settle_done(&mut drain, owner, false, after)?;
         if drain.generation.is_empty() {
             return Ok(Next::Empty);
         }
+        Ok(self.start_next(&mut drain, wanted, now, keep, after, read))
+    }
+
+    /// Starts a batch of what drains, which is something.
+    pub(super) fn start_next<R>(
+        &self,
+        drain: &mut Drain<G>,
+        wanted: Wanted,
+        now: impl FnOnce() -> i64,
+        keep: Keep<'_, G>,
+        after: &mut After<G::Arena, O>,
+        read: impl FnOnce(&G, &Batch) -> R,
+    ) -> Next<R> {
         if let Some(moment) = wanted.not_before {
             if !self.ledger.lock().paused && self.expire(drain, moment, keep, after) {
-                return Ok(Next::Expired);
+                return Next::Expired;
             }
         }
         // Without the lock, since its weight is summed up.
@@ -107,29 +119,31 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             if ledger.paused {
                 // Whoever goes on may be another one.
                 ledger.owner = None;
-                return Ok(Next::Paused);
+                return Next::Paused;
             }
             ledger.failed = None;
             ledger.in_flight = Some(batch.clone());
         }
         drain.pieces.pop_front();
-        Ok(Next::Batch(read(&drain.generation, &batch)))
+        Next::Batch(read(&drain.generation, &batch))
     }
 
     /// Settles the batch in flight as processed. Returns how many entries are left to drain; if there are
     /// none, nobody is the owner any more.
     pub fn done(&self, owner: O, after: &mut After<G::Arena, O>) -> Result<usize, NotOwner> {
         let mut drain = self.drain.lock();
-        self.settle_done(&mut drain, owner, after)?;
+        self.settle_done(&mut drain, owner, false, after)?;
         let mut ledger = self.ledger.lock();
         ledger.oldest = drain.generation.oldest();
         Ok(ledger.len)
     }
 
-    fn settle_done(
+    /// With `stays`, it is the owner also if nothing is left.
+    pub(super) fn settle_done(
         &self,
         drain: &mut Drain<G>,
         owner: O,
+        stays: bool,
         after: &mut After<G::Arena, O>,
     ) -> Result<(), NotOwner> {
         let settled = {
@@ -141,7 +155,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 ledger.processed += batch.held() as u64;
                 self.forget(&mut ledger, batch, None, after);
             }
-            ledger.owner = (ledger.len > 0).then_some(owner);
+            ledger.owner = (stays || ledger.len > 0).then_some(owner);
             settled
         };
         self.retire(drain, settled.map_or(0, |batch| batch.len), after);
@@ -401,6 +415,11 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
 }
 
 impl<G: Generation> Drain<G> {
+    /// Whether less is left than is wanted, and nothing is to be tried again.
+    pub(super) fn is_short(&self, wanted: Wanted) -> bool {
+        self.pieces.is_empty() && self.generation.len() < wanted.entries
+    }
+
     /// The first batch: what is to be tried again, which is the first of the pieces, or what is wanted.
     fn first_batch(&self, wanted: Wanted, started_at: i64) -> Batch {
         let piece = self.pieces.front();
@@ -419,6 +438,15 @@ impl<G: Generation> Drain<G> {
             attempt,
             started_at,
         }
+    }
+
+    /// A batch that no processor has had is the next one again.
+    pub(super) fn put_back(&mut self, batch: Batch) {
+        self.pieces.push_front(Piece {
+            len: batch.len,
+            pending: batch.pending,
+            attempt: batch.attempt,
+        });
     }
 
     fn try_again(&mut self, batch: &Batch, halved: bool) {

@@ -65,6 +65,17 @@ pub trait Generation: Default {
         self.retire(count, retired);
     }
 
+    /// Whether the entries of this one, which comes right after it, can be added to it at once.
+    fn can_join(&self, later: &Self) -> bool {
+        let _ = later;
+        false
+    }
+
+    /// Adds them.
+    fn join(&mut self, later: Self) {
+        let _ = later;
+    }
+
     /// Takes the first `count` entries, if it can without taking all.
     fn split(&mut self, count: usize) -> Option<Self> {
         let _ = count;

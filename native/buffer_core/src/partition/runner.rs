@@ -21,7 +21,9 @@
 //!   is. It waits only for the attendant of now: a new attendant sends the former one's runner away.
 //! * Nothing drains while a runner waits, but for what a writer in line has swapped out just now.
 
-use super::{Drain, Generation, Ledger, Live, Partition};
+use super::drain::Keep;
+use super::{Drain, Generation, Ledger, Live, NotOwner, Partition};
+use crate::delivery::{After, Batch, Next, Wanted};
 use crate::sync::MutexGuard;
 
 /// What starts a cycle.
@@ -82,6 +84,17 @@ pub enum Idle {
     /// It waits to be woken. This was noted, but there was nothing to process.
     Waits(Option<Trigger>),
     /// It ends: the partition is closed or paused, or it is somebody else's to drain.
+    Ends,
+}
+
+/// What came of [`Partition::advance`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step<R> {
+    /// There is something to drain. A cycle that begins with it comes first.
+    Drains(Option<Started>, Next<R>),
+    /// As [`Idle::Waits`].
+    Waits(Option<Trigger>),
+    /// As [`Idle::Ends`].
     Ends,
 }
 
@@ -166,10 +179,64 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         now: impl FnOnce() -> i64,
     ) -> Idle {
         let mut drain = self.drain.lock();
+        self.idle_in(&mut drain, runner, attendant, part, now)
+    }
+
+    /// What a runner does with one batch after the other, in one step that nobody comes between: settles the one in
+    /// flight as processed and starts the next one, of what drains or of a cycle that was noted. If there is none, the
+    /// runner waits already when those are told who await the batch.
+    ///
+    /// If less is left to drain than is wanted, and a cycle is noted, that begins with this batch, which has entries of
+    /// both: a processor that writers wait for would get many small batches otherwise.
+    #[expect(clippy::too_many_arguments, reason = "those of `next` and of `idle`")]
+    pub fn advance<R>(
+        &self,
+        (runner, attendant): (O, O),
+        wanted: Wanted,
+        part: Option<usize>,
+        now: i64,
+        keep: Keep<'_, G>,
+        after: &mut After<G::Arena, O>,
+        read: impl FnOnce(&G, &Batch) -> R,
+    ) -> Result<Step<R>, NotOwner> {
+        let mut guard = self.drain.lock();
+        let drain = &mut *guard;
+        self.settle_done(drain, runner, true, after)?;
+        let mut cycle = None;
+        if drain.generation.is_empty() {
+            match self.idle_in(drain, runner, attendant, part, || now) {
+                Idle::Drains(started) => cycle = Some(started),
+                Idle::Waits(noted) => return Ok(Step::Waits(noted)),
+                Idle::Ends => return Ok(Step::Ends),
+            }
+        } else if drain.is_short(wanted) {
+            cycle = self.join_noted(drain, attendant, now);
+        }
+        let next = self.start_next(drain, wanted, || now, keep, after, read);
+        Ok(match next {
+            Next::Paused | Next::Empty => Step::Ends,
+            next => Step::Drains(cycle, next),
+        })
+    }
+
+    fn idle_in(
+        &self,
+        drain: &mut Drain<G>,
+        runner: O,
+        attendant: O,
+        part: Option<usize>,
+        now: impl FnOnce() -> i64,
+    ) -> Idle {
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
-        let dismissed = ledger.attendant != Some(attendant) || ledger.paused;
-        if dismissed || ledger.check(runner).is_err() {
+        if ledger.check(runner).is_err() {
+            return Idle::Ends;
+        }
+        if ledger.attendant != Some(attendant) || ledger.paused {
+            // What drains is somebody else's to go on with.
+            if ledger.len == 0 {
+                ledger.owner = None;
+            }
             return Idle::Ends;
         }
         if ledger.len > 0 {
@@ -190,7 +257,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             None => part.is_some(),
         };
         if wanted && !empty {
-            self.swap_out(&mut drain, ledger, live, part, now);
+            self.swap_out(drain, ledger, live, part, now);
             ledger.owner = Some(runner);
             let (trigger, size) = (noted, ledger.len);
             return Idle::Drains(ledger.begun(Started { trigger, size }));
@@ -202,14 +269,51 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         Idle::Waits(noted)
     }
 
-    /// A runner that waits does so no more. `false`: it has been woken.
-    pub fn leave(&self, runner: O) -> bool {
-        let mut ledger = self.ledger.lock();
-        let waited = ledger.waiting == Some(runner);
-        if waited {
+    /// Adds the live generation to what drains, if a cycle is noted and that can be done.
+    fn join_noted(&self, drain: &mut Drain<G>, attendant: O, now: i64) -> Option<Started> {
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        let trigger = ledger.noted.filter(|trigger| !ledger.ignores(*trigger))?;
+        let mut live = self.live.lock();
+        let ends = ledger.paused || ledger.attendant != Some(attendant);
+        let closes = live.closed && trigger != Trigger::Stop;
+        let (size, bytes) = (live.generation.len(), live.generation.bytes());
+        if ends || closes || size == 0 || !drain.generation.can_join(&live.generation) {
+            return None;
+        }
+        ledger.noted = None;
+        drain.generation.join(live.take());
+        drain.swapped_at = now;
+        ledger.bytes += bytes;
+        self.count_draining(ledger, ledger.len + size);
+        let trigger = Some(trigger);
+        Some(ledger.begun(Started { trigger, size }))
+    }
+
+    /// A runner ends. If it waits, it does so no more. If a cycle has been started for it, that is the next runner's to
+    /// do: also if it has the first batch of it already, and has not begun with it. Then `unsaid` is what has started
+    /// the cycle.
+    pub fn leave(&self, runner: O, unsaid: Option<Trigger>) {
+        let mut drain = self.drain.lock();
+        let mut guard = self.ledger.lock();
+        let ledger = &mut *guard;
+        if ledger.waiting == Some(runner) {
             ledger.waiting = None;
         }
-        waited || ledger.owner != Some(runner)
+        if ledger.owner != Some(runner) || ledger.check(runner).is_err() {
+            return;
+        }
+        ledger.owner = None;
+        if ledger.len == 0 {
+            return;
+        }
+        ledger.full = match ledger.in_flight.take() {
+            Some(batch) => {
+                drain.put_back(batch);
+                unsaid
+            }
+            None => ledger.trigger,
+        };
     }
 
     /// Whether there is something for a runner to do: something drains, or a cycle is noted.
