@@ -118,7 +118,9 @@ defmodule PartitionedBuffer do
     * `superseded`, `deleted` - entries of a map that a newer one has taken the place of, or that were
       older than the one that was there, and entries that were deleted, since the buffer was started
     * `bytes` - the memory of queued entries and those in flight: a word for each, their words on the
-      heap, and the binaries that they refer to
+      heap, and the binaries that they refer to. Of a part of a binary, only the part is counted, but where it
+      has more than 64 bytes the whole binary is kept, as in a message or an ETS table: `:binary.copy/1` such
+      parts of large binaries before they are written
     * `oldest_age_ms` - how long the oldest entry has been held, or `nil` if there is none. It is kept
       for 256 entries together, so it is never too small and may be too large by the time that the
       partition took to accept those

@@ -583,7 +583,8 @@ defmodule PartitionedBuffer.Map do
     * `{:put_new, term}` - puts the term if the key is not there; `default` is not used
 
   A function of arity 1 is called with the value, in the calling process, and returns the new one. If
-  another process has changed the value meanwhile, it is called again with that.
+  another process has changed the value meanwhile, it is called again with that. One that writes the key itself is never
+  through.
 
   Each update of a value that is there counts in the entry's `updates`; the version stays.
 
