@@ -206,6 +206,9 @@
 //! * A slot is held or free, and a chunk of 256 slots knows how many are held. The index has each held
 //!   slot once, under the hash of its key. Entries are drained in the order of their slots.
 //! * Each living term has one cell that refers to it. A write lets up to three die.
+//! * Terms that are packed are in records, one behind the other by size. When one goes, the last one of its size takes
+//!   its place, so none of them is dead: a size takes what its records do, and two chunks of 128 at the most. The
+//!   bounds that follow are those of terms in segments.
 //! * While a map is written to, each class has `total <= 2 * live + slack + a segment` bytes, after every
 //!   write: [`map`](crate::map) says why. So a map takes [`SLACK`](crate::map::SLACK) more than twice what
 //!   is alive, at the most. The price is a constant number of terms that are moved for each one that dies.

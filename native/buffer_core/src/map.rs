@@ -2,11 +2,15 @@
 //!
 //! ```text
 //! hash ─► table ─► slot ─┬─ key     ─┐  cells: a word that needs no memory,
-//!                        ├─ value   ─┼─ or a place in a segment
-//!                        └─ version ─┘
+//!                        ├─ value   ─┼─ a record of a term that is packed,
+//!                        └─ version ─┘  or a place in a segment
 //!                                         segment: arena, and for each term in it
 //!                                         its weight and the slot that refers to it
 //! ```
+//!
+//! Most terms are short, and can be *packed*: as bytes that refer to nothing. Their records lie one behind the other,
+//! and when one goes the last one takes its place, so there nothing is ever dead (`map/packed.rs`). What
+//! follows is about the others.
 //!
 //! An overwritten term stays where it is, since an arena is freed as a whole. So that memory stays
 //! within a multiple of what is alive, a write that lets terms die also cleans a little: when too much
@@ -23,7 +27,8 @@
 //!
 //! Invariants:
 //!
-//! * Each living term of a segment has exactly one cell that refers to it, and the segment knows it.
+//! * Each living term of a segment has exactly one cell that refers to it, and the segment knows it; so it is with
+//!   records.
 //! * A segment of which half is dead, and that is neither open nor being emptied, is listed once in its
 //!   class. Others are not listed.
 //! * `total <= 2 * live + slack + a segment` in each class, and so `total <= 2 * live +` [`SLACK`] in all.
@@ -43,6 +48,7 @@
 //! has been moved and what has died meanwhile, `B / 2` each.
 
 mod entry;
+mod packed;
 mod snapshot;
 mod terms;
 mod versions;
@@ -51,6 +57,8 @@ use hashbrown::HashTable;
 
 pub use self::entry::{Cell, Entry, Given, Source};
 use self::entry::{Chunk, Owner, Part};
+use self::packed::Packed;
+pub use self::packed::PACKED;
 use self::snapshot::Snapshots;
 pub use self::snapshot::{Seen, Visited};
 use self::terms::{Block, Class, CLASSES};
@@ -63,7 +71,8 @@ pub const LARGE: u32 = 8 * 1024;
 /// What an entry takes beside its terms: its slot, and its place in the index.
 pub const ENTRY_BYTES: u64 = 48;
 /// What the segments of a map take beyond twice what is alive, at the most: of each class, the slack
-/// and a segment. A map has terms of few classes, as a rule, and so less.
+/// and a segment. A map has terms of few classes, as a rule, and so less. (What is packed takes less than it weighs, and
+/// up to two chunks of each size, of 1 to 32 KB.)
 pub const SLACK: u64 = 5 * 512 * 1024;
 /// The index is that many tables, so that growing one holds a writer up for a fraction of the time.
 const TABLES: usize = 64;
@@ -81,6 +90,7 @@ pub struct Map<A> {
     classes: [Class; CLASSES],
     // The sum of those of the classes.
     alive_bytes: u64,
+    packed: Packed,
     // Terms in all blocks, living and dead.
     stored: usize,
     len: usize,
@@ -105,6 +115,7 @@ impl<A> Default for Map<A> {
             free_blocks: Vec::new(),
             classes: Default::default(),
             alive_bytes: 0,
+            packed: Packed::default(),
             stored: 0,
             len: 0,
             opened_at: None,
@@ -158,6 +169,9 @@ impl<A: Arena + 'static> Map<A> {
 
     /// The weight of a term; none if it is all in its word.
     pub fn weight(&self, cell: Cell) -> u32 {
+        if let Some(weight) = self.packed.weight(cell) {
+            return weight;
+        }
         let block = |(block, index): (usize, usize)| {
             Some(self.blocks.get(block)?.as_ref()?.segment.weight(index))
         };
@@ -301,9 +315,10 @@ impl<A: Arena + 'static> Map<A> {
         slots.filter(|(_, entry)| !entry.is_free())
     }
 
-    /// The bytes that all its segments take, living and dead.
+    /// The bytes of all its terms, living and dead.
     pub fn total_bytes(&self) -> u64 {
-        self.classes.iter().map(|class| class.total_bytes).sum()
+        let segments = self.classes.iter().map(|class| class.total_bytes);
+        self.packed.bytes + segments.sum::<u64>()
     }
 
     fn take_slot(&mut self) -> usize {
@@ -347,7 +362,7 @@ impl<A: Arena + 'static> Generation for Map<A> {
     fn bytes(&self) -> u64 {
         let classes = || self.classes.iter().map(|class| class.alive_bytes).sum();
         debug_assert_eq!(self.alive_bytes, classes());
-        self.alive_bytes + self.len as u64 * ENTRY_BYTES
+        self.packed.bytes + self.alive_bytes + self.len as u64 * ENTRY_BYTES
     }
 
     fn tally(&self) -> Tally {
@@ -414,7 +429,8 @@ impl<A: Arena + 'static> Generation for Map<A> {
             // Its tables and slots take as long to be freed as its terms.
             let listed = all.classes.map(|class| class.listed);
             let indexes = (all.tables, all.free, all.free_blocks, listed);
-            retired.extend_with(all.stored, bytes, (all.blocks, all.chunks, indexes));
+            let terms = all.stored + all.packed.len;
+            retired.extend_with(terms, bytes, (all.blocks, all.packed, all.chunks, indexes));
             return;
         }
         // Written to no more.
@@ -425,7 +441,10 @@ impl<A: Arena + 'static> Generation for Map<A> {
             };
             self.len -= 1;
             for cell in [old.key, old.value, old.version] {
-                self.kill(cell);
+                match cell.packed_place() {
+                    Some(_) => self.packed.drain(cell),
+                    None => _ = self.kill(cell),
+                }
             }
         }
         retired.append(&mut self.retired);

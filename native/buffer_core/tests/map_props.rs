@@ -20,7 +20,7 @@ mod ledger;
 
 use std::collections::BTreeMap;
 
-use buffer_core::map::{Cell, Entry, Given, ENTRY_BYTES, LARGE, SLACK};
+use buffer_core::map::{Cell, Entry, Given, ENTRY_BYTES, LARGE, PACKED, SLACK};
 use buffer_core::{First, Generation, Map, Retired};
 use ledger::{Ints, Value};
 use proptest::prelude::*;
@@ -91,12 +91,13 @@ fn op(term: BoxedStrategy<Term>) -> impl Strategy<Value = Op> {
     ]
 }
 
-/// A third of the keys is in a word, the others are stored. Every fifth is as large as one can be that
-/// may be moved.
+/// A third of the keys is in a word, some are packed, the others are in segments. Every fifth is as large as one can be
+/// that may be moved.
 fn key_term(key: u64) -> Term {
     let weight = match key % 15 {
         0 | 3 | 6 | 9 | 12 => 0,
         5 => LARGE,
+        1 | 2 | 4 | 10 => 25,
         _ => 24,
     };
     Term { value: key, weight }
@@ -119,17 +120,22 @@ fn given(term: Term) -> Given<Ints, Value> {
         let mut arena: Ints = buffer_core::Arena::new();
         arena.store(value);
         Given::Staged(weight, arena)
+    } else if weight % 2 == 1 {
+        Given::Copy(
+            weight,
+            Value::packed(value, 9 + weight as usize % (PACKED - 8)),
+        )
     } else {
-        Given::Copy(weight, Value(value))
+        Given::Copy(weight, Value::plain(value))
     }
 }
 
 fn read(map: &Map<Ints>, cell: Cell) -> Term {
-    let stored = map.stored(cell);
-    assert_eq!(cell.word().is_some(), stored.is_none());
-    let value = match stored {
-        Some((arena, index)) => arena.load(index..index + 1)[0],
-        None => cell.word().unwrap_or_default() >> 2,
+    let value = match (cell.word(), map.packed(cell), map.stored(cell)) {
+        (Some(word), None, None) => word >> 2,
+        (None, Some(bytes), None) => Value::of_bytes(bytes),
+        (None, None, Some((arena, index))) => arena.load(index..index + 1)[0],
+        _ => unreachable!("a term is in one place"),
     };
     let weight = map.weight(cell);
     Term { value, weight }

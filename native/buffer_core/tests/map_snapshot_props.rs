@@ -15,7 +15,7 @@ mod ledger;
 
 use std::collections::BTreeMap;
 
-use buffer_core::map::{Given, Seen, Visited, LARGE};
+use buffer_core::map::{Cell, Given, Seen, Visited, LARGE};
 use buffer_core::{Generation, Map, Retired};
 use ledger::{Ints, Value};
 use proptest::prelude::*;
@@ -56,11 +56,12 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Keys in a word, small ones, and large ones.
+/// Keys in a word, small ones, packed or not, and large ones.
 fn key_weight(key: u64) -> u32 {
     match key % 5 {
         0 => 0,
         4 if key.is_multiple_of(3) => LARGE + 1,
+        1 | 2 => 25,
         _ => 24,
     }
 }
@@ -73,7 +74,10 @@ fn given(value: u64, weight: u32) -> Given<Ints, Value> {
             arena.store(value);
             Given::Staged(weight, arena)
         }
-        _ => Given::Copy(weight, Value(value)),
+        weight if weight % 2 == 1 => {
+            Given::Copy(weight, Value::packed(value, 9 + weight as usize % 99))
+        }
+        _ => Given::Copy(weight, Value::plain(value)),
     }
 }
 
@@ -81,6 +85,7 @@ fn value(seen: Seen<'_, Ints>) -> u64 {
     match seen {
         Seen::Word(word) => word >> 2,
         Seen::Stored(arena, index) => arena.load(index..index + 1)[0],
+        Seen::Packed(bytes, _) => Value::of_bytes(bytes),
     }
 }
 
@@ -102,11 +107,8 @@ struct Run {
 
 impl Run {
     fn find(&self, key: u64) -> Option<usize> {
-        self.map.find(key as u32 % 97, |map, cell| {
-            let stored = map.stored(cell);
-            let stored = stored.map(|(arena, index)| arena.load(index..index + 1)[0]);
-            stored.or(cell.word().map(|word| word >> 2)) == Some(key)
-        })
+        let is_key = |map: &Map<Ints>, cell| term(map, cell) == key;
+        self.map.find(key as u32 % 97, is_key)
     }
 
     fn put(&mut self, key: u64, weight: u32) {
@@ -204,14 +206,18 @@ impl Run {
 }
 
 fn entries(map: &Map<Ints>) -> BTreeMap<u64, u64> {
-    let term = |cell: buffer_core::map::Cell| match map.stored(cell) {
-        Some((arena, index)) => arena.load(index..index + 1)[0],
-        None => cell.word().unwrap_or_default() >> 2,
-    };
     let entries = map.entries(0);
     entries
-        .map(|(_, entry)| (term(entry.key), term(entry.value)))
+        .map(|(_, entry)| (term(map, entry.key), term(map, entry.value)))
         .collect()
+}
+
+fn term(map: &Map<Ints>, cell: Cell) -> u64 {
+    match (map.stored(cell), map.packed(cell)) {
+        (Some((arena, index)), _) => arena.load(index..index + 1)[0],
+        (None, Some(bytes)) => Value::of_bytes(bytes),
+        (None, None) => cell.word().unwrap_or_default() >> 2,
+    }
 }
 
 proptest! {

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use buffer_core::map::{Cell, Given};
 use buffer_core::{Generation, Map, Retired};
-use ledger::Ints;
+use ledger::{Ints, Value};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -42,18 +42,20 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Keys and versions in words and not.
-fn given(value: u64) -> Given<Ints, impl FnOnce(&mut Ints)> {
+/// Keys and versions in words, packed, and in segments.
+fn given(value: u64) -> Given<Ints, Value> {
     match value % 3 {
         0 => Given::Word(value << 2 | 0b11),
-        _ => Given::Copy(24, move |arena: &mut Ints| arena.store(value)),
+        1 => Given::Copy(24, Value::packed(value, 9 + value as usize % 20)),
+        _ => Given::Copy(24, Value::plain(value)),
     }
 }
 
 fn read(map: &Map<Ints>, cell: Cell) -> u64 {
-    match map.stored(cell) {
-        Some((arena, index)) => arena.load(index..index + 1)[0],
-        None => cell.word().unwrap_or_default() >> 2,
+    match (map.stored(cell), map.packed(cell)) {
+        (Some((arena, index)), _) => arena.load(index..index + 1)[0],
+        (None, Some(bytes)) => Value::of_bytes(bytes),
+        (None, None) => cell.word().unwrap_or_default() >> 2,
     }
 }
 

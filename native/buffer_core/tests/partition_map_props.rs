@@ -71,7 +71,7 @@ fn word(value: u64) -> u64 {
 fn given(value: u64, weight: u32) -> Given<Ints, Value> {
     match weight {
         0 => Given::Word(word(value)),
-        _ => Given::Copy(weight, Value(value)),
+        _ => Given::Copy(weight, Value::plain(value)),
     }
 }
 

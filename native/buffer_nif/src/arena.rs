@@ -33,6 +33,8 @@ use crate::broker::{Member, SharedBroker};
 use crate::cell::{SharedCell, Staged};
 use crate::resource::Shared;
 
+#[path = "arena/packed.rs"]
+pub mod packed;
 #[path = "arena/words.rs"]
 mod words;
 
@@ -239,6 +241,11 @@ impl<'a> Copies<'a> {
     pub fn with_capacity(env: Env<'a>, count: usize) -> Self {
         let terms = SmallVec::with_capacity(count);
         Self { env, terms }
+    }
+
+    /// The environment that they are in.
+    pub fn env(&self) -> Env<'a> {
+        self.env
     }
 
     /// Copies the terms in `range` out of their arena.

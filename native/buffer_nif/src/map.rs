@@ -12,19 +12,20 @@ mod update;
 pub mod versions;
 
 use buffer_core::map::{Cell, Entry, Given, Source, ENTRY_BYTES, LARGE};
-use buffer_core::{Arena as _, Map, NoRoom, Partition, Room, Size};
-use rustler::types::tuple::make_tuple;
+use buffer_core::{Arena as _, Generation as _, Map, NoRoom, Partition, Room, Size};
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
+use smallvec::SmallVec;
 
 pub use self::list::write_granted;
 use self::versions::Record;
+use crate::arena::packed::{pack, unpack, Unpacked, SPACE, WORDS};
 use crate::arena::{immediate, immediate_word, Arena, Copies};
 use crate::cycle::Readable;
 use crate::entry::nif;
 use crate::names::Target;
 use crate::reclaimer::reclaim;
 use crate::resource::{MapBuffer, Shared, Storage};
-use crate::weigh::{account, Heavy, Limits, Scale};
+use crate::weigh::{account, words_of, Heavy, Limits, Scale};
 use crate::write::{answer, finish, own_route, signal, take_room, Refused, Todo};
 use crate::{atoms, clock};
 
@@ -112,7 +113,7 @@ fn map_delete_dirty<'a>(buffer: Target<'_>, key: Term<'a>, index: Index) -> Atom
 fn map_take<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: Index) -> Term<'a> {
     found(
         env,
-        buffer.with(|shared| take(env, shared, key, index, Scale::bounded())),
+        buffer.with(|shared| fetch_and_remove(env, shared, key, index, Scale::bounded())),
     )
 }
 
@@ -121,7 +122,7 @@ fn map_take<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: Index) -
 fn map_take_dirty<'a>(env: Env<'a>, buffer: Target<'_>, key: Term<'a>, index: Index) -> Term<'a> {
     found(
         env,
-        buffer.with(|shared| take(env, shared, key, index, Scale::generous())),
+        buffer.with(|shared| fetch_and_remove(env, shared, key, index, Scale::generous())),
     )
 }
 
@@ -152,62 +153,162 @@ fn buffer(shared: &Shared) -> Result<&MapBuffer, Refused> {
     }
 }
 
-/// A key on its way: weighed, hashed, and the partition that it belongs to.
-struct Key<'a> {
+/// A term on its way: weighed, and packed if it can be.
+#[derive(Clone, Copy)]
+struct Taken<'a, 'b> {
     term: Term<'a>,
     weight: u32,
-    hash: u32,
+    packed: Option<&'b [u8]>,
 }
 
-impl<'a> Key<'a> {
-    fn new(term: Term<'a>, scale: &mut Scale) -> Result<Self, Heavy> {
+impl<'a, 'b> Taken<'a, 'b> {
+    #[inline]
+    fn new(term: Term<'a>, scale: &mut Scale, space: &'b mut [u8]) -> Result<Self, Heavy> {
+        let (weight, len) = take(term, scale, space)?;
+        let packed = len.map(|len| &space[..len]);
         Ok(Self {
             term,
-            weight: scale.weigh(term)?,
-            hash: hash(term),
+            weight,
+            packed,
         })
     }
 
-    /// What it takes where it is held.
+    /// The same for a term that is packed, or all in its word; `None` for others.
+    #[inline]
+    fn short(
+        term: Term<'a>,
+        scale: &mut Scale,
+        space: &'b mut [u8],
+    ) -> Result<Option<Self>, Heavy> {
+        if immediate_word(term).is_some() {
+            return Self::new(term, scale, space).map(Some);
+        }
+        let Some((len, words)) = pack(term, space) else {
+            return Ok(None);
+        };
+        let weight = scale.weigh_words(words)?;
+        let packed = Some(&space[..len]);
+        Ok(Some(Self {
+            term,
+            weight,
+            packed,
+        }))
+    }
+
+    /// What it takes where it is held: nothing, if all of it is in its word.
+    #[inline]
     fn held(&self) -> u64 {
         held(self.term, self.weight)
     }
 
+    /// The term as the map takes it. What is large is copied here, before any lock is taken.
+    fn given(self) -> Given<Arena, Copied<'a, 'b>> {
+        match immediate_word(self.term) {
+            Some(word) => Given::Word(word),
+            None if self.weight > LARGE => {
+                let mut arena = Arena::new();
+                arena.store(self.term);
+                Given::Staged(self.weight, arena)
+            }
+            None => Given::Copy(self.weight, Copied(self)),
+        }
+    }
+}
+
+/// The weight of a term, and how long it is packed, if it can be.
+#[inline]
+fn take(
+    term: Term<'_>,
+    scale: &mut Scale,
+    space: &mut [u8],
+) -> Result<(u32, Option<usize>), Heavy> {
+    if immediate_word(term).is_none() {
+        if let Some((len, words)) = pack(term, space) {
+            return Ok((scale.weigh_words(words)?, Some(len)));
+        }
+    }
+    Ok((scale.weigh(term)?, None))
+}
+
+/// A key on its way, and its hash.
+#[derive(Clone, Copy)]
+struct Key<'a, 'b> {
+    taken: Taken<'a, 'b>,
+    hash: u32,
+}
+
+impl<'a, 'b> Key<'a, 'b> {
+    #[inline]
+    fn new(term: Term<'a>, scale: &mut Scale, space: &'b mut [u8]) -> Result<Self, Heavy> {
+        let taken = Taken::new(term, scale, space)?;
+        let hash = hash(term, taken.packed);
+        Ok(Self { taken, hash })
+    }
+
     /// The slot of this key.
+    #[inline]
     fn find(&self, map: &Map<Arena>) -> Option<usize> {
-        let word = immediate_word(self.term);
-        map.find(self.hash, |map, cell| match word {
-            Some(word) => cell.word() == Some(word),
-            None => map
-                .stored(cell)
-                .is_some_and(|(arena, index)| arena.is(index, self.term)),
+        if let Some(word) = immediate_word(self.taken.term) {
+            return map.find(self.hash, |_, cell| cell.word() == Some(word));
+        }
+        if let Some(bytes) = self.taken.packed {
+            return map.find(self.hash, |map, cell| {
+                map.packed(cell).is_some_and(|key| key.starts_with(bytes))
+            });
+        }
+        map.find(self.hash, |map, cell| {
+            let stored = map.stored(cell);
+            stored.is_some_and(|(arena, index)| arena.is(index, self.taken.term))
         })
     }
 
-    fn partition<'b>(
+    fn partition<'c>(
         &self,
-        buffer: &'b MapBuffer,
+        buffer: &'c MapBuffer,
         index: Index,
-    ) -> Result<&'b Partition<Map<Arena>, LocalPid>, Refused> {
+    ) -> Result<&'c Partition<Map<Arena>, LocalPid>, Refused> {
         let partitions = buffer.partitions();
         let index = match index {
             Some(index) => index,
-            None => own_route(self.term, partitions.len())?,
+            None => own_route(self.taken.term, partitions.len())?,
         };
         partitions.get(index).ok_or(Refused::NoPartitions)
     }
 }
 
-/// Equal keys have equal hashes. What is all in its word is hashed without a call.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Equal keys have equal hashes. What is all in its word, or packed, is hashed without a call.
 #[inline]
-fn hash(key: Term<'_>) -> u32 {
-    match immediate_word(key) {
-        Some(word) => (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32,
-        None => key.hash_internal(0),
+fn hash(key: Term<'_>, packed: Option<&[u8]>) -> u32 {
+    match (immediate_word(key), packed) {
+        (Some(word), _) => (word.wrapping_mul(GOLDEN) >> 32) as u32,
+        (None, Some(bytes)) => hash_bytes(bytes),
+        (None, None) => key.hash_internal(0),
     }
 }
 
-/// What a term of this weight takes in a segment: nothing, if all of it is in its word.
+#[inline]
+fn hash_bytes(bytes: &[u8]) -> u32 {
+    let mix = |hash: u64, word: u64| {
+        let product = u128::from(hash ^ word) * u128::from(GOLDEN);
+        product as u64 ^ (product >> 64) as u64
+    };
+    let (words, rest) = bytes.as_chunks::<8>();
+    let words = words.iter().map(|word| u64::from_le_bytes(*word));
+    let hash = words.fold(bytes.len() as u64, mix);
+    // The last word once more, in part, rather than one byte after the other.
+    let last = match bytes.last_chunk::<8>() {
+        Some(word) => u64::from_le_bytes(*word),
+        None => rest
+            .iter()
+            .fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    };
+    let hash = mix(mix(hash, last), GOLDEN);
+    (hash ^ hash >> 32) as u32
+}
+
+/// What a term of this weight takes where it is held: nothing, if all of it is in its word.
 #[inline]
 fn held(term: Term<'_>, weight: u32) -> u64 {
     match immediate_word(term) {
@@ -216,31 +317,23 @@ fn held(term: Term<'_>, weight: u32) -> u64 {
     }
 }
 
-/// A term as the map takes it. What is large is copied here, before any lock is taken.
-fn given(term: Term<'_>, weight: u32) -> Given<Arena, Copied<'_>> {
-    match immediate_word(term) {
-        Some(word) => Given::Word(word),
-        None if weight > LARGE => {
-            let mut arena = Arena::new();
-            arena.store(term);
-            Given::Staged(weight, arena)
-        }
-        None => Given::Copy(weight, Copied(term)),
-    }
-}
-
 /// A term that is to be copied.
-pub struct Copied<'a>(Term<'a>);
+pub struct Copied<'a, 'b>(Taken<'a, 'b>);
 
-impl Source<Arena> for Copied<'_> {
+impl Source<Arena> for Copied<'_, '_> {
+    #[inline]
+    fn packed(&self) -> Option<&[u8]> {
+        self.0.packed
+    }
+
     #[inline]
     fn store(self, arena: &mut Arena) {
-        arena.store(self.0);
+        arena.store(self.0.term);
     }
 
     #[inline]
     fn overwrite(&self, arena: &mut Arena, index: usize) -> bool {
-        arena.overwrite(index, self.0)
+        arena.overwrite(index, self.0.term)
     }
 }
 
@@ -269,7 +362,7 @@ fn slot_with_room(
     shared: &Shared,
     map: &mut Map<Arena>,
     room: &mut Room<'_, Map<Arena>, LocalPid>,
-    key: &Key<'_>,
+    key: &Key<'_, '_>,
     weight: u64,
 ) -> Result<Option<usize>, NoRoom> {
     let found = key.find(map);
@@ -304,7 +397,7 @@ fn entry_size(weight: u64) -> Size {
     }
 }
 
-fn zero() -> Given<Arena, Copied<'static>> {
+fn zero() -> Given<Arena, Copied<'static, 'static>> {
     Given::Word(SMALL_ZERO)
 }
 
@@ -323,13 +416,14 @@ fn put(
     index: Index,
     mut scale: Scale,
 ) -> Result<(), Refused> {
-    let key = Key::new(key, &mut scale)?;
-    let weight = scale.weigh(value)?;
+    let (key_bytes, value_bytes) = (&mut [0; SPACE], &mut [0; SPACE]);
+    let key = Key::new(key, &mut scale, key_bytes)?;
+    let value = Taken::new(value, &mut scale, value_bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
-    let env = value.get_env();
+    let env = value.term.get_env();
     account(env, 0, scale.weighed());
-    let total = key.held() + held(value, weight);
-    let (key_given, given) = (given(key.term, key.weight), given(value, weight));
+    let total = key.taken.held() + value.held();
+    let (key_given, given) = (key.taken.given(), value.given());
     let put = write(env, shared, partition, |map, room| {
         match slot_with_room(env, shared, map, room, &key, total)? {
             Some(slot) => {
@@ -343,7 +437,8 @@ fn put(
         Ok(())
     })?;
     put.or_else(|_: NoRoom| {
-        list::put_one(shared, (key.term, value).encode(env), false, index, scale)
+        let entry = (key.taken.term, value.term).encode(env);
+        list::put_one(shared, entry, false, index, scale)
     })
 }
 
@@ -355,43 +450,95 @@ fn put_newer<'a>(
     index: Index,
     mut scale: Scale,
 ) -> Result<(), Refused> {
-    let key = Key::new(key, &mut scale)?;
-    let weights = (scale.weigh(value)?, scale.weigh(version)?);
+    let [key_bytes, value_bytes, version_bytes] = &mut [[0; SPACE]; 3];
+    let key = Key::new(key, &mut scale, key_bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     let env = value.get_env();
+    if immediate_word(version).is_some() && !versions::are_remembered(shared) {
+        let looked = write(env, shared, partition, |map, room| {
+            match room.is_unlimited() {
+                true => put_if_newer(map, &key, value, version, &mut scale, value_bytes),
+                false => Ok(false),
+            }
+        })?;
+        if looked? {
+            return Ok(());
+        }
+    }
+    let value = Taken::new(value, &mut scale, value_bytes)?;
+    let version = Taken::new(version, &mut scale, version_bytes)?;
     account(env, 0, scale.weighed());
-    let total = key.held() + held(value, weights.0) + held(version, weights.1);
-    let new = (
-        given(key.term, key.weight),
-        given(value, weights.0),
-        given(version, weights.1),
-    );
-    let record = versions::are_remembered(shared)
-        .then(|| Record::new(given(key.term, key.weight), given(version, weights.1)));
+    let total = key.taken.held() + value.held() + version.held();
+    let new = (key.taken.given(), value.given(), version.given());
+    let record =
+        versions::are_remembered(shared).then(|| Record::new(key.taken.given(), version.given()));
     let put = write(env, shared, partition, |map, room| {
         let found = slot_with_room(env, shared, map, room, &key, total)?;
-        write_newer(map, &key, found, new, version, record);
+        write_newer(map, &key, found, new, version.term, record);
         Ok(())
     })?;
     put.or_else(|_: NoRoom| {
-        let entry = (key.term, value, version).encode(env);
+        let entry = (key.taken.term, value.term, version.term).encode(env);
         list::put_one(shared, entry, true, index, scale)
     })
+}
+
+/// Looks at the version that is there before anything is done for the value, which is done under the lock then: only if
+/// that is short. Answers whether the call is through.
+fn put_if_newer(
+    map: &mut Map<Arena>,
+    key: &Key<'_, '_>,
+    value: Term<'_>,
+    version: Term<'_>,
+    scale: &mut Scale,
+    space: &mut [u8],
+) -> Result<bool, Refused> {
+    let found = key.find(map);
+    if found.is_some_and(|slot| !is_newer(map, version, map.entry(slot).version)) {
+        map.pass_over();
+        return Ok(true);
+    }
+    let Some(version) = immediate_word(version) else {
+        return Ok(false);
+    };
+    if key.taken.weight > LARGE || map.remembers_versions() {
+        return Ok(false);
+    }
+    let Some(value) = Taken::short(value, scale, space)? else {
+        return Ok(false);
+    };
+    let version = Given::<Arena, Copied>::Word(version);
+    match found {
+        Some(slot) => {
+            let updates = map.entry(slot).updates + 1;
+            map.replace(slot, value.given(), version, updates, clock::now);
+        }
+        None => {
+            map.insert(
+                key.hash,
+                key.taken.given(),
+                value.given(),
+                version,
+                clock::now,
+            );
+        }
+    }
+    Ok(true)
 }
 
 /// Writes a key's value and version, both to be given with the key, if that is newer than what the slot
 /// has that was found. Answers the slot that has the key then, if any.
 fn write_newer(
     map: &mut Map<Arena>,
-    key: &Key<'_>,
+    key: &Key<'_, '_>,
     found: Option<usize>,
     given: (
-        Given<Arena, Copied<'_>>,
-        Given<Arena, Copied<'_>>,
-        Given<Arena, Copied<'_>>,
+        Given<Arena, Copied<'_, '_>>,
+        Given<Arena, Copied<'_, '_>>,
+        Given<Arena, Copied<'_, '_>>,
     ),
     version: Term<'_>,
-    record: Option<Record<'_>>,
+    record: Option<Record<'_, '_>>,
 ) -> Option<usize> {
     let is_older = |slot| !is_newer(map, version, map.entry(slot).version);
     if found.is_some_and(is_older) || !versions::record(map, key, version, record) {
@@ -427,7 +574,8 @@ fn fetch<'a>(
     index: Index,
     mut scale: Scale,
 ) -> Result<Option<Term<'a>>, Refused> {
-    let key = Key::new(key, &mut scale)?;
+    let bytes = &mut [0; SPACE];
+    let key = Key::new(key, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     partition.read_live(|map| {
         let Some(slot) = key.find(map) else {
@@ -442,28 +590,30 @@ fn fetch<'a>(
 }
 
 fn delete(shared: &Shared, key: Term<'_>, index: Index, mut scale: Scale) -> Result<(), Refused> {
-    let key = Key::new(key, &mut scale)?;
+    let bytes = &mut [0; SPACE];
+    let key = Key::new(key, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
-    write(key.term.get_env(), shared, partition, |map, _| {
+    write(key.taken.term.get_env(), shared, partition, |map, _| {
         if let Some(slot) = key.find(map) {
             remove(map, &key, slot);
         }
     })
 }
 
-fn remove(map: &mut Map<Arena>, key: &Key<'_>, slot: usize) {
+fn remove(map: &mut Map<Arena>, key: &Key<'_, '_>, slot: usize) {
     map.withdraw_version(|records| key.find(records), clock::now);
     map.remove(slot, clock::now);
 }
 
-fn take<'a>(
+fn fetch_and_remove<'a>(
     env: Env<'a>,
     shared: &Shared,
     key: Term<'a>,
     index: Index,
     mut scale: Scale,
 ) -> Result<Option<Term<'a>>, Refused> {
-    let key = Key::new(key, &mut scale)?;
+    let bytes = &mut [0; SPACE];
+    let key = Key::new(key, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     write(env, shared, partition, |map, _| {
         let Some(slot) = key.find(map) else {
@@ -485,7 +635,8 @@ fn has_key(
     index: Index,
     mut scale: Scale,
 ) -> Result<bool, Refused> {
-    let key = Key::new(key, &mut scale)?;
+    let bytes = &mut [0; SPACE];
+    let key = Key::new(key, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     Ok(partition.read_live(|map| key.find(map).is_some())?)
 }
@@ -500,31 +651,73 @@ fn there(result: Result<bool, Refused>) -> Atom {
 
 /// The term of a cell, in the caller's environment.
 fn term<'a>(env: Env<'a>, map: &Map<Arena>, cell: Cell) -> Term<'a> {
-    let stored = || {
-        map.stored(cell)
-            .map(|(arena, index)| arena.load(index, env))
-    };
-    let word = || cell.word().and_then(|word| immediate(env, word));
-    word()
-        .or_else(stored)
-        .unwrap_or_else(|| atoms::nil().encode(env))
+    if let Some(word) = cell.word() {
+        return immediate(env, word).unwrap_or_else(|| atoms::nil().encode(env));
+    }
+    if let Some(bytes) = map.packed(cell) {
+        return unpack(env, bytes, words_of(map.weight(cell)));
+    }
+    match map.stored(cell) {
+        Some((arena, index)) => arena.load(index, env),
+        None => atoms::nil().encode(env),
+    }
 }
 
-/// `{Key, Value, Version, Updates}`, as processors get it.
-fn tuple<'a>(env: Env<'a>, map: &Map<Arena>, entry: &Entry) -> Term<'a> {
-    let cells = [entry.key, entry.value, entry.version].map(|cell| term(env, map, cell));
-    let [key, value, version] = cells;
-    make_tuple(env, &[key, value, version, entry.updates.encode(env)])
+/// The most words of a row: a tuple, and three terms.
+const MOST_A_ROW: usize = 5 + 3 * WORDS;
+/// Entries that are copied out together, at the most.
+const A_STRETCH: usize = 64;
+
+/// Copies the next entries out, as processors get them: `{Key, Value, Version, Updates}`. Answers whether there were
+/// any.
+fn copy_stretch<'a>(
+    map: &Map<Arena>,
+    entries: &mut impl Iterator<Item = (usize, Entry)>,
+    copies: &mut Copies<'a>,
+    next: &mut usize,
+) -> bool {
+    let env = copies.env();
+    let mut words = 0;
+    let mut stretch = SmallVec::<[Entry; A_STRETCH]>::new();
+    // The weights of all are asked for before any is copied: that is when memory is waited for, for many at a time.
+    while stretch.len() < A_STRETCH && words + MOST_A_ROW <= Unpacked::MOST {
+        let Some((after, entry)) = entries.next() else {
+            break;
+        };
+        let cells = [entry.key, entry.value, entry.version];
+        words += 5 + cells
+            .map(|cell| words_of(map.packed_weight(cell)))
+            .into_iter()
+            .sum::<usize>();
+        stretch.push(entry);
+        *next = after;
+    }
+    let mut room = Unpacked::new(env, words);
+    for entry in &stretch {
+        let cells = [entry.key, entry.value, entry.version];
+        let [key, value, version] = cells.map(|cell| match map.packed(cell) {
+            Some(bytes) => room.unpack(bytes),
+            None => term(env, map, cell),
+        });
+        let updates = match entry.updates {
+            0 => immediate(env, SMALL_ZERO),
+            _ => None,
+        };
+        let updates = updates.unwrap_or_else(|| entry.updates.encode(env));
+        copies.push(room.tuple([key, value, version, updates]));
+    }
+    !stretch.is_empty()
 }
 
 impl Readable for Map<Arena> {
     fn read<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize) {
-        let mut copies = Copies::with_capacity(env, 0);
+        let mut copies = Copies::with_capacity(env, count.min(self.len()));
         let mut next = cursor;
-        for (after, entry) in self.entries(cursor).take(count) {
-            copies.push(tuple(env, self, entry));
-            next = after;
-        }
+        let mut entries = self
+            .entries(cursor)
+            .take(count)
+            .map(|(after, entry)| (after, *entry));
+        while copy_stretch(self, &mut entries, &mut copies, &mut next) {}
         (copies.into_list(), next)
     }
 }

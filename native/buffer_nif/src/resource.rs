@@ -12,7 +12,7 @@ use buffer_core::sync::Mutex;
 use buffer_core::{Buffer, Capacity, Map, Policy, Queue, Size, Waiters};
 use rustler::{Env, LocalPid, NifMap, NifUnitEnum, Term};
 
-use crate::arena::{Arena, Handle, Layout};
+use crate::arena::{packed, Arena, Handle, Layout};
 use crate::broker::{Member, SharedBroker};
 use crate::cell::{SharedCell, Staged};
 use crate::cycle::Cycle;
@@ -297,6 +297,7 @@ pub fn load(env: Env<'_>, _info: Term<'_>) -> bool {
         return false;
     }
     Layout::learn(env);
+    packed::learn(env);
     // Makes all atoms, those that serde needs among them.
     let _ = atoms::ok();
     // The threads of this library run its code.

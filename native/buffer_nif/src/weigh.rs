@@ -93,6 +93,15 @@ impl Scale {
         }
     }
 
+    /// The weight of a term that takes so many words besides its own.
+    #[inline]
+    pub fn weigh_words(&mut self, words: usize) -> Result<u32, Heavy> {
+        let bytes = (1 + words as u64) * WORD;
+        self.steps = self.steps.checked_sub(1 + words / 2).ok_or(Heavy)?;
+        self.bytes = self.bytes.checked_sub(bytes).ok_or(Heavy)?;
+        Ok(bytes as u32)
+    }
+
     fn walk(&mut self, term: Term<'_>) -> Result<u32, Heavy> {
         let mut stack: SmallVec<[Term<'_>; 8]> = SmallVec::new();
         let limit = self.bytes.min(u64::from(u32::MAX));
@@ -214,6 +223,12 @@ fn heap_binary(term: Term<'_>) -> Option<u64> {
 #[inline]
 fn heap_binary_words(len: usize) -> u64 {
     2 + len.div_ceil(8) as u64
+}
+
+/// How many words such a weight is of: see [`Scale::weigh_words`].
+#[inline]
+pub fn words_of(weight: u32) -> usize {
+    (u64::from(weight) / WORD).saturating_sub(1) as usize
 }
 
 /// Whether a term is all in its word.

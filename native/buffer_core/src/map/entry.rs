@@ -2,7 +2,7 @@
 
 use super::SLOTS_A_CHUNK;
 
-/// Where a term is: in its word, or in a segment.
+/// Where a term is: in its word, in a record, or in a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cell(u64);
 
@@ -21,6 +21,17 @@ impl Cell {
         Cell((segment as u64) << 32 | (index as u64) << 2)
     }
 
+    #[inline]
+    pub(super) fn packed(grains: usize, index: usize) -> Self {
+        Cell((grains as u64) << 32 | (index as u64) << 2 | 0b01)
+    }
+
+    #[inline]
+    pub(super) fn packed_place(self) -> Option<(usize, usize)> {
+        let place = ((self.0 >> 32) as usize, (self.0 as u32 >> 2) as usize);
+        (self.0 & 0b11 == 0b01).then_some(place)
+    }
+
     /// The word, if the term is in it.
     #[inline]
     pub fn word(self) -> Option<u64> {
@@ -36,6 +47,12 @@ impl Cell {
 
 /// A term that can be copied into an arena.
 pub trait Source<A> {
+    /// The same as plain bytes that refer to nothing, [`PACKED`](super::PACKED) of them at the most, if there is such
+    /// a form of it. None of these may be the beginning of others. It weighs 64 KB at the most then.
+    fn packed(&self) -> Option<&[u8]> {
+        None
+    }
+
     /// Adds a copy.
     fn store(self, arena: &mut A);
 
@@ -58,7 +75,7 @@ impl<A, F: FnOnce(&mut A)> Source<A> for F {
 pub enum Given<A, S> {
     /// It is all in its word.
     Word(u64),
-    /// It is to be copied into an arena, and has this weight then.
+    /// It is to be copied, and has this weight then.
     Copy(u32, S),
     /// It has been copied into an arena of its own already, being [`LARGE`](super::LARGE).
     Staged(u32, A),
@@ -116,6 +133,14 @@ impl Owner {
 
     pub(super) fn new(slot: usize, part: Part) -> Self {
         Owner((slot as u32) << 2 | part as u32)
+    }
+
+    pub(super) fn word(self) -> u32 {
+        self.0
+    }
+
+    pub(super) fn of_word(word: u32) -> Self {
+        Owner(word)
     }
 
     pub(super) fn cell(self) -> Option<(usize, Part)> {

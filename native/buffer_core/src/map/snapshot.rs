@@ -13,7 +13,8 @@
 //! * While there is a snapshot no free slot is taken, so new entries are behind the `end` of all.
 //! * A generation that is swapped out forgets its snapshots: readers find that theirs is gone.
 
-use super::{Cell, Entry, Map, LARGE, SLOTS_A_CHUNK};
+use super::packed::Packed;
+use super::{Cell, Entry, Map, Owner, LARGE, SLOTS_A_CHUNK};
 use crate::segment::Retired;
 use crate::{Arena, Segment};
 
@@ -40,6 +41,7 @@ struct Reader<A> {
     // For each chunk of slots, what is kept of them.
     kept: Vec<Option<Box<Page>>>,
     segments: Vec<Box<Segment<A>>>,
+    packed: Packed,
 }
 
 type Page = [Kept; SLOTS_A_CHUNK];
@@ -63,6 +65,8 @@ enum Place {
     Word(u64),
     // In a segment of the reader's, at this index.
     Copied(u32, u32),
+    // In a record of the reader's.
+    Packed(Cell),
     // All of a large segment.
     Large(usize),
 }
@@ -74,6 +78,8 @@ pub enum Seen<'a, A> {
     Word(u64),
     /// It is in an arena, at this index.
     Stored(&'a A, usize),
+    /// It is packed, and weighs so much.
+    Packed(&'a [u8], u32),
 }
 
 /// How far a reader has come.
@@ -129,8 +135,9 @@ impl<A: Arena + 'static> Reader<A> {
     }
 
     fn end(self, retired: &mut Retired<A>) {
-        let copied = self.segments.iter().map(|segment| segment.len()).sum();
-        retired.extend_with(copied, u64::MAX, (self.kept, self.segments));
+        let copied = self.segments.iter().map(|segment| segment.len());
+        let copied = copied.sum::<usize>() + self.packed.len;
+        retired.extend_with(copied, u64::MAX, (self.kept, self.segments, self.packed));
     }
 }
 
@@ -145,6 +152,7 @@ impl<A: Arena + 'static> Map<A> {
             end: self.used,
             kept,
             segments: Vec::new(),
+            packed: Packed::default(),
         });
     }
 
@@ -220,6 +228,7 @@ impl<A: Arena + 'static> Map<A> {
                 let seen = Seen::Stored(segment.arena(), index);
                 Some((seen, segment.weight(index)))
             }
+            Some(Place::Packed(cell)) => see_packed(&reader.packed, cell),
             Some(Place::Large(at)) => {
                 let segment = &self.snapshots.large[at];
                 Some((Seen::Stored(segment.arena(), 0), segment.weight(0)))
@@ -229,7 +238,7 @@ impl<A: Arena + 'static> Map<A> {
                 (None, Some((arena, index))) => {
                     Some((Seen::Stored(arena, index), self.weight(cell)))
                 }
-                (None, None) => None,
+                (None, None) => see_packed(&self.packed, cell),
             },
         }
     }
@@ -279,8 +288,12 @@ impl<A: Arena + 'static> Map<A> {
         if let Some(word) = cell.word() {
             return Some(Place::Word(word));
         }
+        let weight = self.weight(cell);
+        if let Some(bytes) = self.packed(cell) {
+            return Some(Place::Packed(reader.packed.add(bytes, weight, Owner::DEAD)));
+        }
         let (arena, index) = self.stored(cell)?;
-        Some(reader.copy(arena, index, self.weight(cell)))
+        Some(reader.copy(arena, index, weight))
     }
 
     /// Takes a term that is too large to be copied here out of the map.
@@ -292,4 +305,9 @@ impl<A: Arena + 'static> Map<A> {
         self.snapshots.large.push(segment);
         Some(Place::Large(self.snapshots.large.len() - 1))
     }
+}
+
+fn see_packed<'a, A>(packed: &'a Packed, cell: Cell) -> Option<(Seen<'a, A>, u32)> {
+    let (bytes, weight) = (packed.get(cell)?, packed.weight(cell)?);
+    Some((Seen::Packed(bytes, weight), weight))
 }

@@ -102,9 +102,10 @@ impl<A: Arena + 'static> Map<A> {
     ) -> Cell {
         match given {
             Given::Word(word) => Cell::inline(word),
-            Given::Copy(weight, source) => {
-                self.push(weight, owner, now, |arena| source.store(arena))
-            }
+            Given::Copy(weight, source) => match source.packed() {
+                Some(bytes) => self.packed.add(bytes, weight, owner),
+                None => self.push(weight, owner, now, |arena| source.store(arena)),
+            },
             Given::Staged(weight, arena) => {
                 let segment = Segment::staged(now(), weight, arena);
                 let block = Block::new(segment, Class::of(weight), State::Sealed);
@@ -122,6 +123,9 @@ impl<A: Arena + 'static> Map<A> {
         };
         if !self.snapshots.is_empty() {
             return false;
+        }
+        if let Some(bytes) = source.packed() {
+            return self.packed.overwrite(old, bytes, *weight);
         }
         let Some((at, index)) = old.place() else {
             return false;
@@ -216,14 +220,20 @@ impl<A: Arena + 'static> Map<A> {
 
     /// What these cells referred to is dead. All of them are told before anything is moved: a term
     /// that is still held to be alive would be moved back into its entry.
-    pub(super) fn let_die<const N: usize>(&mut self, cells: [Cell; N], now: &impl Fn() -> i64) {
+    pub(super) fn let_die<const N: usize>(&mut self, mut cells: [Cell; N], now: &impl Fn() -> i64) {
+        // Of packed ones the last goes first: so it is none of these that takes another one's place.
+        cells.sort_unstable_by_key(|cell| std::cmp::Reverse(cell.packed_place()));
         for class in cells.map(|cell| self.kill(cell)).into_iter().flatten() {
             self.clean(class, now);
         }
     }
 
-    /// Returns the class in which the term has died.
+    /// Returns the class in which the term has died, if it was in a segment.
     pub(super) fn kill(&mut self, cell: Cell) -> Option<usize> {
+        if cell.packed_place().is_some() {
+            self.unpack(cell);
+            return None;
+        }
         let (at, index) = cell.place()?;
         let block = self.blocks[at].as_mut()?;
         let class = block.class;

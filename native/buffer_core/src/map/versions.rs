@@ -351,6 +351,7 @@ impl<A: Arena + 'static> Map<A> {
         let entry = self.entry_mut(slot);
         let cell = std::mem::replace(entry.cell_mut(from), Cell::inline(NONE));
         let old = std::mem::replace(entry.cell_mut(to), cell);
+        self.packed.set_owner(cell, Owner::new(slot, to));
         if let Some((at, index)) = cell.place() {
             if let Some(block) = &mut self.blocks[at] {
                 block.owners[index] = Owner::new(slot, to);

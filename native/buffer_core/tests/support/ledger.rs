@@ -93,15 +93,42 @@ impl Drop for Ints {
     }
 }
 
-/// A value that is written over others that are as heavy, if it is even.
-pub struct Value(pub u64);
+/// A value that is written over others that are as heavy, if it is even; or one that is packed.
+pub struct Value(u64, Vec<u8>);
+
+impl Value {
+    /// One that goes to an arena.
+    pub fn plain(value: u64) -> Self {
+        Self(value, Vec::new())
+    }
+
+    /// One that is packed, and takes so many bytes: at least 9.
+    pub fn packed(value: u64, len: usize) -> Self {
+        let bytes = std::iter::once(len as u8).chain(value.to_le_bytes());
+        Self(value, bytes.chain(std::iter::repeat(7)).take(len).collect())
+    }
+
+    /// The value of one that is packed.
+    pub fn of_bytes(bytes: &[u8]) -> u64 {
+        let filler = &bytes[9..bytes[0].into()];
+        assert!(filler.iter().all(|&byte| byte == 7));
+        let [_, value @ ..] = bytes.first_chunk::<9>().expect("it has at least 9");
+        u64::from_le_bytes(*value)
+    }
+}
 
 impl Source<Ints> for Value {
+    fn packed(&self) -> Option<&[u8]> {
+        (!self.1.is_empty()).then_some(&self.1)
+    }
+
     fn store(self, arena: &mut Ints) {
+        assert!(self.1.is_empty());
         arena.store(self.0);
     }
 
     fn overwrite(&self, arena: &mut Ints, index: usize) -> bool {
+        assert!(self.1.is_empty());
         if self.0.is_multiple_of(2) {
             arena.overwrite(index, self.0);
         }

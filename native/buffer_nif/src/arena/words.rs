@@ -24,20 +24,20 @@ use rustler::{Encoder, Env, NewBinary, Term};
 use super::{is_immediate_word, Arena};
 
 // The two low bits of a word that is not all of its term, and those that are no part of an address.
-const TAG: usize = 0b11;
-const LIST: usize = 0b01;
-const BOXED: usize = 0b10;
-const LOW: usize = 0b111;
+pub(super) const TAG: usize = 0b11;
+pub(super) const LIST: usize = 0b01;
+pub(super) const BOXED: usize = 0b10;
+pub(super) const LOW: usize = 0b111;
 // Those of a first word.
 const HEADER: usize = 0b00;
 
 // In a first word: the bits of its kind; the rest is how many words follow.
-const KIND_BITS: u32 = 6;
-const KIND: usize = (1 << KIND_BITS) - 1;
-const TUPLE: usize = 0;
+pub(super) const KIND_BITS: u32 = 6;
+pub(super) const KIND: usize = (1 << KIND_BITS) - 1;
+pub(super) const TUPLE: usize = 0;
 
 /// How deep a term may be that is copied here.
-const DEPTH: usize = 16;
+pub(super) const DEPTH: usize = 16;
 
 /// A bit for each kind that is known; none: the VM copies everything.
 static LAYOUT: AtomicU64 = AtomicU64::new(0);
@@ -45,7 +45,7 @@ static LAYOUT: AtomicU64 = AtomicU64::new(0);
 /// The first word of every small map; 0: the VM copies maps. Behind it are the number of values, which is no term, a
 /// tuple of as many keys, and the values.
 static SMALL_MAP: AtomicUsize = AtomicUsize::new(0);
-const BEFORE_VALUES: usize = 3;
+pub(super) const BEFORE_VALUES: usize = 3;
 
 /// Which kinds are known.
 #[derive(Clone, Copy)]
@@ -125,7 +125,7 @@ impl Layout {
 
     /// The words of a small map, if that is what a term is and they are known.
     #[inline]
-    fn map<'a>(self, boxed: NIF_TERM) -> Option<&'a [usize]> {
+    pub(super) fn map<'a>(self, boxed: NIF_TERM) -> Option<&'a [usize]> {
         let known = SMALL_MAP.load(Ordering::Relaxed);
         if known == 0 || first_word(boxed) != known {
             return None;
@@ -160,7 +160,7 @@ impl Layout {
 
     /// The words that a term refers to, if they are of a kind that is known.
     #[inline]
-    fn known<'a>(self, boxed: NIF_TERM) -> Option<&'a [usize]> {
+    pub(super) fn known<'a>(self, boxed: NIF_TERM) -> Option<&'a [usize]> {
         let first = first_word(boxed);
         // The empty tuple is not to be copied: there is only one of it in some releases.
         let known = self.0 & (1 << (first & KIND)) != 0 && first >> KIND_BITS > 0;
@@ -566,7 +566,7 @@ fn is_tuple(thing: &[usize]) -> bool {
 
 /// The first of the words that a term refers to.
 #[inline]
-fn first_word(boxed: NIF_TERM) -> usize {
+pub(super) fn first_word(boxed: NIF_TERM) -> usize {
     let at = (boxed & !LOW) as *const usize;
     // SAFETY: `boxed` has the two low bits of a pointer to words, one at least. They live as long as the
     // term does: an argument's until the call ends, an arena's as long as that is borrowed.
@@ -575,7 +575,7 @@ fn first_word(boxed: NIF_TERM) -> usize {
 
 /// The words that a term refers to, which is of a kind that is known.
 #[inline]
-fn thing<'a>(boxed: NIF_TERM) -> &'a [usize] {
+pub(super) fn thing<'a>(boxed: NIF_TERM) -> &'a [usize] {
     let words = 1 + (first_word(boxed) >> KIND_BITS);
     let at = (boxed & !LOW) as *const usize;
     // SAFETY: of the kinds that `Layout` knows, the first word says how many follow: this was seen when the
@@ -592,7 +592,7 @@ pub fn head_and_tail(layout: Layout, list: NIF_TERM) -> Option<[NIF_TERM; 2]> {
 
 /// The head and the tail of a list's cell.
 #[inline]
-fn cell(list: NIF_TERM) -> [usize; 2] {
+pub(super) fn cell(list: NIF_TERM) -> [usize; 2] {
     let at = (list & !LOW) as *const [usize; 2];
     // SAFETY: `list` has the two low bits of a pointer to a cell, which is two words. They live as long as
     // `first_word` says.
@@ -636,6 +636,19 @@ fn trees(env: Env<'_>) -> Vec<(Term<'_>, usize)> {
     ]
 }
 
+/// Terms of every kind that is copied here.
+pub(super) fn samples(env: Env<'_>) -> impl Iterator<Item = Term<'_>> {
+    let terms = leaves(env).into_iter().chain(trees(env));
+    let maps = maps(env).into_iter();
+    terms.map(|(term, _)| term).chain(maps.map(|(map, _)| map))
+}
+
+/// The first word of a small map.
+#[inline]
+pub(super) fn small_map() -> usize {
+    SMALL_MAP.load(Ordering::Relaxed)
+}
+
 /// Maps, and how many words they should take; `None`: they are the VM's.
 fn maps(env: Env<'_>) -> Vec<(Term<'_>, Option<usize>)> {
     let text = binary(env, 9);
@@ -659,7 +672,7 @@ fn maps(env: Env<'_>) -> Vec<(Term<'_>, Option<usize>)> {
     made.collect()
 }
 
-fn binary(env: Env<'_>, len: usize) -> Term<'_> {
+pub(super) fn binary(env: Env<'_>, len: usize) -> Term<'_> {
     let bytes = (0..len).map(|index| index as u8 + 1);
     NewBinary::from_iter(env, bytes).into()
 }

@@ -3,20 +3,24 @@
 //! The list is walked once before anything is written, and what is large is copied then. After that the
 //! entries of a partition are written a few at a time, so that its lock is not held for a whole list.
 
+use std::ops::Range;
+
 use buffer_core::map::{Given, LARGE};
 use buffer_core::{Arena as _, Credit, Map, NoRoom, Size, Trigger, Wait};
 use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Encoder, Env, Term, TermType};
+use smallvec::SmallVec;
 
 use super::versions::{self, Record};
-use super::{buffer, entry_size, held, write_newer, zero, Copied, Index, Key};
-use crate::arena::{immediate_word, tuple_elements, Arena, Cells, Handle};
+use super::{buffer, entry_size, hash, held, take, write_newer, zero, Copied, Index, Key, Taken};
+use crate::arena::packed::SPACE;
+use crate::arena::{tuple_elements, Arena, Cells, Handle};
 use crate::begin::{begin, full};
 use crate::names::Target;
 use crate::reclaimer::reclaim;
 use crate::resource::{MapBuffer, Overflow, Shared};
 use crate::server::Waiter;
-use crate::weigh::{account, Limits, Scale};
+use crate::weigh::{account, Heavy, Limits, Scale};
 use crate::write::{
     answer, awaited_later, finish, granted, make_room, own_route, refuse, signal, tokens,
     written_on_credit, Awaited, Awaits, Refused, Todo,
@@ -142,8 +146,8 @@ fn put_all<'a>(
     let buffer = buffer(shared)?;
     let env = entries.get_env();
     let list = gather(shared, entries, indexes, versioned, &mut scale, limit)?;
-    account(env, list.len(), scale.weighed());
-    let Some(first) = list.first() else {
+    account(env, list.entries.len(), scale.weighed());
+    let Some(first) = list.entries.first() else {
         return Ok(Vec::new());
     };
     let credit = if buffer.capacity().is_limited() {
@@ -164,16 +168,17 @@ fn put_all<'a>(
     write_all(env, shared, buffer, list, credit, awaited)
 }
 
-fn size_of(list: &[Listed<'_>]) -> Size {
-    list.iter()
+fn size_of(list: &List<'_>) -> Size {
+    list.entries
+        .iter()
         .fold(Size::default(), |sum, entry| sum + entry.size())
 }
 
 /// Drops a list for which there is no room, as a whole.
-fn drop_all(env: Env<'_>, shared: &Shared, list: &[Listed<'_>]) -> Result<Vec<u64>, Refused> {
+fn drop_all(env: Env<'_>, shared: &Shared, list: &List<'_>) -> Result<Vec<u64>, Refused> {
     let buffer = buffer(shared)?;
     let _pass = buffer.enter()?;
-    for entry in list {
+    for entry in &list.entries {
         let keep = |arena: &mut Arena| arena.store(entry.row(env));
         let keep = shared.keeps_discarded().then_some(keep);
         let partition = &buffer.partitions()[entry.index];
@@ -191,7 +196,7 @@ fn write_all(
     env: Env<'_>,
     shared: &Shared,
     buffer: &MapBuffer,
-    mut list: Vec<Listed<'_>>,
+    list: List<'_>,
     mut credit: Credit,
     awaited: Awaited,
 ) -> Result<Vec<u64>, Refused> {
@@ -199,17 +204,22 @@ fn write_all(
         let _ = buffer.capacity().cancel(credit);
         return Err(Refused::Closed);
     };
+    let List { mut entries, bytes } = list;
     let mut todo = Todo::default();
     let mut tokens = Vec::new();
     for (index, partition) in buffer.partitions().iter().enumerate() {
-        let here = list.iter_mut().filter(|entry| entry.index == index);
+        let here = entries.iter_mut().filter(|entry| entry.index == index);
         let mut here = here.peekable();
         let mut flush = false;
         while here.peek().is_some() {
-            let some = here.by_ref().take(AT_A_TIME);
+            let mut some: SmallVec<[&mut Listed; AT_A_TIME]> =
+                here.by_ref().take(AT_A_TIME).collect();
             let mut retired = None;
             let write = |map: &mut Map<Arena>| {
-                let slots = some.filter_map(|entry| entry.write(map));
+                for entry in &mut some {
+                    entry.look_up(map, &bytes);
+                }
+                let slots = some.iter_mut().filter_map(|entry| entry.write(map, &bytes));
                 let places = slots.fold((u64::MAX, 0), |(first, end), slot| {
                     (first.min(slot as u64), end.max(slot as u64 + 1))
                 });
@@ -300,15 +310,55 @@ pub fn write_granted<'a>(
     write_all(entries.get_env(), shared, buffer, list, credit, awaited)
 }
 
+/// A list that has been walked: its entries, and what of them has been packed.
+struct List<'a> {
+    entries: Vec<Listed<'a>>,
+    bytes: Vec<u8>,
+}
+
+/// A term of a list, and where it has been packed, if it can be.
+struct Part<'a> {
+    term: Term<'a>,
+    weight: u32,
+    packed: Option<Range<usize>>,
+}
+
+impl<'a> Part<'a> {
+    fn new(term: Term<'a>, scale: &mut Scale, bytes: &mut Vec<u8>) -> Result<Self, Heavy> {
+        let from = bytes.len();
+        bytes.resize(from + SPACE, 0);
+        let (weight, len) = take(term, scale, &mut bytes[from..])?;
+        bytes.truncate(from + len.unwrap_or(0));
+        let packed = len.map(|len| from..from + len);
+        Ok(Self {
+            term,
+            weight,
+            packed,
+        })
+    }
+
+    fn held(&self) -> u64 {
+        held(self.term, self.weight)
+    }
+
+    fn taken<'b>(&self, bytes: &'b [u8]) -> Taken<'a, 'b> {
+        Taken {
+            term: self.term,
+            weight: self.weight,
+            packed: self.packed.clone().map(|range| &bytes[range]),
+        }
+    }
+}
+
 /// An entry of a list.
 struct Listed<'a> {
     index: usize,
-    key: Key<'a>,
-    value: Term<'a>,
-    weight: u32,
-    version: Option<Term<'a>>,
-    version_weight: u32,
+    hash: u32,
+    key: Part<'a>,
+    value: Part<'a>,
+    version: Option<Part<'a>>,
     is_recorded: bool,
+    found: Option<usize>,
     // Copies of what is large, the one that is needed first at the end.
     large: Vec<Arena>,
 }
@@ -316,72 +366,86 @@ struct Listed<'a> {
 impl<'a> Listed<'a> {
     /// The room that it takes if its key is new.
     fn size(&self) -> Size {
-        let version = self
-            .version
-            .map_or(0, |version| held(version, self.version_weight));
-        entry_size(self.key.held() + held(self.value, self.weight) + version)
+        let version = self.version.as_ref().map_or(0, Part::held);
+        entry_size(self.key.held() + self.value.held() + version)
     }
 
     /// As a processor gets it.
     fn row<'b>(&self, env: Env<'b>) -> Term<'b> {
-        let [key, value] = [self.key.term, self.value].map(|term| term.in_env(env));
-        let version = match self.version {
-            Some(version) => version.in_env(env),
+        let [key, value] = [&self.key, &self.value].map(|part| part.term.in_env(env));
+        let version = match &self.version {
+            Some(version) => version.term.in_env(env),
             None => 0.encode(env),
         };
         make_tuple(env, &[key, value, version, 0.encode(env)])
     }
 
+    fn is_large(&self) -> bool {
+        let version = self.version.as_ref().map_or(0, |version| version.weight);
+        self.key.weight.max(self.value.weight).max(version) > LARGE
+    }
+
     fn stage(&mut self) {
-        let key = (self.key.term, self.key.weight);
-        let version = self.version.map(|version| (version, self.version_weight));
-        let recorded = version.filter(|_| self.is_recorded);
-        let recorded = [recorded, recorded.map(|_| key)];
-        let terms = [version, Some((self.value, self.weight)), Some(key)];
-        for (term, weight) in recorded.into_iter().chain(terms).flatten() {
-            if weight > LARGE {
+        let recorded = self.version.as_ref().filter(|_| self.is_recorded);
+        let recorded = [recorded, recorded.map(|_| &self.key)];
+        let terms = [self.version.as_ref(), Some(&self.value), Some(&self.key)];
+        for part in recorded.into_iter().chain(terms).flatten() {
+            if part.weight > LARGE {
                 let mut arena = Arena::new();
-                arena.store(term);
+                arena.store(part.term);
                 self.large.push(arena);
             }
         }
     }
 
-    fn given(&mut self, term: Term<'a>, weight: u32) -> Given<Arena, Copied<'a>> {
-        let large = (weight > LARGE).then(|| self.large.pop()).flatten();
-        match (immediate_word(term), large) {
-            (Some(word), _) => Given::Word(word),
-            (None, Some(arena)) => Given::Staged(weight, arena),
-            (None, None) => Given::Copy(weight, Copied(term)),
+    fn given<'b>(&mut self, taken: Taken<'a, 'b>) -> Given<Arena, Copied<'a, 'b>> {
+        let large = (taken.weight > LARGE).then(|| self.large.pop()).flatten();
+        match large {
+            Some(arena) => Given::Staged(taken.weight, arena),
+            None => taken.given(),
+        }
+    }
+
+    fn key<'b>(&self, bytes: &'b [u8]) -> Key<'a, 'b> {
+        Key {
+            taken: self.key.taken(bytes),
+            hash: self.hash,
+        }
+    }
+
+    /// To be called for several before the first of them is written, under the same lock: so the processor waits for
+    /// the memory of all of them at a time.
+    fn look_up(&mut self, map: &Map<Arena>, bytes: &[u8]) {
+        self.found = self.key(bytes).find(map);
+        if let Some(slot) = self.found {
+            std::hint::black_box(map.packed_weight(map.entry(slot).value));
         }
     }
 
     /// Answers the slot that has the key then, if any.
-    fn write(&mut self, map: &mut Map<Arena>) -> Option<usize> {
-        let found = self.key.find(map);
-        let (key_term, key_weight) = (self.key.term, self.key.weight);
-        let key = self.given(key_term, key_weight);
-        let value = self.given(self.value, self.weight);
-        match (self.version, found) {
+    fn write(&mut self, map: &mut Map<Arena>, bytes: &[u8]) -> Option<usize> {
+        let key = self.key(bytes);
+        // What was not there may have come with those before.
+        let found = self.found.or_else(|| key.find(map));
+        let key_given = self.given(key.taken);
+        let value = self.given(self.value.taken(bytes));
+        let version = self.version.as_ref().map(|version| version.taken(bytes));
+        match (version, found) {
             (Some(version), _) => {
-                let weight = self.version_weight;
-                let version_given = self.given(version, weight);
+                let version_given = self.given(version);
                 let record = self.is_recorded.then(|| {
-                    let key = self.given(key_term, key_weight);
-                    Record::new(key, self.given(version, weight))
+                    let key = self.given(key.taken);
+                    Record::new(key, self.given(version))
                 });
-                let given = (key, value, version_given);
-                write_newer(map, &self.key, found, given, version, record)
+                let given = (key_given, value, version_given);
+                write_newer(map, &key, found, given, version.term, record)
             }
             (None, Some(slot)) => {
-                map.withdraw_version(|records| self.key.find(records), clock::now);
+                map.withdraw_version(|records| key.find(records), clock::now);
                 map.replace(slot, value, zero(), 0, clock::now);
                 Some(slot)
             }
-            (None, None) => {
-                let slot = map.insert(self.key.hash, key, value, zero(), clock::now);
-                Some(slot)
-            }
+            (None, None) => Some(map.insert(self.hash, key_given, value, zero(), clock::now)),
         }
     }
 }
@@ -394,10 +458,11 @@ fn gather<'a>(
     versioned: bool,
     scale: &mut Scale,
     limit: usize,
-) -> Result<Vec<Listed<'a>>, Refused> {
+) -> Result<List<'a>, Refused> {
     let partitions = buffer(shared)?.partitions().len();
     let is_recorded = versioned && versions::are_remembered(shared);
     let mut gathered = Vec::with_capacity(AT_A_TIME);
+    let mut bytes = Vec::with_capacity(AT_A_TIME * 64);
     let mut indexes = indexes;
     let mut walk = Cells::of(entries);
     for entry in walk.by_ref() {
@@ -415,26 +480,29 @@ fn gather<'a>(
             }
             Err(_) => own_route(key, partitions)?,
         };
-        let key = Key::new(key, scale)?;
-        let weight = scale.weigh(value)?;
-        let version_weight = version.map_or(Ok(0), |version| scale.weigh(version))?;
+        let key = Part::new(key, scale, &mut bytes)?;
+        let value = Part::new(value, scale, &mut bytes)?;
+        let version = version.map(|version| Part::new(version, scale, &mut bytes));
         let mut listed = Listed {
             index,
+            hash: hash(key.term, key.packed.clone().map(|range| &bytes[range])),
             key,
             value,
-            weight,
-            version,
-            version_weight,
+            version: version.transpose()?,
             is_recorded,
+            found: None,
             large: Vec::new(),
         };
-        if listed.key.weight.max(weight).max(version_weight) > LARGE {
+        if listed.is_large() {
             listed.stage();
         }
         gathered.push(listed);
     }
     if walk.rest().is_empty_list() {
-        Ok(gathered)
+        Ok(List {
+            entries: gathered,
+            bytes,
+        })
     } else {
         Err(Refused::Improper)
     }

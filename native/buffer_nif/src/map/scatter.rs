@@ -8,7 +8,8 @@ use buffer_core::{Generation as _, Map};
 use rustler::{Env, Term};
 
 use super::versions::{self, Record};
-use super::{given, term, Key};
+use super::{term, Key, Taken};
+use crate::arena::packed::SPACE;
 use crate::arena::Arena;
 use crate::clock;
 use crate::reclaimer::{reclaim, Retired};
@@ -59,14 +60,17 @@ pub fn move_all(
 
 fn move_version<'a>(key: Term<'a>, version: Term<'a>, to: &MapBuffer) {
     let mut scale = Scale::generous();
-    let (Ok(key), Ok(weight)) = (Key::new(key, &mut scale), scale.weigh(version)) else {
+    let (key_bytes, version_bytes) = (&mut [0; SPACE], &mut [0; SPACE]);
+    let key = Key::new(key, &mut scale, key_bytes);
+    let version = Taken::new(version, &mut scale, version_bytes);
+    let (Ok(key), Ok(version)) = (key, version) else {
         return;
     };
     let Ok(partition) = key.partition(to, None) else {
         return;
     };
-    let record = Record::new(given(key.term, key.weight), given(version, weight));
-    partition.amend(|map| versions::record(map, &key, version, Some(record)));
+    let record = Record::new(key.taken.given(), version.given());
+    partition.amend(|map| versions::record(map, &key, version.term, Some(record)));
 }
 
 /// Moves all entries of a generation. What is there already is older and is replaced.
@@ -90,14 +94,15 @@ fn move_entry<'a>(
     to: &MapBuffer,
 ) -> Result<(), Refused> {
     let mut scale = Scale::generous();
-    let key = Key::new(key, &mut scale)?;
-    let weights = (scale.weigh(value)?, scale.weigh(version)?);
+    let [key_bytes, value_bytes, version_bytes] = &mut [[0; SPACE]; 3];
+    let key = Key::new(key, &mut scale, key_bytes)?;
+    let value = Taken::new(value, &mut scale, value_bytes)?;
+    let version = Taken::new(version, &mut scale, version_bytes)?;
     let partition = key.partition(to, None)?;
-    let key_given = given(key.term, key.weight);
-    let (value, version_given) = (given(value, weights.0), given(version, weights.1));
-    let record = Record::new(given(key.term, key.weight), given(version, weights.1));
+    let (key_given, value, version_given) = (key.taken.given(), value.given(), version.given());
+    let record = Record::new(key.taken.given(), version.given());
     let retired = partition.amend(|map| {
-        versions::record(map, &key, version, Some(record));
+        versions::record(map, &key, version.term, Some(record));
         match key.find(map) {
             Some(slot) => map.replace(slot, value, version_given, updates, clock::now),
             None => {

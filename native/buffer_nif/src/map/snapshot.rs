@@ -11,8 +11,10 @@ use rustler::types::tuple::make_tuple;
 use rustler::{Encoder, Env, LocalPid, Term};
 
 use super::{buffer, immediate};
+use crate::arena::packed::unpack;
 use crate::arena::{Arena, Copies, Handle};
 use crate::atoms;
+use crate::weigh::words_of;
 use crate::write::Refused;
 
 /// What is copied in one go: about ten microseconds of work, or one entry if that is larger.
@@ -101,5 +103,6 @@ fn term<'a>(env: Env<'a>, seen: Seen<'_, Arena>) -> Term<'a> {
     match seen {
         Seen::Word(word) => immediate(env, word).unwrap_or_else(|| atoms::nil().encode(env)),
         Seen::Stored(arena, index) => arena.load(index, env),
+        Seen::Packed(bytes, weight) => unpack(env, bytes, words_of(weight)),
     }
 }

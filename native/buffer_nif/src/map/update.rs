@@ -4,8 +4,9 @@ use buffer_core::map::{Cell, LARGE};
 use buffer_core::{Map, Size};
 use rustler::{Atom, Env, Term};
 
-use super::{buffer, given, held, index_of, slot_with_room, term, write, zero, Index, Key};
-use crate::arena::{immediate_word, Arena};
+use super::{buffer, index_of, slot_with_room, term, write, zero, Index, Key, Taken};
+use crate::arena::packed::{is_identical, SPACE};
+use crate::arena::Arena;
 use crate::begin::full;
 use crate::entry::nif;
 use crate::names::Target;
@@ -71,7 +72,8 @@ fn update(
     index: Index,
     mut scale: Scale,
 ) -> Result<Atom, Refused> {
-    let key = Key::new(key, &mut scale)?;
+    let bytes = &mut [0; SPACE];
+    let key = Key::new(key, &mut scale, bytes)?;
     scale.weigh(operand)?;
     let partition = key.partition(buffer(shared)?, index)?;
     let env = operand.get_env();
@@ -88,13 +90,19 @@ fn update(
             Ok(new) => new,
             Err(reason) => return reason,
         };
-        let Ok(weight @ ..=LARGE) = scale.weigh(new) else {
+        let bytes = &mut [0; SPACE];
+        let Ok(
+            new @ Taken {
+                weight: ..=LARGE, ..
+            },
+        ) = Taken::new(new, &mut scale, bytes)
+        else {
             return atoms::unsuited();
         };
-        if let Err(reason) = room.take(growth(map, value, held(new, weight))) {
+        if let Err(reason) = room.take(growth(map, value, new.held())) {
             return no_room(shared, reason).atom();
         }
-        map.update(slot, given(new, weight), clock::now);
+        map.update(slot, new.given(), clock::now);
         atoms::ok()
     })?;
     Ok(answered(env, shared, answer))
@@ -124,23 +132,19 @@ fn compare_put(
     index: Index,
 ) -> Result<Atom, Refused> {
     let mut scale = Scale::generous();
-    let key = Key::new(key, &mut scale)?;
-    let weight = scale.weigh(value)?;
+    let bytes = &mut [0; SPACE];
+    let key = Key::new(key, &mut scale, bytes)?;
+    let bytes = &mut [0; SPACE];
+    let value = Taken::new(value, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
-    let env = value.get_env();
-    let held = held(value, weight);
-    let value = given(value, weight);
+    let env = value.term.get_env();
+    let (held, value) = (value.held(), value.given());
     let answer = write(env, shared, partition, |map, room| {
         let Some(slot) = key.find(map) else {
             return atoms::error();
         };
         let cell = map.entry(slot).value;
-        let same = match (cell.word(), map.stored(cell)) {
-            (Some(word), _) => immediate_word(expected) == Some(word),
-            (None, Some((arena, index))) => arena.is(index, expected),
-            (None, None) => false,
-        };
-        if !same {
+        if !is_identical(term(env, map, cell), expected) {
             return atoms::changed();
         }
         if let Err(reason) = room.take(growth(map, cell, held)) {
@@ -159,12 +163,14 @@ fn put_new(
     index: Index,
     mut scale: Scale,
 ) -> Result<Atom, Refused> {
-    let key = Key::new(key, &mut scale)?;
-    let weight = scale.weigh(value)?;
+    let bytes = &mut [0; SPACE];
+    let key = Key::new(key, &mut scale, bytes)?;
+    let bytes = &mut [0; SPACE];
+    let value = Taken::new(value, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
-    let env = value.get_env();
-    let total = key.held() + held(value, weight);
-    let (key_given, value) = (given(key.term, key.weight), given(value, weight));
+    let env = value.term.get_env();
+    let total = key.taken.held() + value.held();
+    let (key_given, value) = (key.taken.given(), value.given());
     let answer = write(env, shared, partition, |map, room| {
         if key.find(map).is_some() {
             return atoms::changed();

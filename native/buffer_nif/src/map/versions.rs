@@ -34,9 +34,9 @@ fn remember(handle: Handle<'_>, count: usize) -> Result<(), Refused> {
 }
 
 /// A key and a version to be remembered; what is large has been copied already.
-pub struct Record<'a> {
-    key: Given<Arena, Copied<'a>>,
-    version: Given<Arena, Copied<'a>>,
+pub struct Record<'a, 'b> {
+    key: Given<Arena, Copied<'a, 'b>>,
+    version: Given<Arena, Copied<'a, 'b>>,
 }
 
 /// Whether a write has to bring a record along.
@@ -45,9 +45,9 @@ pub fn are_remembered(shared: &Shared) -> bool {
     shared.version_memory.load(Ordering::Relaxed) > 0
 }
 
-impl<'a> Record<'a> {
+impl<'a, 'b> Record<'a, 'b> {
     /// Of these terms.
-    pub fn new(key: Given<Arena, Copied<'a>>, version: Given<Arena, Copied<'a>>) -> Self {
+    pub fn new(key: Given<Arena, Copied<'a, 'b>>, version: Given<Arena, Copied<'a, 'b>>) -> Self {
         Self { key, version }
     }
 }
@@ -56,9 +56,9 @@ impl<'a> Record<'a> {
 /// over.
 pub(super) fn record(
     map: &mut Map<Arena>,
-    key: &Key<'_>,
+    key: &Key<'_, '_>,
     version: Term<'_>,
-    record: Option<Record<'_>>,
+    record: Option<Record<'_, '_>>,
 ) -> bool {
     let Some(record) = record else {
         return true;
