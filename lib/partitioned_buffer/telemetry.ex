@@ -120,7 +120,16 @@ defmodule PartitionedBuffer.Telemetry do
 
   @doc false
   @spec listening?() :: boolean()
-  def listening?, do: :telemetry.list_handlers(@prefix ++ [:processing]) != []
+  def listening?, do: handled?(@prefix ++ [:processing])
+
+  @doc false
+  @spec handled?([atom()]) :: boolean()
+  def handled?(prefix) do
+    :telemetry.list_handlers(prefix) != []
+  rescue
+    # Telemetry is not running, or is being started again: nobody is told of anything.
+    ArgumentError -> false
+  end
 
   @doc false
   @spec docs() :: String.t()

@@ -13,7 +13,7 @@ defmodule PartitionedBuffer.DataBuffer.Insert do
   @doc "Goes on after the native side's answer."
   @spec go_on(term(), atom(), Handle.t(), what(), timeout() | keyword()) :: :ok | {:error, :full}
   def go_on(:who_listens, buffer, handle, what, opts) do
-    listening? = :telemetry.list_handlers(handle.extra.event_prefix ++ [:insert]) != []
+    listening? = Telemetry.handled?(handle.extra.event_prefix ++ [:insert])
     :ok = Native.data_buffer_looked(handle.ref, listening?)
     if listening?, do: told(buffer, handle, what, opts), else: untold(buffer, handle, what, opts)
   end

@@ -55,5 +55,5 @@ defmodule PartitionedBuffer.GenBuffer.Telemetry do
 
   @doc false
   @spec listening?() :: boolean()
-  def listening?, do: :telemetry.list_handlers(@prefix) != []
+  def listening?, do: PartitionedBuffer.Telemetry.handled?(@prefix)
 end

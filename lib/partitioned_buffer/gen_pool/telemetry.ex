@@ -71,7 +71,7 @@ defmodule PartitionedBuffer.GenPool.Telemetry do
 
   @doc false
   @spec listening?() :: boolean()
-  def listening?, do: :telemetry.list_handlers(@prefix ++ [:message]) != []
+  def listening?, do: PartitionedBuffer.Telemetry.handled?(@prefix ++ [:message])
 
   @doc false
   @spec docs() :: String.t()
