@@ -75,6 +75,14 @@ defmodule PartitionedBuffer.Broker do
   @spec configure(t(), config()) :: :ok
   def configure(broker, config), do: Native.broker_configure(broker, settings(config))
 
+  @doc """
+  If `alone?`, no worker is woken, or handed a message, while another one is at work, which is to say that it takes what
+  waits as soon as it is through with what it has. A worker that is about to do anything else calls `withdraw/1`
+  before, also if it is not idle. For who has no workers yet.
+  """
+  @spec work_alone(t(), boolean()) :: :ok
+  def work_alone(broker, alone?), do: Native.broker_work_alone(broker, alone?)
+
   @doc "Refuses messages from now on. Workers go on."
   @spec close(t()) :: :ok
   def close(broker), do: Native.broker_close(broker)

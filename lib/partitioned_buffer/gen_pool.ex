@@ -59,8 +59,8 @@ defmodule PartitionedBuffer.GenPool do
     * `:exclusive` (default): a handler takes a turn before it reads the state and gives it up when its state
       is written. Turns go in order: nobody is overtaken, and a worker that is killed gives up its turn. So
       handlers run one at a time, as in a `GenServer`, except those that `c:read_only?/2` names. A module without
-      that callback has its requests handled in the order of the queue; a worker then keeps its turn for up to
-      16 of them.
+      that callback has its requests handled in the order of the queue; a worker then keeps its turn until another
+      one wants it, for a message that was sent to that worker itself, and for up to 16 requests more.
     * `:optimistic`: handlers run at the same time. One that changed the state and finds that it was changed
       meanwhile is run again, with the new state; after `:max_attempts` runs it takes a turn, for which the
       others wait. A handler that leaves the state as it was is never run again. Whatever a handler does
@@ -346,10 +346,10 @@ defmodule PartitionedBuffer.GenPool do
 
   # What is answered natively is answered once, and not at all after `Broker.abandon/2`; so no alias has to keep late
   # answers away. All in one function: a reference that was just made is looked for among what came after it.
-  defp ask(handle, pool, message, timeout, errors, opts) do
+  defp ask(%{broker: broker, keeper: keeper} = handle, pool, message, timeout, errors, opts) do
     ref = make_ref()
 
-    case send_request(handle, {:call, message}, {self(), ref}) do
+    case Broker.hand_over(broker, keeper, {:call, message}, {self(), ref}) do
       id when is_integer(id) ->
         # A worker that was woken here runs next: mostly there is an answer after that, and no timer has to be set.
         _ = :erlang.yield()
@@ -372,12 +372,6 @@ defmodule PartitionedBuffer.GenPool do
         leave(:noproc, pool, message, opts)
     end
   end
-
-  defp send_request(%{broker: broker, keeper: keeper, hand_over?: true}, request, caller),
-    do: Broker.hand_over(broker, keeper, request, caller)
-
-  defp send_request(%{broker: broker, keeper: keeper}, request, {pid, _ref} = caller),
-    do: Broker.ask(broker, keeper, request, caller, pid)
 
   defp watch(handle, ref, id, timeout, errors, {pool, message, opts} = call)
        when timeout > @patience_ms do

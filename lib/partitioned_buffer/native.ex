@@ -503,6 +503,9 @@ defmodule PartitionedBuffer.Native do
   @spec broker_configure(broker(), broker_settings()) :: :ok
   def broker_configure(_broker, _settings), do: not_loaded()
 
+  @spec broker_work_alone(broker(), boolean()) :: :ok
+  def broker_work_alone(_broker, _alone?), do: not_loaded()
+
   @spec broker_close(broker()) :: :ok
   def broker_close(_broker), do: not_loaded()
 

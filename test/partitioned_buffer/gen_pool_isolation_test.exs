@@ -274,7 +274,53 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
       release(busy)
       assert Task.await_many(tasks) == Enum.to_list(1..100)
       assert GenPool.get_state(pool) == Enum.to_list(100..1//-1)
-      eventually(fn -> line(pool) == 0 end)
+      # The one that has handled them keeps the turn.
+      eventually(fn -> length(for %{state: :idle} <- crew(pool), do: :idle) == 4 end)
+      assert line(pool) == 1
+    end
+
+    test "a worker that keeps the turn gives it to another one that is sent a message" do
+      pool = start_pool!(%{test: self()}, pool_size: 3)
+      assert GenPool.call(pool, &{:reply, self(), &1}) in GenPool.get_children(pool)
+
+      for _ <- 1..3, worker <- GenPool.get_children(pool) do
+        send(worker, :to_you)
+        assert_receive {:info, :to_you, ^worker}, 5_000
+        assert GenPool.call(pool, &{:reply, :ok, &1}) == :ok
+      end
+    end
+
+    test "one that keeps the turn and is suspended, or killed, holds nobody up" do
+      pool = start_pool!(0, pool_size: 2)
+      keeps = GenPool.call(pool, &{:reply, self(), &1})
+      :ok = :sys.suspend(keeps)
+      other = GenPool.call(pool, &{:reply, self(), &1 + 1})
+      assert other != keeps
+      assert GenPool.call(pool, &{:reply, &1, &1}) == 1
+      :ok = :sys.resume(keeps)
+      Process.exit(other, :kill)
+      assert GenPool.call(pool, &{:reply, &1, &1 + 1}) == 1
+      assert GenPool.get_state(pool) == 2
+    end
+
+    test "what came while a worker was at work is not left to it when it is suspended" do
+      pool = start_pool!([], pool_size: 2)
+      busy = occupy(pool)
+      suspended = Task.async(fn -> :sys.suspend(busy.worker) end)
+
+      tasks =
+        for i <- 1..10 do
+          task = Task.async(fn -> GenPool.call(pool, &{:reply, self(), [i | &1]}) end)
+          eventually(fn -> GenPool.info(pool).accepted == i + 1 end)
+          task
+        end
+
+      release(busy)
+      assert Task.await(suspended) == :ok
+      # It has begun with the first one at the most.
+      assert busy.worker not in tl(Task.await_many(tasks))
+      assert GenPool.get_state(pool) == Enum.to_list(10..1//-1)
+      :ok = :sys.resume(busy.worker)
     end
 
     test "a message to one worker is not kept waiting by requests that come without end" do
@@ -321,7 +367,7 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
       pool = start_pool!(0, pool_size: 2)
       busy = occupy(pool)
       other = Task.async(fn -> GenPool.call(pool, &{:reply, &1, &1 + 1}) end)
-      eventually(fn -> line(pool) == 2 end)
+      eventually(fn -> GenPool.info(pool).accepted == 2 end)
       assert {:error, {%RuntimeError{}, _}} = release(busy, fn _state -> raise "oops" end)
       assert Task.await(other) == 0
     end
@@ -381,7 +427,7 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
       assert GenPool.call(pool, &{:reply, :ok, [:call | &1], {:continue, continue}}) == :ok
       assert_receive {:continues, worker}, 5_000
       other = Task.async(fn -> GenPool.call(pool, &{:reply, &1, [:other | &1]}) end)
-      eventually(fn -> line(pool) == 2 end)
+      eventually(fn -> GenPool.info(pool).accepted == 2 end)
       send(worker, :go)
       assert Task.await(other) == [:continue, :call]
     end

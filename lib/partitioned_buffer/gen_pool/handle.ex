@@ -9,23 +9,19 @@ defmodule PartitionedBuffer.GenPool.Handle do
   alias PartitionedBuffer.Broker
   alias PartitionedBuffer.GenPool.BrokerServer
 
-  @enforce_keys [:broker, :keeper, :watch, :hand_over?]
+  @enforce_keys [:broker, :keeper, :watch]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{
           broker: Broker.t(),
           keeper: atom(),
-          watch: pid(),
-          hand_over?: boolean()
+          watch: pid()
         }
 
-  @doc """
-  `watch` is the process whose end is the end of requests that wait. `hand_over?`: an idle worker is sent a request
-  itself. Then it is under way; in a pool whose workers have to wait for a turn it would be out of order.
-  """
-  @spec put(atom(), BrokerServer.handle(), pid(), boolean()) :: :ok
-  def put(pool, %{broker: broker, keeper: keeper}, watch, hand_over?) do
-    handle = %__MODULE__{broker: broker, keeper: keeper, watch: watch, hand_over?: hand_over?}
+  @doc "`watch` is the process whose end is the end of requests that wait."
+  @spec put(atom(), BrokerServer.handle(), pid()) :: :ok
+  def put(pool, %{broker: broker, keeper: keeper}, watch) do
+    handle = %__MODULE__{broker: broker, keeper: keeper, watch: watch}
     :persistent_term.put(key(pool), handle)
   end
 

@@ -137,7 +137,8 @@ defmodule PartitionedBuffer.GenPool.Owner do
       supervisor = start_supervisor(opts.name)
       watch = if opts.external_broker?, do: broker.pid, else: self()
       in_turns? = Worker.in_turns?(%{shared: shared, module: module})
-      :ok = Handle.put(opts.name, broker, watch, not in_turns?)
+      :ok = Broker.work_alone(broker.broker, in_turns?)
+      :ok = Handle.put(opts.name, broker, watch)
 
       state = %{
         pool: opts.name,

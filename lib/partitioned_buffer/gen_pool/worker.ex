@@ -9,10 +9,11 @@ defmodule PartitionedBuffer.GenPool.Worker do
   # Invariants:
   #
   #   * A request is answered, or deferred by its handler, before the next one is taken.
-  #   * A worker that is idle does not have the turn, nor one that does what the system asks of it. If any
-  #     handler may write, a worker that has the turn keeps it for a few requests: to pass it on after each of
-  #     them would cost a switch of processes a request and help nobody. The others take requests only when
-  #     they have the turn, so requests are handled in the order of the queue.
+  #   * A worker that does what the system asks of it does not have the turn, nor one that is idle, unless any handler may
+  #     write. Then a worker that has the turn keeps it, idle or not, until another one wants it, and for a few
+  #     requests more: to pass it on after each of them would cost a switch of processes a request and help
+  #     nobody. Requests come to one worker at a time, and it takes them only when it has the turn, so they are
+  #     handled in the order of the queue.
   #   * What ends a `GenServer` with the same callbacks ends the worker, after the caller was told.
 
   alias PartitionedBuffer.{Broker, Native}
@@ -21,7 +22,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   alias PartitionedBuffer.GenPool.{Answer, Backend, Callback, Owner, Shared, Signals, Telemetry}
 
   @look_ms 10
-  # Requests in one turn, while others are in line: what comes to another worker itself must not wait for ever.
+  # Requests in one turn when others are in line: what comes to another worker itself must not wait for ever.
   @in_turn 16
   # With 233, which is what the VM begins with, garbage is collected with every few requests.
   @heap_words 2_000
@@ -41,11 +42,11 @@ defmodule PartitionedBuffer.GenPool.Worker do
                 timeout_at: :infinity,
                 attention: 0,
                 reads?: false,
-                # All handlers take turns. How many have been handled in this one.
+                # All handlers take turns. How many more may be handled in this one.
                 in_turns?: false,
                 # A handler runs on the shared state as soon as it has a request, and its writes go to a native cell.
                 direct?: false,
-                in_turn: 0,
+                in_turn: :infinity,
                 external?: false,
                 hibernate?: false,
                 leaving?: false,
@@ -226,13 +227,22 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
     if Signals.fetch?(w.attention),
       do: w |> withdraw() |> fetch(),
-      else: w |> leave_turn() |> idle()
+      else: w |> rest_in_turn() |> idle()
   end
 
-  defp await_turn(%{in_turns?: true, in_turn: handled} = w) when handled < @in_turn,
-    do: %{w | in_turn: handled + 1, shared: Shared.take_turn(w.shared, w.parent)}
+  # One that nobody else wants it from keeps the turn.
+  defp rest_in_turn(%{in_turns?: true, in_turn: :infinity} = w), do: w
+  defp rest_in_turn(w), do: leave_turn(w)
 
-  defp await_turn(%{in_turns?: true} = w), do: w |> leave_turn() |> await_turn()
+  # A number is less than an atom.
+  defp await_turn(%{in_turns?: true, shared: %{turn?: true}, in_turn: left} = w) when left > 0,
+    do: stay(w)
+
+  defp await_turn(%{in_turns?: true} = w) do
+    w = leave_turn(w)
+    %{w | shared: Shared.take_turn(w.shared, w.parent)}
+  end
+
   defp await_turn(w), do: w
 
   defp attend(w) do
@@ -264,6 +274,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
       Broker.handed(id, message, caller) -> handed(w, id, message, caller)
       Broker.wake() -> take(w)
       :"$gen_pool_look" -> idle(%{w | looked?: false})
+      :partitioned_buffer_turn_wanted -> w |> leave_turn() |> idle()
       message -> w |> withdraw() |> mailbox(message)
     after
       wait_ms(w) -> waited(w)
@@ -281,9 +292,12 @@ defmodule PartitionedBuffer.GenPool.Worker do
       Broker.handed(id, message, caller) -> handed(w, id, message, caller)
       Broker.wake() -> take(w)
       :"$gen_pool_look" -> idle(%{w | looked?: false, hibernate?: true})
+      :partitioned_buffer_turn_wanted -> w |> leave_turn() |> hibernate_again()
       message -> w |> withdraw() |> mailbox(message)
     end
   end
+
+  defp hibernate_again(w), do: idle(%{w | hibernate?: true})
 
   defp waited(%{timeout_at: :infinity} = w), do: idle(%{w | hibernate?: true})
   defp waited(w), do: w |> withdraw() |> handle(:info, :timeout, nil, nil, 0) |> loop()
@@ -301,6 +315,15 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   # A turn that came when nobody waited for it any more: never, but it would be a message of nobody's.
   defp mailbox(w, :partitioned_buffer_turn), do: loop(w)
+
+  # Who wanted it may have got it since.
+  defp mailbox(
+         %{in_turns?: true, shared: %{turn?: true}, in_turn: :infinity} = w,
+         :partitioned_buffer_turn_wanted
+       ),
+       do: loop(%{w | in_turn: @in_turn})
+
+  defp mailbox(w, :partitioned_buffer_turn_wanted), do: loop(w)
   defp mailbox(w, :"$gen_pool_look"), do: take(%{w | looked?: false})
   defp mailbox(w, :"$gen_pool_leave"), do: take(%{w | leaving?: true})
   defp mailbox(w, {:"$gen_pool_drain", to}), do: take(%{w | drained_to: to})
@@ -308,14 +331,28 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp mailbox(%{parent: parent} = w, {:EXIT, parent, reason}), do: finish(w, reason)
 
   defp mailbox(%{parent: parent, debug: debug} = w, {:system, from, request}),
-    do: :sys.handle_system_msg(request, from, parent, __MODULE__, debug, leave_turn(w))
+    do:
+      :sys.handle_system_msg(
+        request,
+        from,
+        parent,
+        __MODULE__,
+        debug,
+        w |> aside() |> leave_turn()
+      )
 
   # Whoever has the worker's pid may use it as that of a `GenServer`.
   defp mailbox(w, {:"$gen_call", from, message}),
-    do: w |> handle(:call, message, from, nil, 0) |> loop()
+    do: w |> aside() |> handle(:call, message, from, nil, 0) |> loop()
 
-  defp mailbox(w, {:"$gen_cast", message}), do: w |> handle(:cast, message, nil, nil, 0) |> loop()
-  defp mailbox(w, message), do: w |> handle(:info, message, nil, nil, 0) |> loop()
+  defp mailbox(w, {:"$gen_cast", message}),
+    do: w |> aside() |> handle(:cast, message, nil, nil, 0) |> loop()
+
+  defp mailbox(w, message), do: w |> aside() |> handle(:info, message, nil, nil, 0) |> loop()
+
+  # It does something else than requests: they may come to another worker meanwhile.
+  defp aside(%{in_turns?: true} = w), do: withdraw(w)
+  defp aside(w), do: w
 
   # The usual case: the answer, the end of the request and the next one are one native call.
   defp request(
@@ -455,11 +492,11 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   # Whether the next request may be taken at once.
   defp stays?(w) do
-    not w.leaving? and w.in_turn < @in_turn and Signals.attention(w.signals) == w.attention
+    not w.leaving? and w.in_turn > 0 and Signals.attention(w.signals) == w.attention
   end
 
-  defp stay(%{in_turns?: true} = w), do: %{w | in_turn: w.in_turn + 1}
-  defp stay(w), do: w
+  defp stay(%{in_turn: :infinity} = w), do: w
+  defp stay(w), do: %{w | in_turn: w.in_turn - 1}
 
   # Mostly there is no other request: then it waits in its mailbox at once, and has no need to look into it before.
   defp answer_and_rest(w, pid, answer) do
@@ -593,7 +630,8 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp end_turn(w), do: leave_turn(w)
 
   defp leave_turn(%{shared: nil} = w), do: w
-  defp leave_turn(w), do: %{w | shared: Shared.leave_turn(w.shared), in_turn: 0}
+  defp leave_turn(%{shared: %{turn?: false}} = w), do: w
+  defp leave_turn(w), do: %{w | shared: Shared.leave_turn(w.shared), in_turn: :infinity}
 
   # One state is one server: the pool ends as a whole, and takes this worker along.
   defp stop(%{shared: %{}} = w, reason, from, _answer, reply) do

@@ -16,7 +16,7 @@
 //!
 //! 1. A message is started once, or cancelled, or dropped, or it waits, or it has been handed over.
 //! 2. *No message waits beside an idle worker*: when no call is under way, and messages wait, then no
-//!    worker is idle, or one has been woken and has not taken yet.
+//!    worker is idle, or one has been woken and has not taken yet; or only one is to be at work at a time, and it is.
 //! 3. `accepted = done + failed + in flight + cancelled + dropped + waiting`. What has been handed over is in
 //!    flight; it is so no more if it goes back.
 //! 4. What is dropped and has somebody to be told stays in [`dropped`] until that was reported.
@@ -32,7 +32,8 @@
 //!
 //! A sender wakes nobody while a woken worker is on its way. That worker ceases to be on its way under
 //! the crew's lock before it looks into any partition; so by the same argument it sees the message, or
-//! the sender sees that it is on its way no more. Once it has taken, it looks into all partitions
+//! the sender sees that it is on its way no more. Nor does it if only one is to be at work at a time
+//! ([`Broker::work_alone`]): that worker is not at work any more before it looks for the second time. Once it has taken, it looks into all partitions
 //! and wakes the next one if anything is left ([`pass_on`](Broker::pass_on)). If it dies instead, or has
 //! to do something else, who notices does the same in its place.
 //!
@@ -83,8 +84,8 @@ pub struct Broker<A, P> {
     crew: Mutex<Crew<A, P>>,
     // What `Crew::is_wakeable` says. Relaxed is enough: see above.
     wakeable: CachePadded<AtomicBool>,
-    // Whether anybody is idle. It may be wrong: then a message waits that could have been handed over.
-    idle: CachePadded<AtomicBool>,
+    // What `Crew::is_free` says. It may be wrong: then a message waits that could have been handed over.
+    free: CachePadded<AtomicBool>,
     dropped: Mutex<Dropped<A>>,
     deferred: Mutex<Deferred<P>>,
     // When the reporter looks for messages that have waited for too long, at the latest; `i64::MAX` for
@@ -244,7 +245,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             ordered,
             crew: Mutex::new(Crew::new(config.workers)),
             wakeable: CachePadded::new(AtomicBool::new(false)),
-            idle: CachePadded::new(AtomicBool::new(false)),
+            free: CachePadded::new(AtomicBool::new(false)),
             dropped: Mutex::new(Dropped::default()),
             deferred: Mutex::new(Deferred::default()),
             armed: AtomicI64::new(i64::MAX),
@@ -272,6 +273,15 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             due.map(|due| self.arm(due));
         }
         self.crew.lock().order = config.workers;
+    }
+
+    /// If `alone`, only one worker is woken, or handed a message, at a time, and it takes what waits before another
+    /// one does. Each tells by [`withdraw`](Self::withdraw), also when it is not idle, that it is about to do something
+    /// else. To be changed while there is no worker.
+    pub fn work_alone(&self, alone: bool) {
+        let mut crew = self.crew.lock();
+        crew.alone = alone;
+        self.publish(&crew);
     }
 
     /// Refuses messages from now on.
@@ -359,7 +369,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         store: &mut Option<impl FnOnce(&mut Segment<A>) -> Stored>,
         effects: &mut Effects<A, P>,
     ) -> Option<(u64, Arc<Worker<A, P>>)> {
-        if !self.idle.load(Ordering::Relaxed) || self.ordered && self.oldest().is_some() {
+        if !self.free.load(Ordering::Relaxed) || self.ordered && self.oldest().is_some() {
             return None;
         }
         let count = self.partitions.len();
@@ -646,9 +656,19 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         worker
     }
 
-    fn rise(&self, worker: &Worker<A, P>) -> bool {
+    // It takes from now on. Whether somebody else may have to.
+    fn begin(&self, worker: &Worker<A, P>) -> bool {
         let mut crew = self.crew.lock();
         let woken = crew.rise(worker);
+        crew.begin(worker);
+        self.publish(&crew);
+        woken
+    }
+
+    // It does something else from now on.
+    fn rise(&self, worker: &Worker<A, P>) -> bool {
+        let mut crew = self.crew.lock();
+        let woken = crew.rise(worker) | crew.pause(worker);
         self.publish(&crew);
         woken
     }
@@ -663,7 +683,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     // Under the crew's lock, so that the last one to write has the last word.
     fn publish(&self, crew: &Crew<A, P>) {
         self.wakeable.store(crew.is_wakeable(), Ordering::Relaxed);
-        self.idle.store(crew.idle() > 0, Ordering::Relaxed);
+        self.free.store(crew.is_free(), Ordering::Relaxed);
     }
 
     /// When the reporter has to call [`expire`](Self::expire), at the latest. It is told to look when this

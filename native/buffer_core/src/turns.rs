@@ -8,6 +8,8 @@
 //! 3. Nobody is in it twice: asking again, having the turn or waiting for it, changes nothing.
 //! 4. Who is gone ([`leave`](Turns::leave)) gives up the turn, or its place.
 //!
+//! Who has the turn may keep it for as long as nobody waits: it is told when the first one does.
+//!
 //! Nobody is woken up in here: who gives the turn up is told whose it is now, and tells that one after the
 //! lock has been released. If that one can't be told, because it is gone, its turn ends by `leave`.
 
@@ -21,6 +23,15 @@ pub struct Turns<W> {
     // Whether anybody has the turn; changes under the lock, read without it.
     held: AtomicBool,
     line: Mutex<VecDeque<W>>, // the first one has the turn
+}
+
+/// Whose turn it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Take<W> {
+    /// That of who asks.
+    Now,
+    /// That of another one, who is to be told that somebody waits.
+    Wait(Option<W>),
 }
 
 impl<W: Copy + PartialEq> Default for Turns<W> {
@@ -38,28 +49,30 @@ impl<W: Copy + PartialEq> Turns<W> {
         }
     }
 
-    /// Gets in line. True if it is the turn of `who` now; otherwise it will be told.
-    pub fn take(&self, who: W) -> bool {
+    /// Gets in line. Nobody, if it is the turn of `who` now, or who has it. Otherwise `who` will be told; and who has
+    /// the turn is to be told now that somebody waits, unless it knows.
+    pub fn take(&self, who: W) -> Take<W> {
         let mut line = self.line.lock();
-        if !line.contains(&who) {
+        let new = !line.contains(&who);
+        if new {
             line.push_back(who);
         }
         self.held.store(true, Ordering::Relaxed);
-        line.front() == Some(&who)
+        match line.front() {
+            Some(&first) if first != who => Take::Wait((new && line.len() == 2).then_some(first)),
+            _ => Take::Now,
+        }
     }
 
     /// Leaves the line, with the turn or without: answers who has the turn now and is to be told, if
-    /// that has changed.
-    pub fn leave(&self, who: W) -> Option<W> {
+    /// that has changed, and whether others wait for that one.
+    pub fn leave(&self, who: W) -> Option<(W, bool)> {
         let mut line = self.line.lock();
         let place = line.iter().position(|other| *other == who)?;
         line.remove(place);
         self.held.store(!line.is_empty(), Ordering::Relaxed);
-        if place == 0 {
-            line.front().copied()
-        } else {
-            None
-        }
+        let first = line.front().filter(|_| place == 0)?;
+        Some((*first, line.len() > 1))
     }
 
     /// Whether anybody has the turn. By the time that this is known it may have changed.
@@ -88,37 +101,39 @@ mod tests {
     fn goes_from_one_to_the_next() {
         let turns = Turns::new();
         assert!(!turns.is_held());
-        assert!(turns.take('a'));
+        assert_eq!(turns.take('a'), Take::Now);
         assert!(turns.is_held());
-        assert!(!turns.take('b'));
-        assert!(!turns.take('c'));
-        assert_eq!(turns.leave('a'), Some('b'));
-        assert_eq!(turns.leave('b'), Some('c'));
+        assert_eq!(turns.take('b'), Take::Wait(Some('a')));
+        assert_eq!(turns.take('c'), Take::Wait(None));
+        assert_eq!(turns.leave('a'), Some(('b', true)));
+        assert_eq!(turns.leave('b'), Some(('c', false)));
         assert!(turns.is_held());
-        assert_eq!(turns.leave('c'), None);
+        assert_eq!(turns.take('a'), Take::Wait(Some('c')));
+        assert_eq!(turns.leave('c'), Some(('a', false)));
+        assert_eq!(turns.leave('a'), None);
         assert!(!turns.is_held());
     }
 
     #[test]
     fn who_leaves_without_having_it_changes_nothing_for_others() {
         let turns = Turns::new();
-        assert!(turns.take('a'));
-        assert!(!turns.take('b'));
-        assert!(!turns.take('c'));
+        assert_eq!(turns.take('a'), Take::Now);
+        assert_eq!(turns.take('b'), Take::Wait(Some('a')));
+        assert_eq!(turns.take('c'), Take::Wait(None));
         assert_eq!(turns.leave('b'), None);
         assert_eq!(turns.leave('x'), None);
-        assert_eq!(turns.leave('a'), Some('c'));
+        assert_eq!(turns.leave('a'), Some(('c', false)));
     }
 
     #[test]
     fn asking_twice_is_asking_once() {
         let turns = Turns::new();
-        assert!(turns.take('a'));
-        assert!(turns.take('a'));
-        assert!(!turns.take('b'));
-        assert!(!turns.take('b'));
+        assert_eq!(turns.take('a'), Take::Now);
+        assert_eq!(turns.take('a'), Take::Now);
+        assert_eq!(turns.take('b'), Take::Wait(Some('a')));
+        assert_eq!(turns.take('b'), Take::Wait(None));
         assert_eq!(turns.len(), 2);
-        assert_eq!(turns.leave('a'), Some('b'));
+        assert_eq!(turns.leave('a'), Some(('b', false)));
         assert_eq!(turns.leave('b'), None);
         assert!(turns.is_empty());
     }

@@ -6,7 +6,8 @@
 //! 2. Bounds hold for all partitions together, whatever they are changed to.
 //! 3. Messages that waited for too long, or whose callers are dead, are never taken; what was dropped is told
 //!    once, with its reason, to who waits for an answer, and counted.
-//! 4. The account of every message; no message waits beside an idle worker unless one has been woken.
+//! 4. The account of every message; no message waits beside an idle worker unless one has been woken, or one is at work
+//!    and only one is to be.
 //!    One that was handed over is started once, by that worker, or waits again where it would have been.
 //! 5. When all messages have left, no arena holds a waiting one.
 #![cfg(not(loom))]
@@ -139,6 +140,7 @@ fn value(arena: &Ints, index: usize) -> u64 {
 struct Hand {
     worker: Arc<Worker<Ints, u8>>,
     state: State,
+    at_work: bool,
     handed: Option<Message>,
     in_flight: Option<Option<u64>>,
     next: usize,
@@ -147,6 +149,7 @@ struct Hand {
 struct Run {
     desk: Desk,
     ordered: bool,
+    alone: bool,
     config: Config,
     partitions: Vec<VecDeque<Message>>,
     next: Vec<u64>,
@@ -169,13 +172,14 @@ struct Run {
 }
 
 impl Run {
-    fn new(partitions: usize, ordered: bool, config: Config) -> Self {
+    fn new(partitions: usize, ordered: bool, alone: bool, config: Config) -> Self {
         let mut run = Run {
             desk: match ordered {
                 true => Desk::in_lanes(partitions, &config),
                 false => Desk::new(partitions, &config),
             },
             ordered,
+            alone,
             config,
             partitions: vec![VecDeque::new(); partitions],
             next: vec![1; partitions],
@@ -196,6 +200,7 @@ impl Run {
             cancelled: 0,
             refused: 0,
         };
+        run.desk.work_alone(alone);
         for index in 0..WORKERS {
             let hand = run.join(index);
             run.hands.push(hand);
@@ -210,6 +215,7 @@ impl Run {
         Hand {
             worker,
             state: State::Running,
+            at_work: false,
             handed: None,
             in_flight: None,
             next,
@@ -227,12 +233,16 @@ impl Run {
 
     /// Who is woken, if anybody is.
     fn wake(&mut self, urgent: bool) -> Option<u8> {
-        if self.woken() > 0 && !urgent {
+        if !urgent && (self.woken() > 0 || !self.takes_more()) {
             return None;
         }
         let index = self.next_idle()?;
         self.hands[index].state = State::Woken;
         Some(index as u8)
+    }
+
+    fn takes_more(&self) -> bool {
+        !self.alone || !self.hands.iter().any(|hand| hand.at_work)
     }
 
     fn next_idle(&mut self) -> Option<usize> {
@@ -254,6 +264,12 @@ impl Run {
         self.idle.retain(|&idle| idle != index);
         let before = std::mem::replace(&mut self.hands[index].state, State::Running);
         before == State::Woken
+    }
+
+    /// It does something else. Whether somebody else may have to take.
+    fn pause(&mut self, index: usize) -> bool {
+        let was = std::mem::replace(&mut self.hands[index].at_work, false);
+        self.rise(index) | (was && self.alone)
     }
 
     fn give_up(&mut self, message: Message, reason: Drop) {
@@ -310,7 +326,7 @@ impl Run {
             Op::Withdraw(index) => {
                 let worker = Arc::clone(&self.hands[index].worker);
                 let woken = pid(self.desk.withdraw(&worker));
-                let replaced = self.rise(index) | self.hand_back(index);
+                let replaced = self.pause(index) | self.hand_back(index);
                 assert_eq!(woken, replaced.then(|| self.pass_on()).flatten());
             }
             Op::Die(index) => self.die(index),
@@ -369,7 +385,7 @@ impl Run {
             true => others.all(VecDeque::is_empty),
             false => self.partitions[own].is_empty(),
         };
-        if hand_over && !alone && !idle_only && none_waits {
+        if hand_over && !alone && !idle_only && none_waits && self.takes_more() {
             if let Some(index) = self.next_idle() {
                 let message = Message {
                     id: self.next_id(own),
@@ -383,6 +399,7 @@ impl Run {
                 assert_eq!(after.handed.map(|worker| worker.pid), Some(index as u8));
                 assert!(after.wake.is_none());
                 self.hands[index].state = State::Running;
+                self.hands[index].at_work = true;
                 self.hands[index].handed = Some(message);
                 self.accepted += 1;
                 self.started += 1;
@@ -492,6 +509,7 @@ impl Run {
             _ => unreachable!("no other answer is possible here"),
         };
         let woken = self.rise(index);
+        self.hands[index].at_work = true;
         self.done += u64::from(self.hands[index].in_flight.take().is_some());
         let handed = self.hands[index].handed.take();
         let expected = handed.or_else(|| self.find(index));
@@ -507,6 +525,7 @@ impl Run {
             }
             None => {
                 self.hands[index].state = State::Idle;
+                self.hands[index].at_work = false;
                 self.idle.push_back(index);
                 None
             }
@@ -567,7 +586,7 @@ impl Run {
         assert_eq!(self.desk.workers_of(index as u8).len(), 1);
         let woken = pid(self.desk.leave(&worker, self.now));
         self.failed += u64::from(in_flight.is_some());
-        self.rise(index);
+        self.pause(index);
         self.hand_back(index);
         self.hands[index].state = State::Gone;
         assert_eq!(woken, self.pass_on());
@@ -584,7 +603,7 @@ impl Run {
     fn dismiss(&mut self, index: usize) {
         let worker = Arc::clone(&self.hands[index].worker);
         let woken = pid(self.desk.dismiss(&worker));
-        let passes = self.rise(index) | self.hand_back(index);
+        let passes = self.pause(index) | self.hand_back(index);
         self.hands[index].state = State::Leaving;
         assert_eq!(woken, passes.then(|| self.pass_on()).flatten());
         assert_eq!(worker.state(), State::Leaving);
@@ -691,7 +710,8 @@ impl Run {
             .filter(|hand| hand.in_flight.is_some() || hand.handed.is_some())
             .count();
         assert_eq!(self.desk.in_flight(), in_flight);
-        let forgotten = waiting > 0 && !self.idle.is_empty() && self.woken() == 0;
+        let forgotten =
+            waiting > 0 && !self.idle.is_empty() && self.woken() == 0 && self.takes_more();
         assert!(!forgotten, "{waiting} wait beside {} idle", self.idle.len());
     }
 }
@@ -703,10 +723,11 @@ proptest! {
     fn a_broker_is_its_model(
         partitions in 1..4usize,
         ordered in any::<bool>(),
+        alone in any::<bool>(),
         config in config(),
         ops in prop::collection::vec(op(), 0..120),
     ) {
-        let mut run = Run::new(partitions, ordered, config);
+        let mut run = Run::new(partitions, ordered, alone, config);
         for op in &ops {
             run.step(op);
         }

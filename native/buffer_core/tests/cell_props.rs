@@ -7,6 +7,7 @@
 #![cfg(not(loom))]
 
 use buffer_core::cell::{self, Cell, Changed};
+use buffer_core::turns::Take;
 use buffer_core::Turns;
 use proptest::prelude::*;
 
@@ -84,15 +85,21 @@ proptest! {
         for step in steps {
             match step {
                 OnTurns::Take(who) => {
-                    if !line.contains(&who) {
+                    let new = !line.contains(&who);
+                    if new {
                         line.push(who);
                     }
-                    prop_assert_eq!(turns.take(who), line[0] == who);
+                    let expected = match line[0] == who {
+                        true => Take::Now,
+                        false => Take::Wait((new && line.len() == 2).then_some(line[0])),
+                    };
+                    prop_assert_eq!(turns.take(who), expected);
                 }
                 OnTurns::Leave(who) => {
                     let had_it = line.first() == Some(&who);
                     line.retain(|other| *other != who);
-                    let next = line.first().copied().filter(|_| had_it);
+                    let next = line.first().filter(|_| had_it);
+                    let next = next.map(|next| (*next, line.len() > 1));
                     prop_assert_eq!(turns.leave(who), next);
                 }
             }

@@ -143,6 +143,32 @@ fn assert_account(desk: &Desk) {
 }
 
 #[test]
+fn one_that_works_alone_is_relied_on_for_as_long_as_it_does() {
+    for withdraws in [false, true] {
+        check(move || {
+            let desk = desk(1, &Config::default());
+            desk.work_alone(true);
+            let (other, worker) = (desk.join(1), desk.join(2));
+            assert_eq!(take(&desk, &other), None);
+            ask(&desk, 0, 9);
+            assert_eq!(take(&desk, &worker), Some(9));
+            let sender = {
+                let desk = Arc::clone(&desk);
+                thread::spawn(move || ask(&desk, 0, 10))
+            };
+            if withdraws {
+                worker.settle(End::Done, 1);
+                desk.withdraw(&worker);
+            } else {
+                take(&desk, &worker);
+            }
+            assert!(sender.join().unwrap().is_some());
+            assert_nobody_is_forgotten(&desk, &[&worker, &other]);
+        });
+    }
+}
+
+#[test]
 fn a_worker_that_gets_idle_and_a_message_find_each_other() {
     for partitions in [1, 2] {
         check(move || {

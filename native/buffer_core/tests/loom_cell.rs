@@ -13,6 +13,7 @@
 mod model;
 
 use buffer_core::cell::{self, Cell};
+use buffer_core::turns::Take;
 use buffer_core::Turns;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
@@ -74,24 +75,43 @@ fn a_reader_sees_versions_with_their_values_and_in_order() {
 struct Room {
     turns: Turns<usize>,
     told: Mutex<Vec<usize>>,
+    wanted: Mutex<Vec<usize>>,
     inside: AtomicUsize,
     done: AtomicUsize,
 }
 
 impl Room {
     fn leave(&self, who: usize) {
-        if let Some(next) = self.turns.leave(who) {
+        if let Some((next, wanted)) = self.turns.leave(who) {
             self.told.lock().expect("no panic").push(next);
+            if wanted {
+                self.wanted.lock().expect("no panic").push(next);
+            }
         }
+    }
+
+    /// Gets in line, and waits for the turn.
+    fn enter(&self, who: usize) {
+        let Take::Wait(holder) = self.turns.take(who) else {
+            return;
+        };
+        self.wanted.lock().expect("no panic").extend(holder);
+        while !self.told.lock().expect("no panic").contains(&who) {
+            thread::yield_now();
+        }
+    }
+
+    /// Keeps the turn until somebody else wants it.
+    fn keep(&self, who: usize) {
+        while !self.wanted.lock().expect("no panic").contains(&who) {
+            thread::yield_now();
+        }
+        self.leave(who);
     }
 
     /// Waits for the turn, has it, and gives it up.
     fn visit(&self, who: usize) {
-        if !self.turns.take(who) {
-            while !self.told.lock().expect("no panic").contains(&who) {
-                thread::yield_now();
-            }
-        }
+        self.enter(who);
         assert!(self.turns.is_held());
         assert_eq!(self.inside.fetch_add(1, Ordering::SeqCst), 0, "two inside");
         self.inside.fetch_sub(1, Ordering::SeqCst);
@@ -104,6 +124,7 @@ fn room() -> Arc<Room> {
     Arc::new(Room {
         turns: Turns::new(),
         told: Mutex::new(Vec::new()),
+        wanted: Mutex::new(Vec::new()),
         inside: AtomicUsize::new(0),
         done: AtomicUsize::new(0),
     })
@@ -125,6 +146,21 @@ fn each_has_its_turn_and_nobody_beside_it() {
 }
 
 #[test]
+fn one_that_keeps_the_turn_is_told_that_it_is_wanted() {
+    check(|| {
+        let room = room();
+        room.enter(1);
+        let keeper = {
+            let room = Arc::clone(&room);
+            thread::spawn(move || room.keep(1))
+        };
+        room.visit(2);
+        keeper.join().expect("visitors do not panic");
+        assert!(room.turns.is_empty() && !room.turns.is_held());
+    });
+}
+
+#[test]
 fn one_that_is_gone_holds_nobody_up() {
     check(|| {
         let room = room();
@@ -132,7 +168,7 @@ fn one_that_is_gone_holds_nobody_up() {
             let room = Arc::clone(&room);
             thread::spawn(move || {
                 // Dies in line, wherever it was: somebody else sees to that.
-                room.turns.take(1);
+                let _place = room.turns.take(1);
                 room.leave(1);
             })
         };

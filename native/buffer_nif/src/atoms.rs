@@ -75,6 +75,7 @@ rustler::atoms! {
     through,
     unchanged,
     partitioned_buffer_turn,
+    partitioned_buffer_turn_wanted,
     // fields of what serde encodes: it takes an atom for a name only if the atom exists
     accepted,
     processed,

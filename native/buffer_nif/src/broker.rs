@@ -222,6 +222,13 @@ fn broker_configure(
     Ok(atoms::ok())
 }
 
+/// Whether one worker at a time takes what waits. Before any joins. O(1).
+#[rustler::nif]
+fn broker_work_alone(broker: Handle<'_, SharedBroker>, alone: bool) -> Atom {
+    broker.0.core.work_alone(alone);
+    atoms::ok()
+}
+
 /// Refuses messages from now on. O(partitions).
 #[rustler::nif]
 fn broker_close(env: Env<'_>, broker: Handle<'_, SharedBroker>) -> Atom {

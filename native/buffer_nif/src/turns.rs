@@ -1,9 +1,11 @@
 //! NIFs of the turns that the handlers of a pool take: [`Turns`](buffer_core::Turns) of processes.
 //!
 //! Who has to wait is sent the atom `partitioned_buffer_turn` when its turn has come, by whoever gives the
-//! turn up, after the lock has been released. A process that dies in line is taken out of it by the VM's
+//! turn up, after the lock has been released. Who has the turn is sent `partitioned_buffer_turn_wanted` when somebody
+//! waits for it, which may be no more by the time that it is received. A process that dies in line is taken out of it by the VM's
 //! monitor.
 
+use buffer_core::turns::Take;
 use rustler::{Atom, Env, LocalPid, Monitor, Resource, ResourceArc};
 
 use crate::atoms;
@@ -15,11 +17,19 @@ pub struct SharedTurns(buffer_core::Turns<LocalPid>);
 impl std::panic::RefUnwindSafe for SharedTurns {}
 
 impl SharedTurns {
+    fn want(&self, env: Env<'_>, holder: LocalPid) {
+        // One that is dead gives it up.
+        _ = env.send(&holder, atoms::partitioned_buffer_turn_wanted());
+    }
+
     fn leave(&self, env: Env<'_>, who: LocalPid) {
         let mut leaving = who;
         // One that can't be told is dead, so its turn is over too.
-        while let Some(next) = self.0.leave(leaving) {
+        while let Some((next, wanted)) = self.0.leave(leaving) {
             if env.send(&next, atoms::partitioned_buffer_turn()).is_ok() {
+                if wanted {
+                    self.want(env, next);
+                }
                 return;
             }
             leaving = next;
@@ -53,10 +63,14 @@ fn turns_join(env: Env<'_>, turns: ResourceArc<SharedTurns>) -> Atom {
 /// O(processes in line).
 #[rustler::nif]
 fn turns_take(env: Env<'_>, turns: ResourceArc<SharedTurns>) -> Atom {
-    if turns.0.take(env.pid()) {
-        atoms::ok()
-    } else {
-        atoms::wait()
+    match turns.0.take(env.pid()) {
+        Take::Now => atoms::ok(),
+        Take::Wait(holder) => {
+            if let Some(holder) = holder {
+                turns.want(env, holder);
+            }
+            atoms::wait()
+        }
     }
 }
 

@@ -4,6 +4,9 @@
 //! not taken yet, the next message wakes nobody. The woken one looks, when it has taken, whether more
 //! is to be done, and then wakes the next. That is half as many wake-ups when many messages come to
 //! many idle workers, and none is missing: see [`Broker`](super::Broker).
+//!
+//! A worker is *at work* from when it takes, or is handed a message, until it rests or does something else. If only one
+//! is to be at work at a time, no other one is woken meanwhile: it takes what waits when it is through.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,6 +20,9 @@ pub(super) struct Crew<A, P> {
     pub(super) workers: Vec<Arc<Worker<A, P>>>,
     idle: VecDeque<Arc<Worker<A, P>>>,
     woken: usize,
+    at_work: usize,
+    // Only one is to be at work at a time.
+    pub(super) alone: bool,
     pub(super) order: Order,
     // What those have done that are gone.
     pub(super) former: Tally,
@@ -29,6 +35,8 @@ impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
             workers: Vec::new(),
             idle: VecDeque::new(),
             woken: 0,
+            at_work: 0,
+            alone: false,
             order,
             former: Tally::default(),
             joined: 0,
@@ -47,9 +55,32 @@ impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
         self.idle.len()
     }
 
+    /// Whether a message that comes now may be handed to somebody.
+    pub(super) fn is_free(&self) -> bool {
+        !self.idle.is_empty() && self.takes_more()
+    }
+
     /// Whether a message that comes now has to wake somebody.
     pub(super) fn is_wakeable(&self) -> bool {
-        self.woken == 0 && !self.idle.is_empty()
+        self.woken == 0 && self.is_free()
+    }
+
+    fn takes_more(&self) -> bool {
+        !self.alone || self.at_work == 0
+    }
+
+    /// The worker is at work from now on, if it is not to leave.
+    pub(super) fn begin(&mut self, worker: &Worker<A, P>) {
+        if worker.state() == State::Running && !worker.be_at_work(true) {
+            self.at_work += 1;
+        }
+    }
+
+    /// It is not. Answers whether somebody else may have to take what waits.
+    pub(super) fn pause(&mut self, worker: &Worker<A, P>) -> bool {
+        let was = worker.be_at_work(false);
+        self.at_work -= usize::from(was);
+        was && self.alone
     }
 
     /// The worker waits from now on.
@@ -57,6 +88,7 @@ impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
         if worker.state() != State::Running {
             return false;
         }
+        self.pause(worker);
         worker.set(State::Idle);
         worker.rest_at(here());
         self.idle.push_back(Arc::clone(worker));
@@ -77,18 +109,18 @@ impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
         state == State::Woken
     }
 
-    /// The worker takes no more messages. Answers whether it had been woken.
+    /// The worker takes no more messages. Answers whether somebody else may have to take what waits.
     pub(super) fn dismiss(&mut self, worker: &Worker<A, P>) -> bool {
-        let woken = self.rise(worker);
+        let woken = self.rise(worker) | self.pause(worker);
         if worker.state() == State::Running {
             worker.set(State::Leaving);
         }
         woken
     }
 
-    /// Who is to be woken. `urgent`: even if another one is on its way.
+    /// Who is to be woken. `urgent`: even if another one is on its way, or at work.
     pub(super) fn wake(&mut self, urgent: bool) -> Option<Arc<Worker<A, P>>> {
-        if self.woken > 0 && !urgent {
+        if !urgent && (self.woken > 0 || !self.takes_more()) {
             return None;
         }
         let worker = self.pop_idle()?;
@@ -110,14 +142,20 @@ impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
 
     /// Who is idle and is handed a message: it is at work from now on, and not on its way.
     pub(super) fn hand(&mut self) -> Option<Arc<Worker<A, P>>> {
+        if !self.takes_more() {
+            return None;
+        }
         let worker = self.pop_idle()?;
         worker.set(State::Running);
+        self.begin(&worker);
         Some(worker)
     }
 
     fn pop_idle(&mut self) -> Option<Arc<Worker<A, P>>> {
         match self.order {
             Order::Fifo => self.idle.pop_front(),
+            // What they work on is where the last one was.
+            Order::Lifo if self.alone => self.idle.pop_back(),
             Order::Lifo => self.pop_near(),
         }
     }
@@ -128,6 +166,7 @@ impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
             return false;
         }
         self.rise(worker);
+        self.pause(worker);
         worker.set(State::Gone);
         let leaving: *const Worker<A, P> = worker;
         self.workers

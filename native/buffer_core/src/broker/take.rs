@@ -42,12 +42,12 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     ) -> (Taken<R, A, P>, After<A, P>) {
         let mut effects = Effects::default();
         let mut woken = match worker.state() {
-            State::Running => false,
+            State::Running if worker.is_at_work() => false,
             State::Leaving | State::Gone => {
                 worker.settle(End::Done, now());
                 return (Taken::Gone, effects.into());
             }
-            _ => self.rise(worker),
+            _ => self.begin(worker),
         };
         // Asking for the time takes longer than to find that nothing waits: it is asked when it is needed.
         let mut moment = None;
@@ -75,7 +75,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                     (Taken::Idle, effects.into())
                 }
                 true => {
-                    woken |= self.rise(worker);
+                    woken |= self.begin(worker);
                     (Taken::Heavy, self.after_take(woken, effects))
                 }
             };
@@ -139,7 +139,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 return (Taken::Idle, effects.into());
             }
             // It may have been woken in between.
-            woken |= self.rise(worker);
+            woken |= self.begin(worker);
         }
         (Taken::Again, self.after_take(woken, effects))
     }

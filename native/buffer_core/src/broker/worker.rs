@@ -1,7 +1,7 @@
 //! A worker: whether it is free, and what it works on.
 
 use super::waiting::{Entry, Stored};
-use crate::sync::{AtomicU8, AtomicUsize, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, Ordering};
 use crate::{Arena, Segment};
 
 /// What a worker does, as far as the broker knows. Changes under the crew's lock only.
@@ -39,6 +39,8 @@ pub struct Worker<A, P> {
     state: AtomicU8,
     // Where it became idle. Read and written under the crew's lock.
     rests_at: AtomicUsize,
+    // See `crew`. Changes under the crew's lock only.
+    at_work: AtomicBool,
     pub(super) task: Mutex<Task<A, P>>,
 }
 
@@ -89,6 +91,7 @@ impl<A: Arena, P: Copy> Worker<A, P> {
             pid,
             state: AtomicU8::new(State::Running as u8),
             rests_at: AtomicUsize::new(0),
+            at_work: AtomicBool::new(false),
             task: Mutex::new(Task {
                 handed: None,
                 in_flight: None,
@@ -107,6 +110,17 @@ impl<A: Arena, P: Copy> Worker<A, P> {
 
     pub(super) fn set(&self, state: State) {
         self.state.store(state as u8, Ordering::Release);
+    }
+
+    pub(super) fn is_at_work(&self) -> bool {
+        self.at_work.load(Ordering::Relaxed)
+    }
+
+    /// Answers whether it was.
+    pub(super) fn be_at_work(&self, at_work: bool) -> bool {
+        let was = self.is_at_work();
+        self.at_work.store(at_work, Ordering::Relaxed);
+        was
     }
 
     pub(super) fn rests_at(&self) -> usize {
