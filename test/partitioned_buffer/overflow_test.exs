@@ -235,6 +235,20 @@ defmodule PartitionedBuffer.OverflowTest do
         assert Task.await(small) == :ok
       end
 
+      test "has no dead one hold up those behind it when there is room for them" do
+        opts = [processing_batch_size: 1, processor: GatedProcessor.new()]
+        name = start!(@kind, [capacity: 4, processing_interval_ms: never_ms()] ++ opts)
+        :ok = write(@kind, name, Enum.to_list(1..4))
+        dying = blocked(@kind, name, [20, 21, 22])
+        small = blocked(@kind, name, 5)
+        {runner, _batch} = GatedProcessor.next_batch()
+        Process.unlink(dying.pid)
+        kill(dying.pid)
+        # Nobody looks.
+        GatedProcessor.open(runner)
+        assert Task.await(small) == :ok
+      end
+
       test "tells those who wait when it is stopped" do
         name = start!(@kind, manual: true, capacity: 1, processor: GatedProcessor.new())
         :ok = write(@kind, name, 1)

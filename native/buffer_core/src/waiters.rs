@@ -98,6 +98,22 @@ impl<W> Waiters<W> {
         Some(writer)
     }
 
+    /// Takes back the first one, if it is to be (its process is dead). Those behind it may fit now.
+    pub fn give_up_first(
+        &self,
+        capacity: &Capacity,
+        is_gone: impl FnOnce(&W) -> bool,
+    ) -> Option<W> {
+        let mut state = self.state.lock();
+        let (_, _, writer) = state.waiting.front()?;
+        if !is_gone(writer) {
+            return None;
+        }
+        let (_, _, writer) = state.waiting.pop_front()?;
+        capacity.wait_no_more();
+        Some(writer)
+    }
+
     /// Takes back all that are to be (their processes are dead).
     pub fn give_up_all(&self, capacity: &Capacity, mut is_gone: impl FnMut(&W) -> bool) -> Vec<W> {
         let mut state = self.state.lock();

@@ -37,6 +37,7 @@ enum Op {
     GiveUp(Index),
     /// Those whose number has this remainder are dead.
     GiveUpAll(u64),
+    GiveUpFirst(u64),
     /// Somebody starts to serve.
     Start,
     /// And serves so many.
@@ -65,6 +66,7 @@ fn op() -> impl Strategy<Value = Op> {
         12 => size().prop_map(Op::Wait),
         2 => any::<Index>().prop_map(Op::GiveUp),
         1 => (0..3u64).prop_map(Op::GiveUpAll),
+        1 => (0..3u64).prop_map(Op::GiveUpFirst),
         6 => Just(Op::Start),
         6 => (0..4usize).prop_map(Op::Serve),
         1 => Just(Op::Close),
@@ -226,6 +228,17 @@ impl Run {
                 self.waiting.retain(|one| !is_gone(&one.1));
                 self.told |= !gone.is_empty();
                 self.gone.extend(gone);
+            }
+            Op::GiveUpFirst(remainder) => {
+                let is_gone = |number: &u64| number % 3 == remainder;
+                let gone = self.waiters.give_up_first(capacity, is_gone);
+                let first = self.waiting.front().map(|one| one.1);
+                assert_eq!(gone, first.filter(is_gone));
+                if let Some(number) = gone {
+                    self.waiting.pop_front();
+                    self.gone.push(number);
+                    self.told = true;
+                }
             }
             Op::Start => {
                 assert_eq!(self.waiters.start(), !self.serving);

@@ -77,6 +77,13 @@ fn turn(shared: &Shared) -> bool {
         match shared.waiters.next(shared.storage.capacity()) {
             Some(Turn::Granted(waiter, credit)) => make(shared, waiter, credit),
             Some(Turn::TooLarge(waiter)) => refuse(waiter),
+            // One that is dead would hold up those behind it until it fits, too. Room that has come
+            // meanwhile is seen by whoever serves by then.
+            None if forget_first_if_dead(shared) => {
+                if !shared.waiters.start() {
+                    return false;
+                }
+            }
             None => {
                 // What has been written for others fills the room that the next one waits for.
                 if !shared.waiters.is_empty() {
@@ -111,6 +118,16 @@ fn refuse(waiter: Waiter) {
     let _ = env.send_and_clear(&waiter.pid, |env| {
         (waiter.reference(env), atoms::too_large()).encode(env)
     });
+}
+
+/// Forgets the first writer in line if it is dead; whether it was.
+#[expect(clippy::disallowed_methods, reason = "no term comes out of it")]
+fn forget_first_if_dead(shared: &Shared) -> bool {
+    let is_dead = |waiter: &Waiter| OwnedEnv::new().run(|env| !waiter.pid.is_alive(env));
+    let first = shared
+        .waiters
+        .give_up_first(shared.storage.capacity(), is_dead);
+    first.is_some()
 }
 
 /// Forgets writers that are dead. Those behind them may fit now.
