@@ -178,8 +178,19 @@ defmodule PartitionedBuffer.Broker do
   """
   @spec hand_over(t(), Keeper.server(), term(), term()) :: id() | :queue_full | :closed
   def hand_over(broker, keeper, message, reply) do
+    case hand_over_or_wait(broker, keeper, message, reply) do
+      {:handed, id} -> id
+      other -> other
+    end
+  end
+
+  @doc "The same, and whether it was handed over."
+  @spec hand_over_or_wait(t(), Keeper.server(), term(), term()) ::
+          {:handed, id()} | id() | :queue_full | :closed
+  def hand_over_or_wait(broker, keeper, message, reply) do
     case Native.broker_hand_over(broker, message, reply) do
       id when is_integer(id) -> id
+      {:handed, _id} = handed -> handed
       :heavy -> ask(broker, keeper, message, reply, self())
       other -> asked(other, keeper)
     end

@@ -59,8 +59,8 @@ defmodule PartitionedBuffer.GenPool do
     * `:exclusive` (default): a handler takes a turn before it reads the state and gives it up when its state
       is written. Turns go in order: nobody is overtaken, and a worker that is killed gives up its turn. So
       handlers run one at a time, as in a `GenServer`, except those that `c:read_only?/2` names. A module without
-      that callback has its requests handled in the order of the queue; a worker then keeps its turn until another
-      one wants it, for a message that was sent to that worker itself, and for up to 16 requests more.
+      that callback has its requests handled in the order of the queue. A worker keeps its turn until another one
+      wants it, and then for up to 16 requests more, unless they are named to read only.
     * `:optimistic`: handlers run at the same time. One that changed the state and finds that it was changed
       meanwhile is run again, with the new state; after `:max_attempts` runs it takes a turn, for which the
       others wait. A handler that leaves the state as it was is never run again. Whatever a handler does
@@ -349,11 +349,20 @@ defmodule PartitionedBuffer.GenPool do
   defp ask(%{broker: broker, keeper: keeper} = handle, pool, message, timeout, errors, opts) do
     ref = make_ref()
 
-    case Broker.hand_over(broker, keeper, {:call, message}, {self(), ref}) do
-      id when is_integer(id) ->
-        # A worker that was woken here runs next: mostly there is an answer after that, and no timer has to be set.
-        _ = :erlang.yield()
+    sent =
+      case Broker.hand_over_or_wait(broker, keeper, {:call, message}, {self(), ref}) do
+        {:handed, id} ->
+          id
 
+        # Who has to wait lets others run first: mostly there is an answer after that, and no timer has to be set.
+        # Not with the worker about to run: another scheduler would steal one of the two.
+        sent ->
+          _ = :erlang.yield()
+          sent
+      end
+
+    case sent do
+      id when is_integer(id) ->
         receive do
           {^ref, reply} -> reply
           Dropped.message(^ref, reason) -> dropped(reason, errors)

@@ -535,7 +535,12 @@ defmodule PartitionedBuffer.Native do
     do: not_loaded()
 
   @spec broker_hand_over(broker(), term(), term()) ::
-          message_id() | {:wait, message_id()} | :queue_full | :closed | :heavy
+          message_id()
+          | {:handed, message_id()}
+          | {:wait, message_id()}
+          | :queue_full
+          | :closed
+          | :heavy
   def broker_hand_over(_broker, _message, _reply), do: not_loaded()
 
   @spec broker_post(broker(), term()) ::
@@ -695,6 +700,10 @@ defmodule PartitionedBuffer.Native do
   @spec cell_answer_take(cell(), version(), term(), worker(), pid() | nil, term()) ::
           {version(), taken()} | :changed | :heavy
   def cell_answer_take(_cell, _version, _term, _worker, _to, _answer), do: not_loaded()
+
+  @spec cell_start(cell(), version() | nil, worker(), message_id()) ::
+          {version(), term()} | :unchanged | :heavy | nil
+  def cell_start(_cell, _known, _worker, _id), do: not_loaded()
 
   @spec cell_stage_dirty(term()) :: reference() | :heavy
   def cell_stage_dirty(_term), do: not_loaded()

@@ -124,7 +124,7 @@ defmodule PartitionedBuffer.GenPool.Answer do
 
   @doc "Whether anything is held."
   @spec held?() :: boolean()
-  def held?, do: Process.get(@held) not in [nil, []]
+  def held?, do: Process.get(@held) != []
 
   @doc "From now on, what this process answers by itself is held."
   @spec hold() :: :ok

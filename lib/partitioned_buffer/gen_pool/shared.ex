@@ -14,7 +14,7 @@ defmodule PartitionedBuffer.GenPool.Shared do
   #     state is written and answered in one native call.
 
   alias PartitionedBuffer.GenPool.{Answer, Backend, Callback}
-  alias PartitionedBuffer.Native
+  alias PartitionedBuffer.{Broker, Native}
 
   @enforce_keys [:backend, :ref, :turns, :isolation, :max_attempts]
   defstruct @enforce_keys ++ [:version, :state, turn?: false]
@@ -69,19 +69,20 @@ defmodule PartitionedBuffer.GenPool.Shared do
   def run(shared, request), do: attempt(shared, request, 1)
 
   @doc """
-  Runs a callback once, for who has the turn or needs none; and whether it has answered anybody by itself. The outcome
-  is for `settle/3`, unless it is written and answered otherwise, which it may be if nothing is held.
+  Starts the message that the worker was sent, as `Broker.start/3`, and has the state of now, which is in a native
+  cell. `nil` if it is not to start it.
   """
-  @spec run_once(t(), module(), Callback.kind(), term(), GenServer.from() | nil) ::
-          {t(), Callback.outcome(), held? :: boolean()}
-  def run_once(shared, module, kind, message, from) do
-    shared = refresh(shared)
-    :ok = Answer.hold()
-    outcome = Callback.run(module, kind, message, from, shared.state)
-    {shared, outcome, Answer.held?()}
+  @spec start(t(), Broker.worker(), Broker.id()) :: t() | nil
+  def start(%{ref: cell, version: version} = shared, worker, id) do
+    case Native.cell_start(cell, version, worker, id) do
+      :unchanged -> shared
+      nil -> nil
+      :heavy -> refresh(shared)
+      {version, state} -> %{shared | version: version, state: state}
+    end
   end
 
-  @doc "Goes on after `run_once/5`, as `run/2`."
+  @doc "Goes on with the outcome of a callback that was run once, as `run/2`."
   @spec settle(t(), request(), Callback.outcome()) :: {Callback.outcome(), pos_integer(), t()}
   def settle(shared, request, outcome), do: settled(outcome, shared, request, 1)
 

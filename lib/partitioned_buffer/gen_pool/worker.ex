@@ -44,8 +44,10 @@ defmodule PartitionedBuffer.GenPool.Worker do
                 reads?: false,
                 # All handlers take turns. How many more may be handled in this one.
                 in_turns?: false,
-                # A handler runs on the shared state as soon as it has a request, and its writes go to a native cell.
+                # The state is in a native cell.
                 direct?: false,
+                # A worker keeps its turn until another one wants it.
+                keeps_turn?: false,
                 in_turn: :infinity,
                 external?: false,
                 hibernate?: false,
@@ -153,7 +155,8 @@ defmodule PartitionedBuffer.GenPool.Worker do
       reads?: reads?(setup),
       external?: setup.external?,
       in_turns?: in_turns?(setup),
-      direct?: direct?(setup)
+      direct?: direct?(setup),
+      keeps_turn?: keeps_turn?(setup)
     }
 
     # The keeper monitors it when this returns, so that it knows why the worker has died, if it does.
@@ -169,16 +172,19 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   def in_turns?(_setup), do: false
 
-  # Turns are taken before, or none is.
-  defp direct?(%{shared: %{backend: Backend.Native, isolation: isolation}} = setup),
-    do: in_turns?(setup) or isolation == :optimistic
-
+  defp direct?(%{shared: %{backend: Backend.Native}}), do: true
   defp direct?(_setup), do: false
+
+  defp keeps_turn?(%{shared: %{isolation: :exclusive}} = setup),
+    do: direct?(setup) or in_turns?(setup)
+
+  defp keeps_turn?(_setup), do: false
 
   defp reads?(setup), do: function_exported?(setup.module, :read_only?, 2)
 
   defp join(setup) do
     :ok = enter(setup.pool)
+    :ok = Answer.hold()
     :ok = Native.turns_join(setup.shared.turns)
   end
 
@@ -210,6 +216,15 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp taken(w, :idle), do: rest(w)
 
   # One that it was sent while it was idle, unless it was taken back since.
+  defp handed(%{direct?: true, looked?: true, listening?: false} = w, id, message, caller) do
+    w = w |> attend() |> await_turn()
+
+    case Shared.start(w.shared, w.worker, id) do
+      nil -> take(w)
+      shared -> w |> with_shared(shared) |> request(message, caller, 0, id, :fresh)
+    end
+  end
+
   defp handed(%{shared: shared} = w, id, message, caller) do
     # What is to be fetched is seen when it rests again; with a shared state there may be a timeout.
     w = if shared, do: w |> attend() |> await_turn(), else: w
@@ -231,7 +246,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   end
 
   # One that nobody else wants it from keeps the turn.
-  defp rest_in_turn(%{in_turns?: true, in_turn: :infinity} = w), do: w
+  defp rest_in_turn(%{keeps_turn?: true, in_turn: :infinity} = w), do: w
   defp rest_in_turn(w), do: leave_turn(w)
 
   # A number is less than an atom.
@@ -239,11 +254,28 @@ defmodule PartitionedBuffer.GenPool.Worker do
     do: stay(w)
 
   defp await_turn(%{in_turns?: true} = w) do
-    w = leave_turn(w)
-    %{w | shared: Shared.take_turn(w.shared, w.parent)}
+    w |> leave_turn() |> take_turn()
   end
 
   defp await_turn(w), do: w
+
+  # The same for one whose handlers take turns unless they are named to read only: those would keep others waiting. What
+  # it knows of the state may be older than the turn.
+  defp prepare(%{reads?: true, keeps_turn?: true} = w, kind, message, how) do
+    cond do
+      w.module.read_only?(kind, message) == true -> w |> leave_turn() |> refresh(how)
+      w.shared.turn? and w.in_turn > 0 -> w |> stay() |> refresh(how)
+      true -> w |> leave_turn() |> take_turn() |> refresh(:taken)
+    end
+  end
+
+  defp prepare(w, _kind, _message, how), do: refresh(w, how)
+
+  defp take_turn(w), do: %{w | shared: Shared.take_turn(w.shared, w.parent)}
+
+  # The request came with the state of that moment.
+  defp refresh(w, :fresh), do: w
+  defp refresh(w, _taken), do: with_shared(w, Shared.refresh(w.shared))
 
   defp attend(w) do
     case Signals.attention(w.signals) do
@@ -318,7 +350,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   # Who wanted it may have got it since.
   defp mailbox(
-         %{in_turns?: true, shared: %{turn?: true}, in_turn: :infinity} = w,
+         %{shared: %{turn?: true}, in_turn: :infinity} = w,
          :partitioned_buffer_turn_wanted
        ),
        do: loop(%{w | in_turn: @in_turn})
@@ -406,18 +438,20 @@ defmodule PartitionedBuffer.GenPool.Worker do
          {pid, ref} = caller,
          queue_ns,
          id,
-         _how
+         how
        )
        when is_reference(ref) do
+    w = prepare(w, :call, message, how)
     from = Answer.from(caller, w.broker, id, w.answers)
+    outcome = Callback.run(w.module, :call, message, from, w.shared.state)
     run = {:call, message, from, {w.worker, caller}, queue_ns}
 
-    case Shared.run_once(w.shared, w.module, :call, message, from) do
-      {shared, {:next, {:reply, reply}, state, :none} = outcome, false} ->
-        quick(%{w | shared: shared}, state, {pid, {ref, reply}}, outcome, run)
+    case {outcome, Answer.held?()} do
+      {{:next, {:reply, reply}, state, :none}, false} ->
+        quick(w, state, {pid, {ref, reply}}, outcome, run)
 
-      {shared, outcome, _held?} ->
-        %{w | shared: shared} |> settle(outcome, run) |> loop()
+      _other ->
+        w |> settle(outcome, run) |> loop()
     end
   end
 
@@ -427,16 +461,18 @@ defmodule PartitionedBuffer.GenPool.Worker do
          nil,
          queue_ns,
          _id,
-         _how
+         how
        ) do
+    w = prepare(w, :cast, message, how)
+    outcome = Callback.run(w.module, :cast, message, nil, w.shared.state)
     run = {:cast, message, nil, {w.worker, nil}, queue_ns}
 
-    case Shared.run_once(w.shared, w.module, :cast, message, nil) do
-      {shared, {:next, :noreply, state, :none} = outcome, false} ->
-        quick(%{w | shared: shared}, state, {nil, nil}, outcome, run)
+    case {outcome, Answer.held?()} do
+      {{:next, :noreply, state, :none}, false} ->
+        quick(w, state, {nil, nil}, outcome, run)
 
-      {shared, outcome, _held?} ->
-        %{w | shared: shared} |> settle(outcome, run) |> loop()
+      _other ->
+        w |> settle(outcome, run) |> loop()
     end
   end
 
@@ -450,6 +486,9 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   # It was only to be woken.
   defp request(w, :fetch, _nobody, _queue_ns, _id, _how), do: loop(w)
+
+  defp with_shared(%{shared: shared} = w, shared), do: w
+  defp with_shared(w, shared), do: %{w | shared: shared}
 
   # A worker is many words to be copied.
   defp with_state(%{state: state} = w, state), do: w
@@ -466,8 +505,14 @@ defmodule PartitionedBuffer.GenPool.Worker do
       0 ->
         if stays?(w) and may_write?(w, run) do
           case Answer.write_and_take(w.shared, state, w.worker, pid, answer) do
+            # Whatever it has taken came with this state.
+            {:ok, version, {message, caller, queue_ns, id}} ->
+              %{w | shared: %{w.shared | version: version, state: state}}
+              |> stay_for_next()
+              |> request(message, caller, queue_ns, id, :fresh)
+
             {:ok, version, taken} ->
-              taken(stay(%{w | shared: %{w.shared | version: version, state: state}}), taken)
+              taken(%{w | shared: %{w.shared | version: version, state: state}}, taken)
 
             :not_done ->
               w |> settle(outcome, run) |> loop()
@@ -477,6 +522,9 @@ defmodule PartitionedBuffer.GenPool.Worker do
         end
     end
   end
+
+  # Who has the turn is named to write, if any are named.
+  defp may_write?(%{keeps_turn?: true, shared: %{turn?: turn?}}, _run), do: turn?
 
   defp may_write?(w, {kind, message, _from, _answer, _queue_ns}) do
     not Shared.waits_for_others?(w.shared) and
@@ -494,6 +542,10 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp stays?(w) do
     not w.leaving? and w.in_turn > 0 and Signals.attention(w.signals) == w.attention
   end
+
+  # One whose turn is counted for each request that may write counts there.
+  defp stay_for_next(%{in_turns?: true} = w), do: stay(w)
+  defp stay_for_next(w), do: w
 
   defp stay(%{in_turn: :infinity} = w), do: w
   defp stay(w), do: %{w | in_turn: w.in_turn - 1}
@@ -515,7 +567,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
     after
       0 ->
         if stays?(w) do
-          w |> stay() |> taken(answer_and_next(w, pid, answer))
+          w |> stay_for_next() |> taken(answer_and_next(w, pid, answer))
         else
           :ok = answer_to(w, pid, answer)
           take(w)
@@ -568,6 +620,9 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   defp run(w, kind, message, from, answer) do
     request = run_of(w, kind, message, from, answer)
+
+    # One that only reads would keep others waiting. What follows from a handler belongs to its turn.
+    w = if request.read_only? and kind != :continue, do: leave_turn(w), else: w
     {outcome, attempts, shared} = Shared.run(w.shared, request)
     {outcome, attempts, %{w | shared: shared}}
   end
@@ -626,7 +681,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   end
 
   # It goes on with the next one.
-  defp end_turn(%{in_turns?: true} = w), do: w
+  defp end_turn(%{keeps_turn?: true} = w), do: w
   defp end_turn(w), do: leave_turn(w)
 
   defp leave_turn(%{shared: nil} = w), do: w

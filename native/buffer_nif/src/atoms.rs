@@ -32,6 +32,8 @@ rustler::atoms! {
     max,
     min,
     append,
+    // how a message was sent
+    handed,
     // how a buffer was opened
     created,
     adopted,

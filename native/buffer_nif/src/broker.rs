@@ -132,6 +132,11 @@ impl Member {
         now
     }
 
+    /// The worker starts the message that it was sent, if it is to, as `broker_start` does.
+    pub fn start(&self, id: u64) -> bool {
+        self.worker.start(id, None).is_some()
+    }
+
     /// The worker takes its next message, as `broker_take` does.
     pub fn take<'a>(&self, env: Env<'a>, now: impl Fn() -> i64) -> Term<'a> {
         take(env, self, now, Limits::BYTES as u32)
@@ -297,6 +302,15 @@ fn home(core: &Broker<Arena, LocalPid>, scale: &Scale) -> usize {
     })
 }
 
+/// Whether a message is sent to an idle worker past all partitions.
+#[derive(Clone, Copy, PartialEq)]
+enum HandOver {
+    No,
+    Yes,
+    /// Yes, and the sender is told.
+    Told,
+}
+
 /// Sends a message: its id; or `{:wait, id}` if drops outrun their reporting; or, when it is not taken,
 /// `:queue_full`, `:closed`, `:no_worker` (only with `idle_only`) or `:heavy` (call the `_dirty` twin).
 /// Bounded.
@@ -310,7 +324,14 @@ fn broker_ask<'a>(
     idle_only: bool,
 ) -> Term<'a> {
     let with = (caller, timeout, idle_only);
-    ask(broker.0, message, reply, with, false, Scale::bounded())
+    ask(
+        broker.0,
+        message,
+        reply,
+        with,
+        HandOver::No,
+        Scale::bounded(),
+    )
 }
 
 nif!(broker_send / 2, send);
@@ -353,10 +374,20 @@ fn named<'a>(
 
 nif!(broker_hand_over / 3, hand_over_to);
 
-/// As `broker_call`, by a handle and whatever is to be done besides. Bounded.
+/// As `broker_call`, by a handle and whatever is to be done besides; `{:handed, id}` if a worker was sent it. Bounded.
 fn hand_over_to<'a>(env: Env<'a>, [broker, message, reply]: [Term<'a>; 3]) -> Term<'a> {
     match broker.decode::<Handle<SharedBroker>>() {
-        Ok(broker) => hand_over(broker.0, message, reply),
+        Ok(broker) => {
+            let caller = (Some(env.pid()), None, false);
+            ask(
+                broker.0,
+                message,
+                reply,
+                caller,
+                HandOver::Told,
+                Scale::bounded(),
+            )
+        }
         Err(_) => atoms::unknown().encode(env),
     }
 }
@@ -374,12 +405,26 @@ fn post<'a>(env: Env<'a>, [broker, message]: [Term<'a>; 2]) -> Term<'a> {
 fn ask_of_nobody<'a>(shared: &SharedBroker, message: Term<'a>) -> Term<'a> {
     let nobody = atoms::nil().encode(message.get_env());
     let with = (None, None, false);
-    ask(shared, message, nobody, with, false, Scale::bounded())
+    ask(
+        shared,
+        message,
+        nobody,
+        with,
+        HandOver::No,
+        Scale::bounded(),
+    )
 }
 
 fn hand_over<'a>(shared: &SharedBroker, message: Term<'a>, reply: Term<'a>) -> Term<'a> {
     let with = (Some(message.get_env().pid()), None, false);
-    ask(shared, message, reply, with, true, Scale::bounded())
+    ask(
+        shared,
+        message,
+        reply,
+        with,
+        HandOver::Yes,
+        Scale::bounded(),
+    )
 }
 
 /// From now on this atom is the name of the broker. `broker_send` is for it if `plain_send`, `broker_call` if
@@ -432,7 +477,14 @@ fn broker_ask_dirty<'a>(
     idle_only: bool,
 ) -> Term<'a> {
     let with = (caller, timeout, idle_only);
-    ask(broker.0, message, reply, with, false, Scale::generous())
+    ask(
+        broker.0,
+        message,
+        reply,
+        with,
+        HandOver::No,
+        Scale::generous(),
+    )
 }
 
 fn ask<'a>(
@@ -440,7 +492,7 @@ fn ask<'a>(
     message: Term<'a>,
     reply: Term<'a>,
     (caller, timeout, idle_only): (Option<LocalPid>, Option<i64>, bool),
-    hand_over: bool,
+    hand_over: HandOver,
     mut scale: Scale,
 ) -> Term<'a> {
     let env = message.get_env();
@@ -459,7 +511,7 @@ fn ask<'a>(
         weight,
         alone: weight > COPIED_UNDER_LOCK,
         idle_only,
-        hand_over,
+        hand_over: hand_over != HandOver::No,
     };
     let (asked, mut after) = shared.core.ask(
         home(&shared.core, &scale),
@@ -473,6 +525,7 @@ fn ask<'a>(
             (at, has_reply.then_some(at + 1))
         },
     );
+    let handed = hand_over == HandOver::Told && after.handed.is_some();
     if let (Some(worker), Asked::Accepted(id)) = (after.handed.take(), asked) {
         let handed = (atoms::message(), id, message, reply);
         if env.send(&worker.pid, handed).is_err() {
@@ -482,6 +535,7 @@ fn ask<'a>(
     let crowded = after.crowded;
     shared.finish(env, after);
     match asked {
+        Asked::Accepted(id) if handed => (atoms::handed(), id).encode(env),
         Asked::Accepted(id) if crowded => (atoms::wait(), id).encode(env),
         Asked::Accepted(id) => id.encode(env),
         Asked::Full => atoms::queue_full().encode(env),

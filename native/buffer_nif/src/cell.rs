@@ -14,6 +14,7 @@ use rustler::{Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::{immediate, immediate_word, Frozen, Handle};
 use crate::broker::Member;
+use crate::entry::nif;
 use crate::reclaimer::{reclaim, Retired};
 use crate::weigh::{account, Heavy, Limits, Scale};
 use crate::{atoms, clock};
@@ -136,9 +137,11 @@ fn get<'a>(
 /// `{version, term}`, or `unchanged` if the version is the `known` one, or `heavy`. O(size of the term).
 #[rustler::nif]
 fn cell_get<'a>(env: Env<'a>, cell: Handle<'a, SharedCell>, known: Option<u64>) -> Term<'a> {
-    get(env, cell.0, known, |bytes| {
-        u64::from(bytes) <= Limits::BYTES
-    })
+    look(env, cell.0, known)
+}
+
+fn look<'a>(env: Env<'a>, cell: &SharedCell, known: Option<u64>) -> Term<'a> {
+    get(env, cell, known, |bytes| u64::from(bytes) <= Limits::BYTES)
 }
 
 /// As `cell_get`, however large the term is.
@@ -231,24 +234,45 @@ fn cell_answer<'a>(
     update(env, Scale::bounded(), cell.0, version, term, answer)
 }
 
+nif!(cell_answer_take / 6, answer_take);
+
 /// `cell_answer`, and the next message as `broker_take` has it: `{version, taken}`; or `changed` or `heavy`,
 /// and nothing is done. O(size of the term) and of the message.
-#[rustler::nif]
-fn cell_answer_take<'a>(
+fn answer_take<'a>(
     env: Env<'a>,
-    cell: Handle<'a, SharedCell>,
-    version: u64,
-    term: Term<'a>,
-    worker: Handle<'a, Member>,
-    to: Option<LocalPid>,
-    answer: Term<'a>,
+    [cell, version, term, worker, to, answer]: [Term<'a>; 6],
 ) -> Term<'a> {
-    let settle = Some((worker.0, to, given(answer)));
-    let written = update(env, Scale::bounded(), cell.0, version, term, settle);
+    let (Ok(Handle(cell)), Ok(version), Ok(Handle(worker))) = (
+        cell.decode::<Handle<SharedCell>>(),
+        version.decode(),
+        worker.decode::<Handle<Member>>(),
+    ) else {
+        return atoms::changed().encode(env);
+    };
+    let settle = Some((worker, to.decode().ok(), given(answer)));
+    let written = update(env, Scale::bounded(), cell, version, term, settle);
     if written.is_atom() {
         return written;
     }
-    (written, worker.0.take(env, clock::now)).encode(env)
+    (written, worker.take(env, clock::now)).encode(env)
+}
+
+nif!(cell_start / 4, start);
+
+/// `broker_start` of a message whose time is not measured, and `cell_get`: `nil` if the worker is not to start it,
+/// otherwise what that answers. `heavy`: it has started it. O(size of the term).
+fn start<'a>(env: Env<'a>, [cell, known, worker, id]: [Term<'a>; 4]) -> Term<'a> {
+    let (Ok(Handle(cell)), Ok(Handle(worker)), Ok(id)) = (
+        cell.decode::<Handle<SharedCell>>(),
+        worker.decode::<Handle<Member>>(),
+        id.decode(),
+    ) else {
+        return atoms::nil().encode(env);
+    };
+    if !worker.start(id) {
+        return atoms::nil().encode(env);
+    }
+    look(env, cell, known.decode().ok())
 }
 
 /// A copy of the term for `cell_answer_staged`, or `heavy` if it is 4 GB. O(size of the term).
