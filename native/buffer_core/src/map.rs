@@ -53,10 +53,12 @@ mod snapshot;
 mod terms;
 mod versions;
 
+use std::collections::BTreeMap;
+
 use hashbrown::HashTable;
 
 pub use self::entry::{Cell, Entry, Given, Source};
-use self::entry::{Chunk, Owner, Part};
+use self::entry::{Chunk, Owner, Part, Slot};
 use self::packed::Packed;
 pub use self::packed::PACKED;
 use self::snapshot::Snapshots;
@@ -69,7 +71,7 @@ use crate::{Arena, First, Generation, Tally};
 /// Terms heavier than this get a segment of their own and are never moved.
 pub const LARGE: u32 = 8 * 1024;
 /// What an entry takes beside its terms: its slot, and its place in the index.
-pub const ENTRY_BYTES: u64 = 48;
+pub const ENTRY_BYTES: u64 = 40;
 /// What the segments of a map take beyond twice what is alive, at the most: of each class, the slack
 /// and a segment. A map has terms of few classes, as a rule, and so less. (What is packed takes less than it weighs, and
 /// up to two chunks of each size, of 1 to 32 KB.)
@@ -91,6 +93,8 @@ pub struct Map<A> {
     // The sum of those of the classes.
     alive_bytes: u64,
     packed: Packed,
+    // How often those slots were updated that have no room for that.
+    many: BTreeMap<u32, u64>,
     // Terms in all blocks, living and dead.
     stored: usize,
     len: usize,
@@ -116,6 +120,7 @@ impl<A> Default for Map<A> {
             classes: Default::default(),
             alive_bytes: 0,
             packed: Packed::default(),
+            many: BTreeMap::new(),
             stored: 0,
             len: 0,
             opened_at: None,
@@ -143,20 +148,43 @@ impl<A: Arena + 'static> Map<A> {
     pub fn find(&self, hash: u32, mut is_key: impl FnMut(&Self, Cell) -> bool) -> Option<usize> {
         let (table, spread) = split(hash);
         let found = self.tables.get(table)?.find(spread, |&slot| {
-            let entry = self.entry(slot as usize);
-            entry.hash == hash && is_key(self, entry.key)
+            let slot = self.slot(slot as usize);
+            slot.hash == hash && is_key(self, slot.key)
         });
         found.map(|&slot| slot as usize)
     }
 
     /// The entry of a slot.
     #[inline]
-    pub fn entry(&self, slot: usize) -> &Entry {
-        &self.chunks[slot / SLOTS_A_CHUNK].entries[slot % SLOTS_A_CHUNK]
+    pub fn entry(&self, slot: usize) -> Entry {
+        self.entry_of(slot, self.slot(slot))
     }
 
-    fn entry_mut(&mut self, slot: usize) -> &mut Entry {
-        &mut self.chunks[slot / SLOTS_A_CHUNK].entries[slot % SLOTS_A_CHUNK]
+    #[inline]
+    fn entry_of(&self, at: usize, slot: &Slot) -> Entry {
+        Entry {
+            key: slot.key,
+            value: slot.value,
+            version: slot.version,
+            updates: match slot.updates {
+                Slot::MANY => self.many.get(&(at as u32)).copied().unwrap_or(0),
+                few => few.into(),
+            },
+        }
+    }
+
+    fn updates(&self, slot: usize) -> u64 {
+        self.entry(slot).updates
+    }
+
+    #[inline]
+    fn slot(&self, slot: usize) -> &Slot {
+        &self.chunks[slot / SLOTS_A_CHUNK].slots[slot % SLOTS_A_CHUNK]
+    }
+
+    #[inline]
+    fn slot_mut(&mut self, slot: usize) -> &mut Slot {
+        &mut self.chunks[slot / SLOTS_A_CHUNK].slots[slot % SLOTS_A_CHUNK]
     }
 
     /// The arena and the index in it of a term that is not all in its word.
@@ -169,7 +197,7 @@ impl<A: Arena + 'static> Map<A> {
 
     /// The weight of a term; none if it is all in its word.
     pub fn weight(&self, cell: Cell) -> u32 {
-        if let Some(weight) = self.packed.weight(cell) {
+        if let Some(weight) = cell.packed_weight() {
             return weight;
         }
         let block = |(block, index): (usize, usize)| {
@@ -180,10 +208,10 @@ impl<A: Arena + 'static> Map<A> {
 
     /// The weight of the terms of an entry.
     pub fn weight_at(&self, slot: usize) -> u64 {
-        self.weight_of(self.entry(slot))
+        self.weight_of(self.slot(slot))
     }
 
-    fn weight_of(&self, entry: &Entry) -> u64 {
+    fn weight_of(&self, entry: &Slot) -> u64 {
         let cells = [entry.key, entry.value, entry.version];
         let weights = cells.into_iter().map(|cell| u64::from(self.weight(cell)));
         weights.sum()
@@ -203,7 +231,7 @@ impl<A: Arena + 'static> Map<A> {
         }
         self.opened_at.get_or_insert_with(&now);
         let slot = self.take_slot();
-        let entry = Entry {
+        let entry = Slot {
             hash,
             key: self.store(key, Owner::new(slot, Part::Key), &now),
             value: self.store(value, Owner::new(slot, Part::Value), &now),
@@ -215,7 +243,7 @@ impl<A: Arena + 'static> Map<A> {
         let chunks = &self.chunks;
         self.tables[table].insert_unique(spread, slot as u32, |&slot| {
             let slot = slot as usize;
-            split(chunks[slot / SLOTS_A_CHUNK].entries[slot % SLOTS_A_CHUNK].hash).1
+            split(chunks[slot / SLOTS_A_CHUNK].slots[slot % SLOTS_A_CHUNK].hash).1
         });
         self.len += 1;
         self.tally.accepted += 1;
@@ -231,20 +259,22 @@ impl<A: Arena + 'static> Map<A> {
         updates: u64,
         now: impl Fn() -> i64,
     ) {
-        let mut old = *self.entry(slot);
+        let mut old = *self.slot(slot);
         self.tally.accepted += 1;
         self.tally.superseded += 1;
-        let value = if self.overwrite(old.value, &value) {
-            std::mem::replace(&mut old.value, Cell::NONE)
-        } else {
-            self.store(value, Owner::new(slot, Part::Value), &now)
+        let value = match self.overwrite(old.value, &value) {
+            Some(over) => {
+                old.value = Cell::NONE;
+                over
+            }
+            None => self.store(value, Owner::new(slot, Part::Value), &now),
         };
         let version = self.store(version, Owner::new(slot, Part::Version), &now);
         self.before_overwriting(slot, &mut old);
-        let entry = self.entry_mut(slot);
-        entry.value = value;
-        entry.version = version;
-        entry.updates = updates;
+        let there = self.slot_mut(slot);
+        there.value = value;
+        there.version = version;
+        self.set_updates(slot, updates);
         self.let_die([old.value, old.version], &now);
     }
 
@@ -252,22 +282,31 @@ impl<A: Arena + 'static> Map<A> {
     pub fn update(&mut self, slot: usize, value: Given<A, impl Source<A>>, now: impl Fn() -> i64) {
         self.tally.accepted += 1;
         self.tally.superseded += 1;
-        let mut old = *self.entry(slot);
-        if self.overwrite(old.value, &value) {
-            self.entry_mut(slot).updates += 1;
+        let updates = self.updates(slot) + 1;
+        let mut old = *self.slot(slot);
+        if let Some(over) = self.overwrite(old.value, &value) {
+            self.slot_mut(slot).value = over;
+            self.set_updates(slot, updates);
             return;
         }
         let value = self.store(value, Owner::new(slot, Part::Value), &now);
         self.before_overwriting(slot, &mut old);
-        let entry = self.entry_mut(slot);
-        entry.value = value;
-        entry.updates += 1;
+        self.slot_mut(slot).value = value;
+        self.set_updates(slot, updates);
         self.let_die([old.value], &now);
     }
 
     /// Sets how often an entry was updated.
+    #[inline]
     pub fn set_updates(&mut self, slot: usize, updates: u64) {
-        self.entry_mut(slot).updates = updates;
+        let there = self.slot_mut(slot);
+        let before = there.updates;
+        there.updates = u32::try_from(updates).unwrap_or(Slot::MANY);
+        if there.updates == Slot::MANY {
+            self.many.insert(slot as u32, updates);
+        } else if before == Slot::MANY {
+            self.many.remove(&(slot as u32));
+        }
     }
 
     /// Removes an entry.
@@ -280,6 +319,9 @@ impl<A: Arena + 'static> Map<A> {
             found.remove();
         }
         self.free.push(slot as u32);
+        if old.updates == Slot::MANY {
+            self.many.remove(&(slot as u32));
+        }
         self.len -= 1;
         self.tally.deleted += 1;
         self.before_removing(slot, &mut old);
@@ -300,19 +342,24 @@ impl<A: Arena + 'static> Map<A> {
     }
 
     /// Entries from a cursor on, each with the cursor after it. The first cursor is 0.
-    pub fn entries(&self, cursor: usize) -> impl Iterator<Item = (usize, &Entry)> {
+    pub fn entries(&self, cursor: usize) -> impl Iterator<Item = (usize, Entry)> + '_ {
+        let slots = self.slots(cursor);
+        slots.map(|(after, slot)| (after, self.entry_of(after - 1, slot)))
+    }
+
+    fn slots(&self, cursor: usize) -> impl Iterator<Item = (usize, &Slot)> {
         let from = cursor.max(self.drained);
         let chunks = self.chunks.iter().enumerate().skip(from / SLOTS_A_CHUNK);
         let slots = chunks
             .filter(|(_, chunk)| chunk.held > 0)
             .flat_map(move |(number, chunk)| {
                 let first = number * SLOTS_A_CHUNK;
-                let entries = chunk.entries.iter().enumerate();
-                entries
+                let slots = chunk.slots.iter().enumerate();
+                slots
                     .skip(from.saturating_sub(first))
-                    .map(move |(slot, entry)| (first + slot + 1, entry))
+                    .map(move |(slot, there)| (first + slot + 1, there))
             });
-        slots.filter(|(_, entry)| !entry.is_free())
+        slots.filter(|(_, slot)| !slot.is_free())
     }
 
     /// The bytes of all its terms, living and dead.
@@ -336,7 +383,7 @@ impl<A: Arena + 'static> Map<A> {
     }
 
     /// Frees the next slot to be drained, and returns what was in it.
-    fn drain_next(&mut self) -> Option<Entry> {
+    fn drain_next(&mut self) -> Option<Slot> {
         while let Some(chunk) = self.chunks.get_mut(self.drained / SLOTS_A_CHUNK) {
             if chunk.held == 0 {
                 self.drained += SLOTS_A_CHUNK - self.drained % SLOTS_A_CHUNK;
@@ -385,8 +432,8 @@ impl<A: Arena + 'static> Generation for Map<A> {
                 places: self.used as u64,
             };
         }
-        for (cursor, entry) in self.entries(0) {
-            let weight = self.weight_of(entry) + ENTRY_BYTES;
+        for (cursor, slot) in self.slots(0) {
+            let weight = self.weight_of(slot) + ENTRY_BYTES;
             if first.len == entries || (first.len > 0 && first.bytes + weight > bytes) {
                 break;
             }

@@ -51,7 +51,7 @@ fn given(value: u8) -> Given<Ints, Value> {
     }
     let mut arena = Ints::new();
     arena.put(value);
-    Given::Staged(LARGE + 1, arena)
+    Given::Staged(LARGE + 1, Box::new(arena))
 }
 
 fn word(key: u8) -> u64 {
@@ -133,7 +133,7 @@ fn swap_and_drain(part: &Part) -> Vec<(u8, u8)> {
             (None, Some((arena, index))) => arena.value(index),
             (None, None) => unreachable!("values are in no words"),
         };
-        let row = |(_, entry): (usize, &buffer_core::map::Entry)| {
+        let row = |(_, entry): (usize, buffer_core::map::Entry)| {
             let key = entry.key.word().expect("keys are in their words");
             ((key >> 4) as u8, value(entry.value))
         };

@@ -25,7 +25,7 @@ impl Arena for Ints {
 fn given(value: u64, weight: u32) -> Given<Ints, impl FnOnce(&mut Ints)> {
     match weight {
         0 => Given::Word(value << 2 | 3),
-        LARGE.. => Given::Staged(weight, Ints(vec![value])),
+        LARGE.. => Given::Staged(weight, Box::new(Ints(vec![value]))),
         _ => Given::Copy(weight, move |arena: &mut Ints| arena.0.push(value)),
     }
 }

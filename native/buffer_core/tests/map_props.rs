@@ -74,6 +74,11 @@ fn key() -> impl Strategy<Value = u64> {
     prop_oneof![2 => 0..8u64, 1 => 0..KEYS]
 }
 
+/// Few, or about as many as there are numbers of 32 bits.
+fn updates() -> impl Strategy<Value = u64> {
+    prop_oneof![0..9u64, (1u64 << 32) - 3..(1 << 32) + 3]
+}
+
 fn op(term: BoxedStrategy<Term>) -> impl Strategy<Value = Op> {
     let several = prop_oneof![4 => 1..50usize, 1 => 100..800usize].boxed();
     let several_more = several.clone();
@@ -82,7 +87,7 @@ fn op(term: BoxedStrategy<Term>) -> impl Strategy<Value = Op> {
         2 => (key(), term.clone(), several.clone()).prop_map(|(key, value, n)| Op::Again(key, value, n)),
         2 => (key(), several.clone(), term.clone()).prop_map(|(key, n, value)| Op::PutMany(key, n, value)),
         3 => (key(), term).prop_map(|(key, value)| Op::Update(key, value)),
-        1 => (key(), 0..9u64).prop_map(|(key, updates)| Op::SetUpdates(key, updates)),
+        1 => (key(), updates()).prop_map(|(key, updates)| Op::SetUpdates(key, updates)),
         1 => Just(Op::PassOver),
         3 => key().prop_map(Op::Remove),
         2 => (key(), several).prop_map(|(key, n)| Op::RemoveMany(key, n)),
@@ -119,7 +124,7 @@ fn given(term: Term) -> Given<Ints, Value> {
     } else if weight > LARGE {
         let mut arena: Ints = buffer_core::Arena::new();
         arena.store(value);
-        Given::Staged(weight, arena)
+        Given::Staged(weight, Box::new(arena))
     } else if weight % 2 == 1 {
         Given::Copy(
             weight,
@@ -286,7 +291,7 @@ impl Run {
         let held = self.accepted - self.superseded - self.deleted - self.evicted;
         assert_eq!(held, model.len() as u64);
         for (key, entry) in model {
-            let slot = self.find(*key).map(|slot| held_in(map, map.entry(slot)));
+            let slot = self.find(*key).map(|slot| held_in(map, &map.entry(slot)));
             assert_eq!(slot, Some(*entry));
         }
         assert_eq!(by_key(entries(map, 0)), *model);
@@ -304,7 +309,7 @@ fn held_in(map: &Map<Ints>, entry: &Entry) -> Held {
 
 fn entries(map: &Map<Ints>, cursor: usize) -> Vec<Held> {
     let entries = map.entries(cursor);
-    entries.map(|(_, entry)| held_in(map, entry)).collect()
+    entries.map(|(_, entry)| held_in(map, &entry)).collect()
 }
 
 /// The places up to the last of the first entries.

@@ -72,7 +72,7 @@ fn given(value: u64, weight: u32) -> Given<Ints, Value> {
         weight if weight > LARGE => {
             let mut arena: Ints = buffer_core::Arena::new();
             arena.store(value);
-            Given::Staged(weight, arena)
+            Given::Staged(weight, Box::new(arena))
         }
         weight if weight % 2 == 1 => {
             Given::Copy(weight, Value::packed(value, 9 + weight as usize % 99))

@@ -208,7 +208,7 @@ impl<'a, 'b> Taken<'a, 'b> {
             None if self.weight > LARGE => {
                 let mut arena = Arena::new();
                 arena.store(self.term);
-                Given::Staged(self.weight, arena)
+                Given::Staged(self.weight, Box::new(arena))
             }
             None => Given::Copy(self.weight, Copied(self)),
         }
@@ -252,9 +252,7 @@ impl<'a, 'b> Key<'a, 'b> {
             return map.find(self.hash, |_, cell| cell.word() == Some(word));
         }
         if let Some(bytes) = self.taken.packed {
-            return map.find(self.hash, |map, cell| {
-                map.packed(cell).is_some_and(|key| key.starts_with(bytes))
-            });
+            return map.find(self.hash, |map, cell| map.is_packed_as(cell, bytes));
         }
         map.find(self.hash, |map, cell| {
             let stored = map.stored(cell);
@@ -713,10 +711,7 @@ impl Readable for Map<Arena> {
     fn read<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize) {
         let mut copies = Copies::with_capacity(env, count.min(self.len()));
         let mut next = cursor;
-        let mut entries = self
-            .entries(cursor)
-            .take(count)
-            .map(|(after, entry)| (after, *entry));
+        let mut entries = self.entries(cursor).take(count);
         while copy_stretch(self, &mut entries, &mut copies, &mut next) {}
         (copies.into_list(), next)
     }

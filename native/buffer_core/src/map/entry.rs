@@ -6,6 +6,9 @@ use super::SLOTS_A_CHUNK;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cell(u64);
 
+// Of one that is packed: below are its size, in 6 bits, and its index.
+const WEIGHT_AT: u32 = 38;
+
 impl Cell {
     pub(super) const NONE: Cell = Cell(u64::MAX - 3);
 
@@ -21,15 +24,31 @@ impl Cell {
         Cell((segment as u64) << 32 | (index as u64) << 2)
     }
 
+    /// A record of so many grains, and the weight of its term.
     #[inline]
-    pub(super) fn packed(grains: usize, index: usize) -> Self {
-        Cell((grains as u64) << 32 | (index as u64) << 2 | 0b01)
+    pub(super) fn packed(grains: usize, index: usize, weight: u32) -> Self {
+        let weight = u64::from(weight as u16);
+        Cell(weight << WEIGHT_AT | (grains as u64) << 32 | (index as u64) << 2 | 0b01)
     }
 
     #[inline]
     pub(super) fn packed_place(self) -> Option<(usize, usize)> {
-        let place = ((self.0 >> 32) as usize, (self.0 as u32 >> 2) as usize);
+        let grains = (self.0 >> 32) as usize % (1 << (WEIGHT_AT - 32));
+        let place = (grains, (self.0 as u32 >> 2) as usize);
         (self.0 & 0b11 == 0b01).then_some(place)
+    }
+
+    #[inline]
+    pub(super) fn packed_weight(self) -> Option<u32> {
+        let weight = (self.0 >> WEIGHT_AT) as u32;
+        (self.0 & 0b11 == 0b01).then_some(weight)
+    }
+
+    /// The same term where another one has been.
+    #[inline]
+    pub(super) fn in_place_of(self, other: Self) -> Self {
+        let place = (1 << WEIGHT_AT) - 1;
+        Cell(self.0 & !place | other.0 & place)
     }
 
     /// The word, if the term is in it.
@@ -78,13 +97,12 @@ pub enum Given<A, S> {
     /// It is to be copied, and has this weight then.
     Copy(u32, S),
     /// It has been copied into an arena of its own already, being [`LARGE`](super::LARGE).
-    Staged(u32, A),
+    Staged(u32, Box<A>),
 }
 
 /// What is kept for a key.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
-    pub(super) hash: u32,
     /// The key.
     pub key: Cell,
     /// The value.
@@ -95,13 +113,27 @@ pub struct Entry {
     pub updates: u64,
 }
 
-impl Entry {
-    pub(super) const FREE: Entry = Entry {
+/// The same as it is kept: 32 bytes, so that it lies in one line of a cache.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(32))]
+pub(super) struct Slot {
+    pub(super) hash: u32,
+    /// How often it was updated, or [`MANY`](Slot::MANY) times at least: the map knows.
+    pub(super) updates: u32,
+    pub(super) key: Cell,
+    pub(super) value: Cell,
+    pub(super) version: Cell,
+}
+
+impl Slot {
+    pub(super) const MANY: u32 = u32::MAX;
+
+    pub(super) const FREE: Slot = Slot {
         hash: 0,
+        updates: 0,
         key: Cell::NONE,
         value: Cell::NONE,
         version: Cell::NONE,
-        updates: 0,
     };
 
     pub(super) fn is_free(&self) -> bool {
@@ -156,30 +188,30 @@ impl Owner {
 
 /// Slots that are allocated together.
 pub(super) struct Chunk {
-    pub(super) entries: Box<[Entry; SLOTS_A_CHUNK]>,
+    pub(super) slots: Box<[Slot; SLOTS_A_CHUNK]>,
     pub(super) held: usize,
 }
 
 impl Chunk {
     pub(super) fn new() -> Self {
         Self {
-            entries: Box::new([Entry::FREE; SLOTS_A_CHUNK]),
+            slots: Box::new([Slot::FREE; SLOTS_A_CHUNK]),
             held: 0,
         }
     }
 
-    pub(super) fn set(&mut self, slot: usize, entry: Entry) {
-        self.entries[slot % SLOTS_A_CHUNK] = entry;
+    pub(super) fn set(&mut self, slot: usize, new: Slot) {
+        self.slots[slot % SLOTS_A_CHUNK] = new;
         self.held += 1;
     }
 
     /// Frees a slot and returns what was in it; nothing if it is free.
-    pub(super) fn take(&mut self, slot: usize) -> Option<Entry> {
-        let entry = &mut self.entries[slot % SLOTS_A_CHUNK];
-        if entry.is_free() {
+    pub(super) fn take(&mut self, slot: usize) -> Option<Slot> {
+        let there = &mut self.slots[slot % SLOTS_A_CHUNK];
+        if there.is_free() {
             return None;
         }
         self.held -= 1;
-        Some(std::mem::replace(entry, Entry::FREE))
+        Some(std::mem::replace(there, Slot::FREE))
     }
 }

@@ -4,8 +4,8 @@
 //! ever dead: when a record goes, the last one of its size takes its place. There are as many *shelves* as there
 //! are sizes, and each takes as much memory as its records do, and two chunks at the most.
 //!
-//! A record is the cell that refers to it, the weight of its term, its bytes, and zeros up to the next multiple of
-//! [`GRAIN`]. The bytes themselves tell where they end.
+//! A record is the cell that refers to it, the bytes of its term, and zeros up to the next multiple of
+//! [`GRAIN`]. The bytes themselves tell where they end. What the term weighs is told by the cell.
 
 use super::{Cell, Map, Owner};
 use crate::Arena;
@@ -15,8 +15,8 @@ pub const PACKED: usize = SIZES * GRAIN - HEADER;
 
 const GRAIN: usize = 8;
 const SIZES: usize = 32;
-/// The owner, and the weight.
-const HEADER: usize = 4 + 2;
+/// The owner.
+const HEADER: usize = 4;
 const RECORDS_A_CHUNK: usize = 128;
 
 /// The records of all sizes.
@@ -102,14 +102,6 @@ fn owner(record: &[u8]) -> Owner {
     Owner::of_word(u32::from_le_bytes([a, b, c, d]))
 }
 
-#[inline]
-fn weight(record: &[u8]) -> u32 {
-    let [_, _, _, _, a, b, ..] = *record else {
-        return 0;
-    };
-    u16::from_le_bytes([a, b]).into()
-}
-
 /// The size of records for so many bytes, in grains.
 #[inline]
 fn grains(len: usize) -> usize {
@@ -128,10 +120,10 @@ impl Packed {
         let index = shelf.add(size);
         let record = shelf.record_mut(size, index);
         record[..4].copy_from_slice(&owner.word().to_le_bytes());
-        fill(record, bytes, weight);
+        fill(record, bytes);
         self.len += 1;
         self.bytes += u64::from(weight);
-        Cell::packed(grains, index)
+        Cell::packed(grains, index, weight)
     }
 
     #[inline]
@@ -146,26 +138,18 @@ impl Packed {
         self.record(cell).map(|record| &record[HEADER..])
     }
 
-    /// The weight of a term.
+    /// Writes a term over another one that takes as many grains, and answers its cell; `None`, and nothing is done, if
+    /// it takes more or less.
     #[inline]
-    pub(super) fn weight(&self, cell: Cell) -> Option<u32> {
-        self.record(cell).map(weight)
-    }
-
-    /// Writes a term over another one that takes as many grains; otherwise answers `false`.
-    #[inline]
-    pub(super) fn overwrite(&mut self, cell: Cell, bytes: &[u8], new: u32) -> bool {
-        let grains = grains(bytes.len());
-        let Some((there, index)) = cell.packed_place() else {
-            return false;
-        };
-        if there != grains {
-            return false;
+    pub(super) fn overwrite(&mut self, cell: Cell, bytes: &[u8], weight: u32) -> Option<Cell> {
+        let (grains, index) = cell.packed_place()?;
+        if grains != self::grains(bytes.len()) {
+            return None;
         }
         let record = self.shelves[grains - 1].record_mut(grains * GRAIN, index);
-        self.bytes = self.bytes + u64::from(new) - u64::from(weight(record));
-        fill(record, bytes, new);
-        true
+        fill(record, bytes);
+        self.bytes = self.bytes + u64::from(weight) - cell.packed_weight().map_or(0, u64::from);
+        Some(Cell::packed(grains, index, weight))
     }
 
     /// Tells a term that another cell refers to it.
@@ -179,7 +163,7 @@ impl Packed {
     /// Lets a term go. Answers whose term is in its place now.
     pub(super) fn remove(&mut self, cell: Cell) -> Option<Owner> {
         let (grains, index) = cell.packed_place()?;
-        self.bytes -= u64::from(self.weight(cell)?);
+        self.bytes -= u64::from(cell.packed_weight()?);
         self.len -= 1;
         self.shelves[grains - 1].remove(grains * GRAIN, index)
     }
@@ -189,7 +173,7 @@ impl Packed {
         let Some((grains, index)) = cell.packed_place() else {
             return;
         };
-        self.bytes -= u64::from(self.weight(cell).unwrap_or(0));
+        self.bytes -= cell.packed_weight().map_or(0, u64::from);
         self.len -= 1;
         let chunk = &mut self.shelves[grains - 1].chunks[index / RECORDS_A_CHUNK];
         chunk.held -= 1;
@@ -200,11 +184,33 @@ impl Packed {
 }
 
 #[inline]
-fn fill(record: &mut [u8], bytes: &[u8], weight: u32) {
-    record[4..HEADER].copy_from_slice(&(weight as u16).to_le_bytes());
-    let (to, rest) = record[HEADER..].split_at_mut(bytes.len());
-    to.copy_from_slice(bytes);
-    rest.fill(0);
+fn fill(record: &mut [u8], bytes: &[u8]) {
+    let to = &mut record[HEADER..];
+    match (to.last_chunk_mut::<GRAIN>(), bytes.last_chunk::<GRAIN>()) {
+        // Most terms are so short that a call to copy or to compare them takes longer than doing it.
+        (Some(end), Some(last)) => {
+            *end = [0; GRAIN];
+            let words = bytes.as_chunks::<GRAIN>().0;
+            for (to, word) in to.as_chunks_mut::<GRAIN>().0.iter_mut().zip(words) {
+                *to = *word;
+            }
+            to[bytes.len() - GRAIN..bytes.len()].copy_from_slice(last);
+        }
+        _ => {
+            to.fill(0);
+            to[..bytes.len()].copy_from_slice(bytes);
+        }
+    }
+}
+
+/// Whether a record begins with these bytes.
+#[inline]
+fn begins_with(record: &[u8], bytes: &[u8]) -> bool {
+    let Some((start, last)) = record.get(..bytes.len()).zip(bytes.last_chunk::<GRAIN>()) else {
+        return record.starts_with(bytes);
+    };
+    let (words, others) = (bytes.as_chunks::<GRAIN>().0, start.as_chunks::<GRAIN>().0);
+    words == others && start.last_chunk::<GRAIN>() == Some(last)
 }
 
 impl<A: Arena + 'static> Map<A> {
@@ -214,16 +220,24 @@ impl<A: Arena + 'static> Map<A> {
         self.packed.get(cell)
     }
 
+    /// Whether a term has just these bytes.
+    #[inline]
+    pub fn is_packed_as(&self, cell: Cell, bytes: &[u8]) -> bool {
+        let there = self.packed.get(cell);
+        there.is_some_and(|there| begins_with(there, bytes))
+    }
+
     /// The weight of a term that is packed; none of others.
     #[inline]
     pub fn packed_weight(&self, cell: Cell) -> u32 {
-        self.packed.weight(cell).unwrap_or(0)
+        cell.packed_weight().unwrap_or(0)
     }
 
     /// Lets a packed term go; another one may take its place.
     pub(super) fn unpack(&mut self, cell: Cell) {
         if let Some((slot, part)) = self.packed.remove(cell).and_then(Owner::cell) {
-            *self.entry_mut(slot).cell_mut(part) = cell;
+            let moved = self.slot_mut(slot).cell_mut(part);
+            *moved = moved.in_place_of(cell);
         }
     }
 }
@@ -248,7 +262,7 @@ mod tests {
             .map(|n| packed.add(&n.to_le_bytes(), 16, owner_of(n.into())))
             .collect();
         assert_eq!(packed.remove(cells[7]), Some(owner_of(299)));
-        assert_eq!(packed.get(cells[7]), Some(&299u16.to_le_bytes()[..]));
+        assert_eq!(packed.get(cells[7]), Some(&[43, 1, 0, 0][..]));
         // The last one by now is alone in its place.
         assert_eq!(packed.remove(cells[298]), None);
         assert_eq!((packed.len, packed.bytes), (298, 298 * 16));
@@ -273,12 +287,12 @@ mod tests {
     fn writes_over_what_takes_as_many_grains() {
         let mut packed = Packed::default();
         let cell = packed.add(&[1; 10], 32, owner_of(1));
-        assert!(packed.overwrite(cell, &[2; 3], 24));
+        let cell = packed.overwrite(cell, &[2; 5], 24).expect("it fits");
         let bytes = packed.get(cell).expect("it is there");
-        assert_eq!(bytes, [2, 2, 2, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!((packed.weight(cell), packed.bytes), (Some(24), 24));
-        assert!(!packed.overwrite(cell, &[3; 11], 24));
-        assert!(!packed.overwrite(cell, &[3; 2], 24));
+        assert_eq!(bytes, [2, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!((cell.packed_weight(), packed.bytes), (Some(24), 24));
+        assert_eq!(packed.overwrite(cell, &[3; 13], 24), None);
+        assert_eq!(packed.overwrite(cell, &[3; 4], 24), None);
         assert_eq!(packed.record(cell).map(owner), Some(owner_of(1)));
     }
 

@@ -14,7 +14,7 @@
 //! * A generation that is swapped out forgets its snapshots: readers find that theirs is gone.
 
 use super::packed::Packed;
-use super::{Cell, Entry, Map, Owner, LARGE, SLOTS_A_CHUNK};
+use super::{Cell, Map, Owner, Slot, LARGE, SLOTS_A_CHUNK};
 use crate::segment::Retired;
 use crate::{Arena, Segment};
 
@@ -178,7 +178,7 @@ impl<A: Arena + 'static> Map<A> {
                 continue;
             }
             reader.next += 1;
-            let entry = &self.chunks[number].entries[slot % SLOTS_A_CHUNK];
+            let entry = &self.chunks[number].slots[slot % SLOTS_A_CHUNK];
             let kept = reader.kept(slot);
             let seen = (
                 self.seen(&reader, kept.key, entry.key),
@@ -246,7 +246,7 @@ impl<A: Arena + 'static> Map<A> {
     /// To be called before the value of an entry is overwritten, with a copy of that entry. A cell
     /// whose term is no longer in the map is taken out of it.
     #[inline]
-    pub(super) fn before_overwriting(&mut self, slot: usize, entry: &mut Entry) {
+    pub(super) fn before_overwriting(&mut self, slot: usize, entry: &mut Slot) {
         if !self.snapshots.is_empty() {
             self.keep(slot, entry, false);
         }
@@ -254,14 +254,14 @@ impl<A: Arena + 'static> Map<A> {
 
     /// The same for an entry that has been taken out of its slot.
     #[inline]
-    pub(super) fn before_removing(&mut self, slot: usize, entry: &mut Entry) {
+    pub(super) fn before_removing(&mut self, slot: usize, entry: &mut Slot) {
         if !self.snapshots.is_empty() {
             self.keep(slot, entry, true);
         }
     }
 
     #[cold]
-    fn keep(&mut self, slot: usize, entry: &mut Entry, with_key: bool) {
+    fn keep(&mut self, slot: usize, entry: &mut Slot, with_key: bool) {
         let mut readers = std::mem::take(&mut self.snapshots.readers);
         let awaiting = || readers.iter().filter(|reader| reader.awaits(slot));
         let keeps_value = awaiting().any(|reader| reader.kept(slot).value.is_none());
@@ -308,6 +308,6 @@ impl<A: Arena + 'static> Map<A> {
 }
 
 fn see_packed<'a, A>(packed: &'a Packed, cell: Cell) -> Option<(Seen<'a, A>, u32)> {
-    let (bytes, weight) = (packed.get(cell)?, packed.weight(cell)?);
+    let (bytes, weight) = (packed.get(cell)?, cell.packed_weight()?);
     Some((Seen::Packed(bytes, weight), weight))
 }

@@ -107,7 +107,7 @@ impl<A: Arena + 'static> Map<A> {
                 None => self.push(weight, owner, now, |arena| source.store(arena)),
             },
             Given::Staged(weight, arena) => {
-                let segment = Segment::staged(now(), weight, arena);
+                let segment = Segment::staged(now(), weight, *arena);
                 let block = Block::new(segment, Class::of(weight), State::Sealed);
                 let at = self.add_block(block);
                 self.adopt(at, weight, owner)
@@ -116,23 +116,26 @@ impl<A: Arena + 'static> Map<A> {
     }
 
     /// Writes a term over another one that is as large, if nobody has to see the old one any more. That lets
-    /// nothing die, so there is nothing to be cleaned.
-    pub(super) fn overwrite(&mut self, old: Cell, given: &Given<A, impl Source<A>>) -> bool {
+    /// nothing die, so there is nothing to be cleaned. Answers the cell of the new one.
+    pub(super) fn overwrite(
+        &mut self,
+        old: Cell,
+        given: &Given<A, impl Source<A>>,
+    ) -> Option<Cell> {
         let Given::Copy(weight, source) = given else {
-            return false;
+            return None;
         };
         if !self.snapshots.is_empty() {
-            return false;
+            return None;
         }
         if let Some(bytes) = source.packed() {
             return self.packed.overwrite(old, bytes, *weight);
         }
-        let Some((at, index)) = old.place() else {
-            return false;
-        };
+        let (at, index) = old.place()?;
         let over = |arena: &mut A| source.overwrite(arena, index);
-        let block = self.blocks.get_mut(at).and_then(Option::as_mut);
-        block.is_some_and(|block| block.segment.overwrite(index, *weight, over))
+        let block = self.blocks.get_mut(at)?.as_mut()?;
+        let done = block.segment.overwrite(index, *weight, over);
+        done.then_some(old)
     }
 
     fn push(
@@ -301,7 +304,7 @@ impl<A: Arena + 'static> Map<A> {
         while index < end && moved < CLEAN {
             if let Some((slot, part)) = block.owners[index].cell() {
                 let cell = self.take_over(&mut block, index, Owner::new(slot, part), now);
-                *self.entry_mut(slot).cell_mut(part) = cell;
+                *self.slot_mut(slot).cell_mut(part) = cell;
                 moved += 1;
             }
             index += 1;

@@ -138,7 +138,7 @@ impl<A: Arena + 'static> Versions<A> {
     }
 
     fn is_latent(&self, slot: usize) -> bool {
-        self.records.entry(slot).updates == self.generation
+        self.records.updates(slot) == self.generation
     }
 
     /// The highest version of a record that has been handed over.
@@ -340,15 +340,15 @@ impl<A: Arena + 'static> Map<A> {
         version: Given<A, impl Source<A>>,
         now: &impl Fn() -> i64,
     ) {
-        let old = self.entry(slot).version;
+        let old = self.slot(slot).version;
         let version = self.store(version, Owner::new(slot, Part::Version), now);
-        self.entry_mut(slot).version = version;
+        self.slot_mut(slot).version = version;
         self.let_die([old], now);
     }
 
     /// Makes one part of an entry another one, whose term dies; there is none in its place then.
     fn move_term(&mut self, slot: usize, from: Part, to: Part, now: &impl Fn() -> i64) {
-        let entry = self.entry_mut(slot);
+        let entry = self.slot_mut(slot);
         let cell = std::mem::replace(entry.cell_mut(from), Cell::inline(NONE));
         let old = std::mem::replace(entry.cell_mut(to), cell);
         self.packed.set_owner(cell, Owner::new(slot, to));

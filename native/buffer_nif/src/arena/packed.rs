@@ -13,7 +13,7 @@
 //! | `INVERTED` | how many bytes | the same with all bits inverted: small negative numbers |
 //! | `TUPLE` | its size; 0 if that is larger than 15 | the size then; the elements |
 //! | `LIST` | | how many elements; those; the tail |
-//! | `BINARY` | its size; 15 if that is as much or more | the size then; the bytes |
+//! | `BINARY` | its size, with all bits that the others leave | the bytes |
 //! | `THING` | how many words | the kind of its first word; the words |
 //! | `MAP` | | how many keys; those, in their order; the values |
 //!
@@ -37,13 +37,15 @@ use super::words::{
     self, cell, Layout, BEFORE_VALUES, BOXED, DEPTH, KIND, KIND_BITS, LIST, LOW, TAG,
 };
 
+/// `WORD`: no bit is set.
 const WORD: u8 = 0;
 const INVERTED: u8 = 1;
 const TUPLE: u8 = 2;
 const CONS: u8 = 3;
-const BINARY: u8 = 4;
-const THING: u8 = 5;
-const MAP: u8 = 6;
+const THING: u8 = 4;
+const MAP: u8 = 5;
+/// The highest bit of the first byte: the others are the size of a binary.
+const BINARY: u8 = 0x80;
 /// The largest number in the first byte.
 const MOST: usize = 15;
 
@@ -224,7 +226,7 @@ impl Packer<'_, '_> {
             if len << shift != thing[1] || len > HEAP_BINARY {
                 return None;
             }
-            self.size(len)?;
+            self.byte(BINARY | len as u8)?;
             let mut left = len;
             for &word in &thing[2..] {
                 self.some_of(word as u64, left.min(8))?;
@@ -239,15 +241,6 @@ impl Packer<'_, '_> {
         self.byte(kind as u8)?;
         let mut words = thing[1..].iter();
         words.try_for_each(|&word| self.some_of(word as u64, 8))
-    }
-
-    #[inline]
-    fn size(&mut self, len: usize) -> Option<()> {
-        self.head(BINARY, len.min(MOST))?;
-        match len {
-            MOST.. => self.byte(len as u8),
-            _ => Some(()),
-        }
     }
 
     fn tuple(&mut self, elements: &[NIF_TERM], depth: usize) -> Option<()> {
@@ -310,7 +303,7 @@ impl Packer<'_, '_> {
             return None;
         }
         self.words += 2 + binary.size.div_ceil(8);
-        self.size(binary.size)?;
+        self.byte(BINARY | binary.size as u8)?;
         if binary.size > 0 {
             // SAFETY: on success `data` points to `size` bytes that live, and do not change, until the call of the
             // NIF ends.
@@ -420,33 +413,52 @@ impl Unpacker<'_, '_> {
         byte.into()
     }
 
+    /// The next `len` bytes, 8 at the most, as the lower ones of a word.
     #[inline]
     fn word(&mut self, len: usize) -> usize {
         let at = self.at;
         self.at += len;
-        let bytes = match self.bytes.get(at..at + 8) {
-            Some(&[a, b, c, d, e, f, g, h]) => [a, b, c, d, e, f, g, h],
-            _ => {
-                let mut bytes = [0; 8];
-                bytes[..len].copy_from_slice(&self.bytes[at..at + len]);
-                bytes
-            }
+        let word = match self.bytes.get(at..at + 8) {
+            Some(&[a, b, c, d, e, f, g, h]) => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            _ => self.last_word(at),
         };
-        let word = u64::from_le_bytes(bytes);
         match len {
             0 => 0,
             len => (word & u64::MAX >> (64 - 8 * len)) as usize,
         }
     }
 
+    /// What there is from here on, which is less than a word.
+    #[inline]
+    fn last_word(&self, at: usize) -> u64 {
+        match self.bytes.last_chunk() {
+            Some(&last) => {
+                let before = at + 8 - self.bytes.len();
+                u64::from_le_bytes(last) >> (8 * before.min(7))
+            }
+            None => {
+                let bytes = self.bytes[at..].iter().rev();
+                bytes.fold(0, |word, &byte| word << 8 | u64::from(byte))
+            }
+        }
+    }
+
+    #[inline]
     fn part(&mut self) -> usize {
         let head = self.byte();
-        let number = head & 0xf;
+        if head <= MOST {
+            self.word(head)
+        } else {
+            self.other(head)
+        }
+    }
+
+    fn other(&mut self, head: usize) -> usize {
+        let number = head & MOST;
         match (head >> 4) as u8 {
-            WORD => self.word(number),
-            INVERTED => !self.word(number),
             TUPLE => self.tuple(number),
-            BINARY => self.binary(number),
+            8.. => self.binary(head & 0x7f),
+            INVERTED => !self.word(number),
             THING => {
                 let kind = self.byte();
                 let at = self.to.take(1 + number);
@@ -474,7 +486,6 @@ impl Unpacker<'_, '_> {
 
     #[inline]
     fn binary(&mut self, len: usize) -> usize {
-        let len = if len == MOST { self.byte() } else { len };
         let kinds = Kinds::get();
         let words = 2 + len.div_ceil(8);
         let at = self.to.take(words);

@@ -3,8 +3,6 @@
 //! The list is walked once before anything is written, and what is large is copied then. After that the
 //! entries of a partition are written a few at a time, so that its lock is not held for a whole list.
 
-use std::ops::Range;
-
 use buffer_core::map::{Given, LARGE};
 use buffer_core::{Arena as _, Credit, Map, NoRoom, Size, Trigger, Wait};
 use rustler::types::tuple::make_tuple;
@@ -12,9 +10,9 @@ use rustler::{Atom, Encoder, Env, Term, TermType};
 use smallvec::SmallVec;
 
 use super::versions::{self, Record};
-use super::{buffer, entry_size, hash, held, take, write_newer, zero, Copied, Index, Key, Taken};
+use super::{buffer, entry_size, hash, take, write_newer, zero, Copied, Index, Key, Taken};
 use crate::arena::packed::SPACE;
-use crate::arena::{tuple_elements, Arena, Cells, Handle};
+use crate::arena::{tuple_elements, Arena, Bare, Cells, Handle};
 use crate::begin::{begin, full};
 use crate::names::Target;
 use crate::reclaimer::reclaim;
@@ -157,7 +155,7 @@ fn put_all<'a>(
             Err(reason) => match (reason, shared.overflow()) {
                 (NoRoom::Full, Overflow::DropNewest) => return drop_all(env, shared, &list),
                 (NoRoom::Full, Overflow::DropOldest) => {
-                    make_room(env, shared, buffer, size, first.index)?
+                    make_room(env, shared, buffer, size, first.index as usize)?
                 }
                 _ => return Err(refuse(env, shared, reason)),
             },
@@ -169,9 +167,8 @@ fn put_all<'a>(
 }
 
 fn size_of(list: &List<'_>) -> Size {
-    list.entries
-        .iter()
-        .fold(Size::default(), |sum, entry| sum + entry.size())
+    let sizes = list.entries.iter().map(|entry| list.size(entry));
+    sizes.fold(Size::default(), |sum, size| sum + size)
 }
 
 /// Drops a list for which there is no room, as a whole.
@@ -179,11 +176,11 @@ fn drop_all(env: Env<'_>, shared: &Shared, list: &List<'_>) -> Result<Vec<u64>, 
     let buffer = buffer(shared)?;
     let _pass = buffer.enter()?;
     for entry in &list.entries {
-        let keep = |arena: &mut Arena| arena.store(entry.row(env));
+        let keep = |arena: &mut Arena| arena.store(list.row(entry, env));
         let keep = shared.keeps_discarded().then_some(keep);
-        let partition = &buffer.partitions()[entry.index];
+        let partition = &buffer.partitions()[entry.index as usize];
         // Closed in between: then the whole buffer is about to end, and this counts no more.
-        if let Ok(written) = partition.drop_new(entry.size(), keep) {
+        if let Ok(written) = partition.drop_new(list.size(entry), keep) {
             signal(env, shared, partition, written);
         }
     }
@@ -196,7 +193,7 @@ fn write_all(
     env: Env<'_>,
     shared: &Shared,
     buffer: &MapBuffer,
-    list: List<'_>,
+    mut list: List<'_>,
     mut credit: Credit,
     awaited: Awaited,
 ) -> Result<Vec<u64>, Refused> {
@@ -204,11 +201,13 @@ fn write_all(
         let _ = buffer.capacity().cancel(credit);
         return Err(Refused::Closed);
     };
-    let List { mut entries, bytes } = list;
+    let mut entries = std::mem::take(&mut list.entries);
     let mut todo = Todo::default();
     let mut tokens = Vec::new();
     for (index, partition) in buffer.partitions().iter().enumerate() {
-        let here = entries.iter_mut().filter(|entry| entry.index == index);
+        let here = entries
+            .iter_mut()
+            .filter(|entry| entry.index as usize == index);
         let mut here = here.peekable();
         let mut flush = false;
         while here.peek().is_some() {
@@ -217,9 +216,9 @@ fn write_all(
             let mut retired = None;
             let write = |map: &mut Map<Arena>| {
                 for entry in &mut some {
-                    entry.look_up(map, &bytes);
+                    entry.found = list.look_up(entry, map);
                 }
-                let slots = some.iter_mut().filter_map(|entry| entry.write(map, &bytes));
+                let slots = some.iter_mut().filter_map(|entry| list.write(entry, map));
                 let places = slots.fold((u64::MAX, 0), |(first, end), slot| {
                     (first.min(slot as u64), end.max(slot as u64 + 1))
                 });
@@ -314,138 +313,174 @@ pub fn write_granted<'a>(
 struct List<'a> {
     entries: Vec<Listed<'a>>,
     bytes: Vec<u8>,
+    env: Env<'a>,
+    is_recorded: bool,
 }
 
-/// A term of a list, and where it has been packed, if it can be.
+/// A term of a list, and where it has been packed: nowhere, if that takes no bytes.
+#[derive(Clone, Copy)]
 struct Part<'a> {
-    term: Term<'a>,
+    term: Bare<'a>,
     weight: u32,
-    packed: Option<Range<usize>>,
+    from: u32,
+    len: u32,
 }
 
 impl<'a> Part<'a> {
-    fn new(term: Term<'a>, scale: &mut Scale, bytes: &mut Vec<u8>) -> Result<Self, Heavy> {
-        let from = bytes.len();
-        bytes.resize(from + SPACE, 0);
-        let (weight, len) = take(term, scale, &mut bytes[from..])?;
-        bytes.truncate(from + len.unwrap_or(0));
-        let packed = len.map(|len| from..from + len);
+    /// Packs a term behind the others, of which there are so many bytes.
+    #[inline]
+    fn new(
+        term: Term<'a>,
+        scale: &mut Scale,
+        bytes: &mut Vec<u8>,
+        used: &mut usize,
+    ) -> Result<Self, Heavy> {
+        if bytes.len() < *used + SPACE {
+            bytes.resize(2 * bytes.len() + SPACE, 0);
+        }
+        let (weight, len) = take(term, scale, &mut bytes[*used..])?;
+        // Of a list of gigabytes the rest is copied by the VM.
+        let place = len.and_then(|len| Some((u32::try_from(*used).ok()?, len as u32)));
+        let (from, len) = place.unwrap_or_default();
+        *used += len as usize;
         Ok(Self {
-            term,
+            term: Bare::of(term),
             weight,
-            packed,
+            from,
+            len,
         })
     }
 
-    fn held(&self) -> u64 {
-        held(self.term, self.weight)
-    }
-
-    fn taken<'b>(&self, bytes: &'b [u8]) -> Taken<'a, 'b> {
-        Taken {
-            term: self.term,
-            weight: self.weight,
-            packed: self.packed.clone().map(|range| &bytes[range]),
-        }
+    fn packed<'b>(&self, bytes: &'b [u8]) -> Option<&'b [u8]> {
+        let from = self.from as usize;
+        (self.len > 0).then(|| &bytes[from..from + self.len as usize])
     }
 }
 
-/// An entry of a list.
+/// An entry of a list. Small, since there may be many.
 struct Listed<'a> {
-    index: usize,
+    index: u32,
     hash: u32,
     key: Part<'a>,
     value: Part<'a>,
     version: Option<Part<'a>>,
-    is_recorded: bool,
-    found: Option<usize>,
     // Copies of what is large, the one that is needed first at the end.
-    large: Vec<Arena>,
+    large: Option<Box<Vec<Arena>>>,
+    found: Option<u32>,
 }
 
-impl<'a> Listed<'a> {
-    /// The room that it takes if its key is new.
-    fn size(&self) -> Size {
-        let version = self.version.as_ref().map_or(0, Part::held);
-        entry_size(self.key.held() + self.value.held() + version)
-    }
-
-    /// As a processor gets it.
-    fn row<'b>(&self, env: Env<'b>) -> Term<'b> {
-        let [key, value] = [&self.key, &self.value].map(|part| part.term.in_env(env));
-        let version = match &self.version {
-            Some(version) => version.term.in_env(env),
-            None => 0.encode(env),
-        };
-        make_tuple(env, &[key, value, version, 0.encode(env)])
-    }
-
-    fn is_large(&self) -> bool {
-        let version = self.version.as_ref().map_or(0, |version| version.weight);
-        self.key.weight.max(self.value.weight).max(version) > LARGE
-    }
-
-    fn stage(&mut self) {
-        let recorded = self.version.as_ref().filter(|_| self.is_recorded);
-        let recorded = [recorded, recorded.map(|_| &self.key)];
-        let terms = [self.version.as_ref(), Some(&self.value), Some(&self.key)];
-        for part in recorded.into_iter().chain(terms).flatten() {
-            if part.weight > LARGE {
-                let mut arena = Arena::new();
-                arena.store(part.term);
-                self.large.push(arena);
-            }
+impl<'a> List<'a> {
+    fn taken(&self, part: Part<'a>) -> Taken<'a, '_> {
+        Taken {
+            term: part.term.term(self.env),
+            weight: part.weight,
+            packed: part.packed(&self.bytes),
         }
     }
 
-    fn given<'b>(&mut self, taken: Taken<'a, 'b>) -> Given<Arena, Copied<'a, 'b>> {
-        let large = (taken.weight > LARGE).then(|| self.large.pop()).flatten();
-        match large {
-            Some(arena) => Given::Staged(taken.weight, arena),
-            None => taken.given(),
-        }
+    /// The room that an entry takes if its key is new.
+    fn size(&self, entry: &Listed<'a>) -> Size {
+        let parts = [Some(entry.key), Some(entry.value), entry.version];
+        let held = parts
+            .into_iter()
+            .flatten()
+            .map(|part| self.taken(part).held());
+        entry_size(held.sum())
     }
 
-    fn key<'b>(&self, bytes: &'b [u8]) -> Key<'a, 'b> {
+    /// An entry as a processor gets it.
+    fn row<'b>(&self, entry: &Listed<'a>, env: Env<'b>) -> Term<'b> {
+        let term = |part| self.taken(part).term.in_env(env);
+        let version = entry.version.map_or_else(|| 0.encode(env), term);
+        make_tuple(
+            env,
+            &[term(entry.key), term(entry.value), version, 0.encode(env)],
+        )
+    }
+
+    fn key(&self, entry: &Listed<'a>) -> Key<'a, '_> {
         Key {
-            taken: self.key.taken(bytes),
-            hash: self.hash,
+            taken: self.taken(entry.key),
+            hash: entry.hash,
         }
     }
 
-    /// To be called for several before the first of them is written, under the same lock: so the processor waits for
-    /// the memory of all of them at a time.
-    fn look_up(&mut self, map: &Map<Arena>, bytes: &[u8]) {
-        self.found = self.key(bytes).find(map);
-        if let Some(slot) = self.found {
-            std::hint::black_box(map.packed_weight(map.entry(slot).value));
-        }
+    /// The slot of an entry's key. To be asked for several before the first of them is written, under the same lock: so
+    /// the processor waits for the memory of all of them at a time.
+    #[inline]
+    fn look_up(&self, entry: &Listed<'a>, map: &Map<Arena>) -> Option<u32> {
+        let found = self.key(entry).find(map)?;
+        std::hint::black_box(map.packed_weight(map.entry(found).value));
+        Some(found as u32)
     }
 
     /// Answers the slot that has the key then, if any.
-    fn write(&mut self, map: &mut Map<Arena>, bytes: &[u8]) -> Option<usize> {
-        let key = self.key(bytes);
+    fn write(&self, entry: &mut Listed<'a>, map: &mut Map<Arena>) -> Option<usize> {
+        let key = self.key(entry);
         // What was not there may have come with those before.
-        let found = self.found.or_else(|| key.find(map));
-        let key_given = self.given(key.taken);
-        let value = self.given(self.value.taken(bytes));
-        let version = self.version.as_ref().map(|version| version.taken(bytes));
-        match (version, found) {
-            (Some(version), _) => {
-                let version_given = self.given(version);
-                let record = self.is_recorded.then(|| {
-                    let key = self.given(key.taken);
-                    Record::new(key, self.given(version))
-                });
-                let given = (key_given, value, version_given);
-                write_newer(map, &key, found, given, version.term, record)
+        let found = match entry.found {
+            Some(slot) => Some(slot as usize),
+            None => key.find(map),
+        };
+        let mut large = entry.large.take();
+        let key_given = give(key.taken, &mut large);
+        let value = give(self.taken(entry.value), &mut large);
+        let Some(version) = entry.version.map(|version| self.taken(version)) else {
+            return Some(put_at(map, &key, found, key_given, value));
+        };
+        let version_given = give(version, &mut large);
+        let record = self
+            .is_recorded
+            .then(|| Record::new(give(key.taken, &mut large), give(version, &mut large)));
+        let given = (key_given, value, version_given);
+        write_newer(map, &key, found, given, version.term, record)
+    }
+}
+
+/// A term as the map takes it, which may have been copied before.
+#[inline]
+fn give<'a, 'b>(
+    taken: Taken<'a, 'b>,
+    large: &mut Option<Box<Vec<Arena>>>,
+) -> Given<Arena, Copied<'a, 'b>> {
+    let large = large.as_mut().filter(|_| taken.weight > LARGE);
+    match large.and_then(|large| large.pop()) {
+        Some(arena) => Given::Staged(taken.weight, Box::new(arena)),
+        None => taken.given(),
+    }
+}
+
+/// Puts a value, whatever was there.
+#[inline]
+fn put_at(
+    map: &mut Map<Arena>,
+    key: &Key<'_, '_>,
+    found: Option<usize>,
+    key_given: Given<Arena, Copied<'_, '_>>,
+    value: Given<Arena, Copied<'_, '_>>,
+) -> usize {
+    match found {
+        Some(slot) => {
+            map.withdraw_version(|records| key.find(records), clock::now);
+            map.replace(slot, value, zero(), 0, clock::now);
+            slot
+        }
+        None => map.insert(key.hash, key_given, value, zero(), clock::now),
+    }
+}
+
+impl<'a> Listed<'a> {
+    /// Copies what is large, if anything is.
+    fn stage(&mut self, env: Env<'a>, is_recorded: bool) {
+        let recorded = self.version.filter(|_| is_recorded);
+        let recorded = [recorded, recorded.map(|_| self.key)];
+        let parts = [self.version, Some(self.value), Some(self.key)];
+        for part in recorded.into_iter().chain(parts).flatten() {
+            if part.weight > LARGE {
+                let mut arena = Arena::new();
+                arena.store(part.term.term(env));
+                self.large.get_or_insert_default().push(arena);
             }
-            (None, Some(slot)) => {
-                map.withdraw_version(|records| key.find(records), clock::now);
-                map.replace(slot, value, zero(), 0, clock::now);
-                Some(slot)
-            }
-            (None, None) => Some(map.insert(self.hash, key_given, value, zero(), clock::now)),
         }
     }
 }
@@ -460,48 +495,46 @@ fn gather<'a>(
     limit: usize,
 ) -> Result<List<'a>, Refused> {
     let partitions = buffer(shared)?.partitions().len();
+    let env = entries.get_env();
     let is_recorded = versioned && versions::are_remembered(shared);
-    let mut gathered = Vec::with_capacity(AT_A_TIME);
-    let mut bytes = Vec::with_capacity(AT_A_TIME * 64);
-    let mut indexes = indexes;
+    let mut gathered = Vec::with_capacity(limit.min(2 * AT_A_TIME));
+    let (mut bytes, mut used) = (vec![0; 2 * AT_A_TIME * 64], 0);
+    let mut indexes = Cells::of(indexes);
     let mut walk = Cells::of(entries);
     for entry in walk.by_ref() {
         if gathered.len() == limit {
             return Err(Refused::Heavy);
         }
         let (key, value, version) = elements(entry, versioned).ok_or(Refused::Improper)?;
-        let index = match indexes.list_get_cell() {
-            Ok((index, tail)) => {
-                indexes = tail;
-                let index = index.decode().ok();
-                index
-                    .filter(|&index: &usize| index < partitions)
-                    .ok_or(Refused::Improper)?
-            }
-            Err(_) => own_route(key, partitions)?,
+        let index = match indexes.next() {
+            Some(index) => index
+                .decode()
+                .ok()
+                .filter(|&index: &usize| index < partitions)
+                .ok_or(Refused::Improper)?,
+            None => own_route(key, partitions)?,
         };
-        let key = Part::new(key, scale, &mut bytes)?;
-        let value = Part::new(value, scale, &mut bytes)?;
-        let version = version.map(|version| Part::new(version, scale, &mut bytes));
+        let mut part = |term| Part::new(term, scale, &mut bytes, &mut used);
+        let (key_part, value) = (part(key)?, part(value)?);
         let mut listed = Listed {
-            index,
-            hash: hash(key.term, key.packed.clone().map(|range| &bytes[range])),
-            key,
+            index: index as u32,
+            hash: 0,
+            key: key_part,
             value,
-            version: version.transpose()?,
-            is_recorded,
+            version: version.map(part).transpose()?,
+            large: None,
             found: None,
-            large: Vec::new(),
         };
-        if listed.is_large() {
-            listed.stage();
-        }
+        listed.hash = hash(key, key_part.packed(&bytes));
+        listed.stage(env, is_recorded);
         gathered.push(listed);
     }
     if walk.rest().is_empty_list() {
         Ok(List {
             entries: gathered,
             bytes,
+            env,
+            is_recorded,
         })
     } else {
         Err(Refused::Improper)
