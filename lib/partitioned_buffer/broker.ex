@@ -4,7 +4,8 @@ defmodule PartitionedBuffer.Broker do
   #
   # A message waits natively until a worker takes it; an idle worker is sent a wake-up. Or it is handed over to
   # an idle worker: then that one is sent the message, which it has to start. Taken is started: a worker that
-  # dies before has started nothing, and one that dies after has started one message, which is reported.
+  # dies before has started nothing, and one that dies after has started one message, which is reported. A worker may take
+  # messages that nobody waits for along, several at once, and starts each by `begin/1`.
   # Workers belong to all partitions of their broker.
   #
   # Who uses it has to see to this:
@@ -121,10 +122,15 @@ defmodule PartitionedBuffer.Broker do
   @doc """
   `ask/5` of nobody who waits, for the broker of this name, if that is all there is to do, and if it goes without a
   wait; or `:queue_full`. Otherwise `:other`, and nothing has been done; or `{:wait, id}`: sent, and who did this calls
-  `Keeper.flush/1`.
+  `Keeper.flush/1`. A worker may take such messages along (`take_along/1`), so they can't be cancelled.
   """
-  @spec send_to(term(), term()) :: id() | {:wait, id()} | :queue_full | :other
-  def send_to(name, message), do: by_name(Native.broker_send(name, message))
+  @spec send_to(term(), term()) :: :ok | {:wait, id()} | :queue_full | :other
+  def send_to(name, message) do
+    case Native.broker_send(name, message) do
+      :ok -> :ok
+      other -> by_name(other)
+    end
+  end
 
   @doc "`hand_over/4` for the broker of this name, as `send_to/2`."
   @spec call(term(), term(), term()) :: id() | {:wait, id()} | :queue_full | :other
@@ -276,6 +282,26 @@ defmodule PartitionedBuffer.Broker do
   @spec take(worker()) ::
           {message :: term(), reply :: term(), non_neg_integer(), id()} | :idle | :gone
   def take(worker), do: taken(Native.broker_take(worker), worker)
+
+  @doc """
+  The same; or, of messages that nobody waits for, a list of some. The worker starts each by `begin/1`, in order.
+
+  Until it does they wait: any worker that has nothing else to do takes those that are left. So does this one, if it
+  takes again instead.
+  """
+  @spec take_along(worker()) ::
+          {message :: term(), reply :: term(), non_neg_integer(), id()}
+          | [message :: term(), ...]
+          | :idle
+          | :gone
+  def take_along(worker), do: taken(Native.broker_take_along(worker), worker)
+
+  @doc """
+  Is through with the message before, and starts the next one of the list. `false`: it is not the worker's any more,
+  nor are those behind it, and the worker takes again.
+  """
+  @spec begin(worker()) :: boolean()
+  def begin(worker), do: Native.broker_begin(worker)
 
   @doc "What `take/1` answers, if this is what the native call has answered that took."
   @spec taken(Native.taken(), worker()) ::

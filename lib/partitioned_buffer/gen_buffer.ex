@@ -310,7 +310,7 @@ defmodule PartitionedBuffer.GenBuffer do
   @spec send(buffer(), message :: term()) :: reference() | {:error, :full}
   def send(buffer, message) do
     case Broker.send_to(buffer, message) do
-      id when is_integer(id) -> make_ref()
+      :ok -> make_ref()
       other -> send_other(other, buffer, message)
     end
   end

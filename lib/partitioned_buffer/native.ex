@@ -555,7 +555,8 @@ defmodule PartitionedBuffer.Native do
 
   @typedoc "Or `:unknown`, if no broker has the name; or `:observed`, if there is more to be done."
   @type asked_by_name ::
-          message_id()
+          :ok
+          | message_id()
           | {:wait, message_id()}
           | :queue_full
           | :closed
@@ -583,6 +584,12 @@ defmodule PartitionedBuffer.Native do
 
   @spec broker_take(worker()) :: taken()
   def broker_take(_worker), do: not_loaded()
+
+  @spec broker_take_along(worker()) :: taken() | [message :: term(), ...]
+  def broker_take_along(_worker), do: not_loaded()
+
+  @spec broker_begin(worker()) :: boolean()
+  def broker_begin(_worker), do: not_loaded()
 
   @spec broker_take_dirty(worker()) :: taken()
   def broker_take_dirty(_worker), do: not_loaded()

@@ -253,8 +253,9 @@ defmodule PartitionedBuffer.GenBuffer.Manager do
 
   # Nobody will take what waits if nobody is there.
   defp drained?(broker, state) do
-    (Broker.size(broker) == 0 or Handle.target(state.handle) == 0) and
-      Broker.info(broker).in_flight == 0
+    # One reading: what was in flight may wait again.
+    %{waiting: waiting, in_flight: in_flight} = Broker.info(broker)
+    in_flight == 0 and (waiting == 0 or Handle.target(state.handle) == 0)
   end
 
   @doc """

@@ -6,6 +6,9 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   # is neither a message nor a wake-up makes it withdraw first: no message may wait for a worker that does
   # something else.
   #
+  # Messages that nobody waits for are given to it several at a time. It begins each by a call; those that it has not
+  # begun are any worker's, so nothing has to be done about them when something else comes in between.
+  #
   # Invariant: each message that was started is settled, with its answer, before the next is taken. Whatever
   # ends this process, the keeper knows which message it had.
   #
@@ -125,11 +128,36 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
     end
   end
 
+  # What is to be measured is taken one by one.
+  defp take(%{observed?: false} = s), do: taken(Broker.take_along(s.worker), s)
   defp take(s), do: taken(Broker.take(s.worker), s)
 
+  defp taken([_ | _] = messages, s), do: along(messages, %{s | timeout: :infinity})
   defp taken({message, reply, waited, _id}, s), do: handle(message, reply, waited, :taken, s)
   defp taken(:idle, s), do: idle(s)
   defp taken(:gone, s), do: stop(:normal, s)
+
+  # Messages that nobody waits for. Each is any worker's until it has been begun: whatever comes in between, those that
+  # are left are taken again, by this one or by another.
+  defp along([message | messages], s) do
+    case Broker.begin(s.worker) and call(message, s) do
+      {:ok, _answer, state} -> along_next(messages, %{s | state: state})
+      false -> next(s)
+      failed -> result(failed, nil, :taken, s)
+    end
+  end
+
+  # As `next/1`.
+  defp along_next([], s), do: next(s)
+
+  defp along_next(messages, s) do
+    receive do
+      Broker.wake() -> along_next(messages, s)
+      other -> other(other, s)
+    after
+      0 -> along(messages, s)
+    end
+  end
 
   defp idle(%{timeout: :hibernate} = s) do
     :proc_lib.hibernate(__MODULE__, :wait, [%{s | timeout: :infinity}])
@@ -292,6 +320,8 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
 
   @spec stop(term(), %__MODULE__{}) :: no_return()
   defp stop(reason, s) do
+    # One that has failed is settled by now; one that nobody waited for is through.
+    :ok = Broker.done(s.worker, :done)
     :ok = Broker.leave(s.worker)
 
     reason =

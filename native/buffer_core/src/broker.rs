@@ -5,16 +5,19 @@
 //! *started* when a worker takes it, in the worker's own call; an idle worker is only woken. Or it is
 //! *handed over* to an idle worker, past its partition, and started in that worker's own call; until
 //! then it is with the worker's [`Task`](worker), and goes back to its partition if the worker withdraws,
-//! is dismissed or dies. So a worker that dies has started one message or none, and all others wait.
+//! is dismissed or dies. Or a worker *takes along* a chunk of [loose](Ask::loose) messages, and *begins* each of
+//! them; those that it has not begun go back in the same cases, and when another worker finds nothing else
+//! (`broker/load.rs`). So a worker that dies has started one message or none, and all others wait.
 //!
 //! Partitions have an order each, or one order for all ([`Broker::in_lanes`]). Then a worker takes the oldest message
-//! there is. When a partition's oldest came is readable without its lock ([`lane`]), and a worker looks twice: before, to
+//! there is. When a partition's oldest came is readable without its lock (`broker/lane.rs`), and a worker looks twice: before, to
 //! know which partition to lock, and with the lock held. Whatever was put in before the message it has found there
 //! has been seen by its sender, or by who told that one; so what the worker reads now is as old at least.
 //!
 //! # Invariants
 //!
-//! 1. A message is started once, or cancelled, or dropped, or it waits, or it has been handed over.
+//! 1. A message is started once, or cancelled, or dropped, or it waits, or it has been handed over. What was taken along
+//!    and not begun waits.
 //! 2. *No message waits beside an idle worker*: when no call is under way, and messages wait, then no
 //!    worker is idle, or one has been woken and has not taken yet; or only one is to be at work at a time, and it is.
 //! 3. `accepted = done + failed + in flight + cancelled + dropped + waiting`. What has been handed over is in
@@ -34,8 +37,12 @@
 //! the crew's lock before it looks into any partition; so by the same argument it sees the message, or
 //! the sender sees that it is on its way no more. Nor does it if only one is to be at work at a time
 //! ([`Broker::work_alone`]): that worker is not at work any more before it looks for the second time. Once it has taken, it looks into all partitions
-//! and wakes the next one if anything is left ([`pass_on`](Broker::pass_on)). If it dies instead, or has
+//! and wakes the next one if anything is left ([`pass_on`](Broker::pass_on)), with itself too. If it dies instead, or has
 //! to do something else, who notices does the same in its place.
+//!
+//! What is taken along leaves a partition under its lock, and `loads` is raised under it. So an idle worker that finds a
+//! partition empty sees that somebody has a load. It has that put back, and takes from there; who puts back sees to it that
+//! somebody is woken, as a sender does.
 //!
 //! # Locks
 //!
@@ -44,7 +51,8 @@
 //! caller in [`After`].
 //!
 //! A message changes between a partition and a task under both of their locks. So it is never in neither, but
-//! who looks into one after the other may miss one that goes back meanwhile: a partition counts those.
+//! who looks into one after the other may miss one that goes back meanwhile: those are counted, and whoever sees that
+//! some have gone back looks again.
 
 pub mod codel;
 pub mod config;
@@ -52,6 +60,7 @@ mod crew;
 mod deferred;
 pub mod dropped;
 mod lane;
+mod load;
 mod partition;
 mod place;
 mod take;
@@ -62,7 +71,7 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicBool, AtomicI64, Mutex, Ordering};
+use crate::sync::{AtomicBool, AtomicI64, AtomicUsize, Mutex, Ordering};
 use crate::{Arena, Retired, Segment};
 use config::Config;
 use crew::Crew;
@@ -86,6 +95,10 @@ pub struct Broker<A, P> {
     wakeable: CachePadded<AtomicBool>,
     // What `Crew::is_free` says. It may be wrong: then a message waits that could have been handed over.
     free: CachePadded<AtomicBool>,
+    // How many workers have taken messages along that they have not started.
+    loads: CachePadded<AtomicUsize>,
+    // How many times some of those have come back.
+    returns: AtomicUsize,
     dropped: Mutex<Dropped<A>>,
     deferred: Mutex<Deferred<P>>,
     // When the reporter looks for messages that have waited for too long, at the latest; `i64::MAX` for
@@ -112,6 +125,8 @@ pub struct Ask<P> {
     pub idle_only: bool,
     /// If a worker is idle and nothing waits, hand it over to that one.
     pub hand_over: bool,
+    /// Nobody will know its id, so nobody can take it back: a worker may take it along with others.
+    pub loose: bool,
 }
 
 impl<P: Copy> Ask<P> {
@@ -125,6 +140,7 @@ impl<P: Copy> Ask<P> {
             reply: None,
             weight: self.weight,
             alone: self.alone,
+            loose: self.loose && self.caller.is_none() && self.due == i64::MAX,
         }
     }
 }
@@ -246,6 +262,8 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             crew: Mutex::new(Crew::new(config.workers)),
             wakeable: CachePadded::new(AtomicBool::new(false)),
             free: CachePadded::new(AtomicBool::new(false)),
+            loads: CachePadded::new(AtomicUsize::new(0)),
+            returns: AtomicUsize::new(0),
             dropped: Mutex::new(Dropped::default()),
             deferred: Mutex::new(Deferred::default()),
             armed: AtomicI64::new(i64::MAX),
@@ -591,7 +609,8 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
 
     fn replace(&self, worker: &Worker<A, P>, woken: bool) -> After<A, P> {
         let mut effects = Effects::default();
-        let returned = self.hand_back(worker, &mut effects).is_some();
+        let mut returned = self.hand_back(worker, &mut effects).is_some();
+        returned |= self.give_back(worker, &mut effects);
         let mut after = After::from(effects);
         if woken || returned {
             after.wake = self.pass_on();
@@ -627,7 +646,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 partition.rest();
             }
             waits
-        })
+        }) || self.loads.load(Ordering::Relaxed) > 0
     }
 
     /// The partition with the oldest message, a moment ago; the first one of those that came at the same time.
@@ -657,7 +676,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     }
 
     // It takes from now on. Whether somebody else may have to.
-    fn begin(&self, worker: &Worker<A, P>) -> bool {
+    fn take_up(&self, worker: &Worker<A, P>) -> bool {
         let mut crew = self.crew.lock();
         let woken = crew.rise(worker);
         crew.begin(worker);
@@ -786,6 +805,11 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     ) -> (Vec<R>, After<A, P>) {
         let mut effects = Effects::default();
         let (mut rest, mut weight) = (Vec::new(), 0);
+        if self.loads.load(Ordering::Relaxed) > 0 {
+            for worker in self.workers() {
+                self.give_back(&worker, &mut effects);
+            }
+        }
         loop {
             let mut turns = Turns::from(0);
             while let Some(index) = turns.next(self) {
@@ -820,12 +844,33 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         (rest, effects.into())
     }
 
-    /// How many messages wait.
+    /// How many messages wait, those that workers have taken along among them.
     pub fn waiting(&self) -> usize {
-        let partitions = self.partitions.iter();
-        partitions
-            .map(|partition| partition.lock().waiting.len())
-            .sum()
+        self.settled_reading(|| {
+            let partitions = self.partitions.iter();
+            let waiting = partitions.map(|partition| partition.lock().waiting.len());
+            let waiting: usize = waiting.sum();
+            if self.loads.load(Ordering::Relaxed) == 0 {
+                return waiting;
+            }
+            let workers = self.workers();
+            let held = workers.iter().map(|worker| worker.task.lock().load.held());
+            waiting + held.sum::<usize>()
+        })
+    }
+
+    /// A reading during which nothing has come back from a worker, which would be seen twice or not at all. If something
+    /// does each time, the last one.
+    fn settled_reading<R>(&self, read: impl Fn() -> R) -> R {
+        const TRIES: usize = 16;
+        for _ in 1..TRIES {
+            let before = self.returns.load(Ordering::Acquire);
+            let reading = read();
+            if self.returns.load(Ordering::Acquire) == before {
+                return reading;
+            }
+        }
+        read()
     }
 
     /// How many workers are idle.
@@ -833,8 +878,14 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         self.crew.lock().idle()
     }
 
-    /// How things stand. Workers first: so no more messages have ended than have started.
+    /// How things stand.
     pub fn figures(&self) -> Figures {
+        self.settled_reading(|| self.figures_now())
+    }
+
+    // Workers first: so no more messages have ended than have started.
+    fn figures_now(&self) -> Figures {
+        let mut held = 0;
         let mut figures = Figures::default();
         let (workers, former, idle) = {
             let crew = self.crew.lock();
@@ -842,7 +893,11 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         };
         (figures.tally, figures.idle) = (former, idle);
         for worker in workers {
-            figures.tally = figures.tally + worker.tally().0;
+            let task = worker.task.lock();
+            figures.tally = figures.tally + task.tally();
+            held += task.load.held();
+            figures.bytes += task.load.bytes();
+            figures.oldest = figures.oldest.into_iter().chain(task.load.oldest()).min();
         }
         for partition in &self.partitions {
             let partition = partition.lock();
@@ -857,6 +912,11 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 .chain(oldest.map(|(entry, _)| entry.at))
                 .min();
         }
+        // What a worker has taken along is not started yet. At least so much is counted as started, unless some of it
+        // has come back since.
+        let held = figures.counts.started.min(held as u64);
+        figures.counts.started -= held;
+        figures.waiting += held as usize;
         figures
     }
 

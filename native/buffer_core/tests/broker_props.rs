@@ -370,6 +370,7 @@ impl Run {
             alone,
             idle_only,
             hand_over,
+            loose: false,
         };
         let (asked, after) = self.desk.ask(home, &ask, |segment: &mut Segment<Ints>| {
             let at = segment.stored() as u32;

@@ -13,7 +13,8 @@
 //! 7. A message that a worker is free for is taken, whatever the bound.
 //! 8. One that was handed over is started by that worker, or taken back by its caller, or waits again for another
 //!    one: exactly one of these.
-//! 9. Where several partitions have one order, what was sent later is taken later.
+//! 9. What a worker has taken along is started by that worker, or waits again for another one: exactly one of these.
+//! 10. Where several partitions have one order, what was sent later is taken later.
 #![cfg(loom)]
 
 #[path = "support/model.rs"]
@@ -77,6 +78,7 @@ fn ask_when(
         alone: false,
         idle_only,
         hand_over,
+        loose: !hand_over,
     };
     desk.ask(home, &ask, |segment: &mut Segment<Ints>| {
         let at = segment.stored() as u32;
@@ -106,8 +108,39 @@ fn take(desk: &Desk, worker: &Hand) -> Option<u8> {
                 return Some(chunk.arena().value(entry.message as usize));
             }
             Taken::Again => {}
-            Taken::Heavy => unreachable!("all are light"),
+            Taken::Heavy | Taken::Copies(_) => unreachable!("all are light, and none is a copy"),
         }
+    }
+}
+
+/// Takes messages along and starts them, as long as they are its: those that it has started. `false` behind them: it is
+/// idle now.
+fn take_along(desk: &Desk, worker: &Hand) -> (Vec<u8>, bool) {
+    let mut copies = Vec::new();
+    let copy = |arena: &Ints, range: std::ops::Range<usize>| {
+        copies.extend(range.map(|index| arena.value(index)));
+    };
+    let read = |arena: &Ints, entry: &buffer_core::broker::waiting::Entry<Owner>, _now: i64| {
+        arena.value(entry.message as usize)
+    };
+    match desk
+        .take_along(worker, || 1, u32::MAX, |_| true, copy, read)
+        .0
+    {
+        Taken::Copies(count) => {
+            assert_eq!(count, copies.len());
+            copies.retain({
+                let mut mine = true;
+                move |_| {
+                    mine = mine && desk.begin(worker).0;
+                    mine
+                }
+            });
+            (copies, true)
+        }
+        Taken::Message(value) => (vec![value], true),
+        Taken::Idle | Taken::Gone => (Vec::new(), false),
+        _ => (Vec::new(), true),
     }
 }
 
@@ -586,4 +619,100 @@ fn what_comes_back_after_the_last_hand_back_is_reported() {
         assert_eq!((dropped, desk.waiting()), (1, 0), "{rest:?}");
         assert_account(&desk);
     });
+}
+
+fn lanes(count: usize) -> (Arc<Desk>, Hand, Hand) {
+    let desk = Arc::new(Desk::in_lanes(count, &Config::default()));
+    let (one, other) = (desk.join(1), desk.join(2));
+    (desk, one, other)
+}
+
+#[test]
+fn what_a_worker_has_taken_along_is_started_once() {
+    for lanes_used in [1, 2] {
+        check(move || {
+            let (desk, one, other) = lanes(2);
+            for value in 1..=3 {
+                ask(&desk, usize::from(value) % lanes_used, value).unwrap();
+            }
+            let taking = {
+                let desk = Arc::clone(&desk);
+                let one = Shared::clone(&one);
+                thread::spawn(move || take_along(&desk, &one).0)
+            };
+            let mut taken = take_along(&desk, &other).0;
+            taken.extend(take_along(&desk, &other).0);
+            taken.extend(taking.join().unwrap());
+            assert_nobody_is_forgotten(&desk, &[&one, &other]);
+            for worker in [&one, &other] {
+                if worker.state() != State::Idle {
+                    taken.extend(take_all(&desk, worker));
+                }
+            }
+            taken.sort_unstable();
+            assert_eq!(taken, [1, 2, 3]);
+            assert_account(&desk);
+        });
+    }
+}
+
+#[test]
+fn nobody_is_idle_beside_what_another_one_has_taken_along() {
+    check(|| {
+        let (desk, one, other) = lanes(1);
+        take(&desk, &other);
+        let taking = {
+            let desk = Arc::clone(&desk);
+            let one = Shared::clone(&one);
+            // It starts none of them.
+            thread::spawn(move || {
+                let read = |_: &Ints, _: &buffer_core::broker::waiting::Entry<Owner>, _| 1;
+                let taken = desk.take_along(&one, || 1, u32::MAX, |_| true, |_, _| (), read);
+                matches!(taken.0, Taken::Message(_))
+            })
+        };
+        for value in 1..=2 {
+            ask(&desk, 0, value).unwrap();
+        }
+        let started = usize::from(taking.join().unwrap());
+        assert_nobody_is_forgotten(&desk, &[&one, &other]);
+        let mut taken = started;
+        if other.state() != State::Idle {
+            taken += take_all(&desk, &other).len();
+        }
+        assert_nobody_is_forgotten(&desk, &[&one, &other]);
+        assert_eq!(taken + desk.waiting(), 2);
+    });
+}
+
+#[test]
+fn what_a_worker_has_taken_along_and_not_started_survives_it() {
+    for dismissed in [false, true] {
+        check(move || {
+            let (desk, one, other) = lanes(1);
+            for value in 1..=3 {
+                ask(&desk, 0, value).unwrap();
+            }
+            let read = |_: &Ints, _: &buffer_core::broker::waiting::Entry<Owner>, _| ();
+            let (_taken, _) = desk.take_along(&one, || 1, u32::MAX, |_| true, |_, _| (), read);
+            let calling_in = {
+                let desk = Arc::clone(&desk);
+                let other = Shared::clone(&other);
+                thread::spawn(move || take(&desk, &other).into_iter().count())
+            };
+            let begun = usize::from(desk.begin(&one).0);
+            if dismissed {
+                desk.dismiss(&one);
+                assert!(!desk.begin(&one).0);
+            }
+            desk.leave(&one, 2);
+            let mut taken = calling_in.join().unwrap();
+            if other.state() != State::Idle {
+                taken += take_all(&desk, &other).len();
+            }
+            assert_eq!((begun + taken, desk.waiting()), (3, 0));
+            assert_eq!(desk.figures().tally.failed, begun as u64);
+            assert_account(&desk);
+        });
+    }
 }

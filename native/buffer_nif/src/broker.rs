@@ -9,6 +9,7 @@ mod figures;
 mod keeper;
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -24,7 +25,7 @@ use once_cell::sync::Lazy;
 use rustler::types::atom::true_;
 use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
-use crate::arena::{immediate_word, Arena, Frozen, Handle};
+use crate::arena::{immediate_word, Arena, Copies, Frozen, Handle};
 use crate::entry::nif;
 use crate::names::BROKERS;
 use crate::reclaimer::reclaim;
@@ -302,15 +303,6 @@ fn home(core: &Broker<Arena, LocalPid>, scale: &Scale) -> usize {
     })
 }
 
-/// Whether a message is sent to an idle worker past all partitions.
-#[derive(Clone, Copy, PartialEq)]
-enum HandOver {
-    No,
-    Yes,
-    /// Yes, and the sender is told.
-    Told,
-}
-
 /// Sends a message: its id; or `{:wait, id}` if drops outrun their reporting; or, when it is not taken,
 /// `:queue_full`, `:closed`, `:no_worker` (only with `idle_only`) or `:heavy` (call the `_dirty` twin).
 /// Bounded.
@@ -329,18 +321,18 @@ fn broker_ask<'a>(
         message,
         reply,
         with,
-        HandOver::No,
+        How::Stored,
         Scale::bounded(),
     )
 }
 
 nif!(broker_send / 2, send);
 
-/// Sends a message that nobody waits for to the broker of this name. As `broker_ask`; or `:unknown`; or `:observed`
+/// Sends a message that nobody waits for to the broker of this name. As `broker_ask`, but `:ok` if it was taken; or `:unknown`; or `:observed`
 /// if it is not for this call. Bounded.
 fn send<'a>(env: Env<'a>, [name, message]: [Term<'a>; 2]) -> Term<'a> {
     named(env, name, PLAIN_SEND, |shared| {
-        ask_of_nobody(shared, message)
+        ask_of_nobody(shared, message, How::Loose)
     })
 }
 
@@ -384,7 +376,7 @@ fn hand_over_to<'a>(env: Env<'a>, [broker, message, reply]: [Term<'a>; 3]) -> Te
                 message,
                 reply,
                 caller,
-                HandOver::Told,
+                How::HandedOverAndTold,
                 Scale::bounded(),
             )
         }
@@ -397,22 +389,15 @@ nif!(broker_post / 2, post);
 /// As `broker_send`, by a handle and whatever is to be done besides. Bounded.
 fn post<'a>(env: Env<'a>, [broker, message]: [Term<'a>; 2]) -> Term<'a> {
     match broker.decode::<Handle<SharedBroker>>() {
-        Ok(broker) => ask_of_nobody(broker.0, message),
+        Ok(broker) => ask_of_nobody(broker.0, message, How::Stored),
         Err(_) => atoms::unknown().encode(env),
     }
 }
 
-fn ask_of_nobody<'a>(shared: &SharedBroker, message: Term<'a>) -> Term<'a> {
+fn ask_of_nobody<'a>(shared: &SharedBroker, message: Term<'a>, how: How) -> Term<'a> {
     let nobody = atoms::nil().encode(message.get_env());
     let with = (None, None, false);
-    ask(
-        shared,
-        message,
-        nobody,
-        with,
-        HandOver::No,
-        Scale::bounded(),
-    )
+    ask(shared, message, nobody, with, how, Scale::bounded())
 }
 
 fn hand_over<'a>(shared: &SharedBroker, message: Term<'a>, reply: Term<'a>) -> Term<'a> {
@@ -422,7 +407,7 @@ fn hand_over<'a>(shared: &SharedBroker, message: Term<'a>, reply: Term<'a>) -> T
         message,
         reply,
         with,
-        HandOver::Yes,
+        How::HandedOver,
         Scale::bounded(),
     )
 }
@@ -482,9 +467,22 @@ fn broker_ask_dirty<'a>(
         message,
         reply,
         with,
-        HandOver::No,
+        How::Stored,
         Scale::generous(),
     )
+}
+
+/// What becomes of a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// It waits.
+    Stored,
+    /// It waits, and whoever sent it is not told its id.
+    Loose,
+    /// It is sent to an idle worker past all partitions, or waits.
+    HandedOver,
+    /// The same, and the sender is told which of the two.
+    HandedOverAndTold,
 }
 
 fn ask<'a>(
@@ -492,7 +490,7 @@ fn ask<'a>(
     message: Term<'a>,
     reply: Term<'a>,
     (caller, timeout, idle_only): (Option<LocalPid>, Option<i64>, bool),
-    hand_over: HandOver,
+    how: How,
     mut scale: Scale,
 ) -> Term<'a> {
     let env = message.get_env();
@@ -511,7 +509,8 @@ fn ask<'a>(
         weight,
         alone: weight > COPIED_UNDER_LOCK,
         idle_only,
-        hand_over: hand_over != HandOver::No,
+        hand_over: matches!(how, How::HandedOver | How::HandedOverAndTold),
+        loose: how == How::Loose,
     };
     let (asked, mut after) = shared.core.ask(
         home(&shared.core, &scale),
@@ -525,7 +524,7 @@ fn ask<'a>(
             (at, has_reply.then_some(at + 1))
         },
     );
-    let handed = hand_over == HandOver::Told && after.handed.is_some();
+    let handed = how == How::HandedOverAndTold && after.handed.is_some();
     if let (Some(worker), Asked::Accepted(id)) = (after.handed.take(), asked) {
         let handed = (atoms::message(), id, message, reply);
         if env.send(&worker.pid, handed).is_err() {
@@ -537,6 +536,8 @@ fn ask<'a>(
     match asked {
         Asked::Accepted(id) if handed => (atoms::handed(), id).encode(env),
         Asked::Accepted(id) if crowded => (atoms::wait(), id).encode(env),
+        // It is of no use to anybody.
+        Asked::Accepted(_) if how == How::Loose => atoms::ok().encode(env),
         Asked::Accepted(id) => id.encode(env),
         Asked::Full => atoms::queue_full().encode(env),
         Asked::NoWorker => atoms::no_worker().encode(env),
@@ -598,29 +599,76 @@ fn broker_take_dirty<'a>(env: Env<'a>, worker: Handle<'_, Member>) -> Term<'a> {
     take(env, worker.0, clock::now, u32::MAX)
 }
 
-fn take<'a>(env: Env<'a>, member: &Member, now: impl Fn() -> i64, heaviest: u32) -> Term<'a> {
-    let read = |arena: &Arena, entry: &Entry<LocalPid>, now: i64| {
-        let message = arena.load(entry.message as usize, env);
-        let reply = match entry.reply {
-            Some(reply) => arena.load(reply as usize, env),
-            None => atoms::nil().encode(env),
-        };
-        let waited = now.saturating_sub(entry.at).max(0);
-        (message, reply, waited, entry.id).encode(env)
+nif!(broker_take_along / 1, take_along);
+
+/// As `broker_take`; or of messages that nobody waits for a list of some, each of which `broker_begin` starts. Bounded.
+fn take_along<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
+    let Ok(Handle(member)) = worker.decode::<Handle<Member>>() else {
+        return atoms::gone().encode(env);
     };
+    let mut copies = Copies::with_capacity(env, 0);
+    let copy = |arena: &Arena, range: Range<usize>| copies.extend(arena, range);
     let alive = |pid: LocalPid| pid.is_alive(env);
+    let read = |arena: &Arena, entry: &Entry<LocalPid>, now| message(env, arena, entry, now);
+    let (core, heaviest) = (&member.broker.core, Limits::BYTES as u32);
+    let (taken, after) = core.take_along(&member.worker, clock::now, heaviest, alive, copy, read);
+    if let Taken::Copies(count) = taken {
+        account(env, count, 0);
+        member.broker.finish(env, after);
+        return copies.into_list();
+    }
+    taken_one(env, member, taken, after)
+}
+
+nif!(broker_begin / 1, begin);
+
+/// The worker is through with its message, and starts the next one of the list that it has got; or not, since it is
+/// given to another one, as are those behind it. O(1).
+fn begin<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
+    let Ok(Handle(member)) = worker.decode::<Handle<Member>>() else {
+        return false.encode(env);
+    };
+    let (begun, after) = member.broker.core.begin(&member.worker);
+    member.broker.finish(env, after);
+    begun.encode(env)
+}
+
+fn take<'a>(env: Env<'a>, member: &Member, now: impl Fn() -> i64, heaviest: u32) -> Term<'a> {
+    let alive = |pid: LocalPid| pid.is_alive(env);
+    let read = |arena: &Arena, entry: &Entry<LocalPid>, now| message(env, arena, entry, now);
     let core = &member.broker.core;
     let (taken, after) = core.take(&member.worker, now, heaviest, alive, read);
+    taken_one(env, member, taken, after)
+}
+
+fn message<'a>(env: Env<'a>, arena: &Arena, entry: &Entry<LocalPid>, now: i64) -> Term<'a> {
+    let message = arena.load(entry.message as usize, env);
+    let reply = match entry.reply {
+        Some(reply) => arena.load(reply as usize, env),
+        None => atoms::nil().encode(env),
+    };
+    let waited = now.saturating_sub(entry.at).max(0);
+    (message, reply, waited, entry.id).encode(env)
+}
+
+fn taken_one<'a>(
+    env: Env<'a>,
+    member: &Member,
+    taken: Taken<Term<'a>, Arena, LocalPid>,
+    after: After<Arena, LocalPid>,
+) -> Term<'a> {
     let answer = match taken {
         Taken::Message(message) => message,
         Taken::Alone(entry, chunk, now) => {
             account(env, 0, u64::from(entry.weight));
-            let message = read(chunk.arena(), &entry, now);
+            let message = message(env, chunk.arena(), &entry, now);
             let mut retired = Retired::default();
             retired.extend([Box::new(chunk.into_segment())]);
             reclaim(retired);
             message
         }
+        // There are none, or they were answered.
+        Taken::Copies(_) => Copies::with_capacity(env, 0).into_list(),
         Taken::Heavy => atoms::heavy().encode(env),
         Taken::Again => atoms::again().encode(env),
         Taken::Idle => atoms::idle().encode(env),

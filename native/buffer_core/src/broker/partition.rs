@@ -251,6 +251,39 @@ impl<A: Arena, P: Copy> Partition<A, P> {
         }
     }
 
+    /// Lends messages to a worker, which will start them. Only where nothing else may happen to them meanwhile, and in
+    /// order.
+    pub(super) fn lend(&mut self, least: usize) -> Option<Box<Chunk<A, P>>> {
+        let Config {
+            order,
+            max,
+            timeout,
+            codel,
+            ..
+        } = self.config;
+        let free = max == usize::MAX && timeout.is_none() && codel.is_none();
+        if order != Order::Fifo || !free {
+            return None;
+        }
+        let chunk = self.waiting.lend(least)?;
+        self.counts.started += chunk.held() as u64;
+        Some(chunk)
+    }
+
+    /// Those of them that the worker has not started come back.
+    pub(super) fn take_back(
+        &mut self,
+        chunk: Box<Chunk<A, P>>,
+        dropped: &Mutex<Dropped<A>>,
+        effects: &mut Effects<A, P>,
+    ) {
+        self.counts.started -= chunk.held() as u64;
+        self.waiting.take_back(chunk);
+        while let Some(place) = self.waiting.front().filter(|_| self.over) {
+            self.drop_at(place, Drop::Shutdown, dropped, effects);
+        }
+    }
+
     /// Takes one message out that a worker starts.
     pub(super) fn start(&mut self, place: Place) -> Option<Left<A, P>> {
         let left = self.waiting.remove(place)?;

@@ -1,5 +1,6 @@
 //! How a worker takes its next message.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::config::Order;
@@ -8,7 +9,7 @@ use super::partition::{Effects, Partition};
 use super::waiting::{Chunk, Entry, Place};
 use super::worker::{End, State, Worker};
 use super::{After, Broker, Turns, DROPS};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Ordering};
 use crate::Arena;
 
 /// What became of a call to take.
@@ -21,6 +22,8 @@ pub enum Taken<R, A, P> {
     Heavy,
     /// Much was dropped, and nothing found yet. The worker is not idle.
     Again,
+    /// The worker has copies of so many messages, and [`begin`](Broker::begin)s each.
+    Copies(usize),
     /// Nothing waits. The worker is idle and will be woken.
     Idle,
     /// The worker has left, or is to leave.
@@ -40,6 +43,33 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         alive: impl Fn(P) -> bool,
         read: impl FnOnce(&A, &Entry<P>, i64) -> R,
     ) -> (Taken<R, A, P>, After<A, P>) {
+        let none = None::<fn(&A, Range<usize>)>;
+        self.next(worker, now, heaviest, alive, none, read)
+    }
+
+    /// The same, but of loose messages it may take several along: `copy` makes something of those that lie here in
+    /// their arena, in order.
+    pub fn take_along<R>(
+        &self,
+        worker: &Arc<Worker<A, P>>,
+        now: impl Fn() -> i64,
+        heaviest: u32,
+        alive: impl Fn(P) -> bool,
+        copy: impl FnMut(&A, Range<usize>),
+        read: impl FnOnce(&A, &Entry<P>, i64) -> R,
+    ) -> (Taken<R, A, P>, After<A, P>) {
+        self.next(worker, now, heaviest, alive, Some(copy), read)
+    }
+
+    fn next<R>(
+        &self,
+        worker: &Arc<Worker<A, P>>,
+        now: impl Fn() -> i64,
+        heaviest: u32,
+        alive: impl Fn(P) -> bool,
+        copy: Option<impl FnMut(&A, Range<usize>)>,
+        read: impl FnOnce(&A, &Entry<P>, i64) -> R,
+    ) -> (Taken<R, A, P>, After<A, P>) {
         let mut effects = Effects::default();
         let mut woken = match worker.state() {
             State::Running if worker.is_at_work() => false,
@@ -47,7 +77,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 worker.settle(End::Done, now());
                 return (Taken::Gone, effects.into());
             }
-            _ => self.begin(worker),
+            _ => self.take_up(worker),
         };
         // Asking for the time takes longer than to find that nothing waits: it is asked when it is needed.
         let mut moment = None;
@@ -64,7 +94,16 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             return (Taken::Message(value), self.after_take(woken, effects));
         }
         let first = task.turn();
+        let has_load = !task.load.is_empty();
         drop(task);
+        if let Some(copy) = copy.filter(|_| self.ordered) {
+            let count = self.copies(worker, || *moment.get_or_insert_with(&now), has_load, copy);
+            if count > 0 {
+                return (Taken::Copies(count), self.after_take(woken, effects));
+            }
+        }
+        // It takes another one first, or is not to take any along.
+        woken |= has_load && self.give_back(worker, &mut effects);
         let mut read = Some(read);
         if heaviest == 0 {
             // It is not going to take any, so it need not look before it is idle.
@@ -75,7 +114,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                     (Taken::Idle, effects.into())
                 }
                 true => {
-                    woken |= self.begin(worker);
+                    woken |= self.take_up(worker);
                     (Taken::Heavy, self.after_take(woken, effects))
                 }
             };
@@ -131,6 +170,11 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             if again {
                 break;
             }
+            // Others have some that they have not come to yet.
+            if self.call_in(worker, &mut effects) {
+                woken = true;
+                continue;
+            }
             if !self.rest(worker) {
                 return (Taken::Gone, self.after_take(woken, effects));
             }
@@ -139,9 +183,112 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 return (Taken::Idle, effects.into());
             }
             // It may have been woken in between.
-            woken |= self.begin(worker);
+            woken |= self.take_up(worker);
         }
         (Taken::Again, self.after_take(woken, effects))
+    }
+
+    /// Copies of the next few messages that the worker has taken along, or does now: how many.
+    fn copies(
+        &self,
+        worker: &Worker<A, P>,
+        now: impl FnOnce() -> i64,
+        has_load: bool,
+        mut copy: impl FnMut(&A, Range<usize>),
+    ) -> usize {
+        let is_older = |index, at| self.is_older_elsewhere(index, at);
+        let mut copies = |has_load| match has_load {
+            true => worker.task.lock().load.copy(is_older, &mut copy),
+            false => 0,
+        };
+        let mut count = copies(has_load);
+        if count == 0 {
+            let lent = self.lend(worker, has_load);
+            count = copies(lent);
+        }
+        if count > 0 {
+            worker.task.lock().copied_at(now());
+        }
+        count
+    }
+
+    /// The worker takes messages along, if there are enough for it to be worth its while.
+    fn lend(&self, worker: &Worker<A, P>, mut has_load: bool) -> bool {
+        // With fewer a chunk costs more than it saves. Once there are enough, it takes what came at the same time.
+        const LEAST: usize = if cfg!(loom) { 1 } else { 16 };
+        for _ in 0..2 {
+            for (index, lane) in self.partitions.iter().enumerate() {
+                if lane.front() == i64::MAX {
+                    continue;
+                }
+                let mut partition = lane.lock();
+                let mut task = worker.task.lock();
+                if task.load.has(index) {
+                    continue;
+                }
+                if let Some(chunk) = partition.lend(if has_load { 1 } else { LEAST }) {
+                    if task.load.is_empty() {
+                        self.loads.fetch_add(1, Ordering::Relaxed);
+                    }
+                    task.load.put(index, chunk);
+                    has_load = true;
+                }
+            }
+            if !has_load || self.partitions.len() == 1 {
+                break;
+            }
+        }
+        has_load
+    }
+
+    /// What a worker has taken along and not started waits again. Whether there was any.
+    pub(super) fn give_back(&self, worker: &Worker<A, P>, effects: &mut Effects<A, P>) -> bool {
+        let mut any = false;
+        for (index, lane) in self.partitions.iter().enumerate() {
+            if !worker.task.lock().load.has(index) {
+                continue;
+            }
+            let mut partition = lane.lock();
+            let mut task = worker.task.lock();
+            if let Some(chunk) = task.load.remove(index) {
+                if task.load.is_empty() {
+                    self.loads.fetch_sub(1, Ordering::Relaxed);
+                }
+                self.returns.fetch_add(1, Ordering::Relaxed);
+                partition.take_back(chunk, &self.dropped, effects);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Has messages that another worker has taken along wait again. Whether there were any.
+    fn call_in(&self, worker: &Worker<A, P>, effects: &mut Effects<A, P>) -> bool {
+        if self.loads.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let workers = self.workers();
+        let mut others = workers
+            .iter()
+            .filter(|other| !std::ptr::eq(&***other, worker));
+        others.any(|other| self.give_back(other, effects))
+    }
+
+    /// The worker starts the next of the messages that it has copies of. If not, they are no longer its, and it takes
+    /// again.
+    pub fn begin(&self, worker: &Worker<A, P>) -> (bool, After<A, P>) {
+        let mut after = After::default();
+        if worker.state() != State::Running {
+            return (false, after);
+        }
+        let Some((gone, last)) = worker.begin() else {
+            return (false, after);
+        };
+        if last {
+            self.loads.fetch_sub(1, Ordering::Relaxed);
+        }
+        after.freed.extend(gone);
+        (true, after)
     }
 
     fn after_take(&self, woken: bool, effects: Effects<A, P>) -> After<A, P> {

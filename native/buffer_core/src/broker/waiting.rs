@@ -34,6 +34,8 @@ pub struct Entry<P> {
     pub weight: u32,
     /// It came in a segment of its own.
     pub alone: bool,
+    /// Nobody waits for it, and nobody knows its id.
+    pub loose: bool,
 }
 
 /// Where a message and its reply were stored.
@@ -41,6 +43,9 @@ pub type Stored = (u32, Option<u32>);
 
 /// A message that left, and its chunk if that went with it.
 pub type Left<A, P> = (Entry<P>, Option<Box<Chunk<A, P>>>);
+
+/// A chunk that nothing is left in, if that is so.
+pub type Gone<A, P> = Option<Box<Chunk<A, P>>>;
 
 /// A segment and the messages in it.
 pub struct Chunk<A, P> {
@@ -51,6 +56,10 @@ pub struct Chunk<A, P> {
     // No id in it is smaller, and none is greater than this one of the next chunk.
     first: u64,
     sealed: bool,
+    // What the messages in it weigh.
+    bytes: u64,
+    // All messages that ever were in it are loose, and it has not come back from a worker.
+    lendable: bool,
 }
 
 impl<A: Arena, P: Copy> Chunk<A, P> {
@@ -65,6 +74,8 @@ impl<A: Arena, P: Copy> Chunk<A, P> {
             held: 0,
             first,
             sealed: false,
+            bytes: 0,
+            lendable: true,
         }
     }
 
@@ -74,11 +85,14 @@ impl<A: Arena, P: Copy> Chunk<A, P> {
         }
         self.entries.push_back((entry.id, Some(entry)));
         self.held += 1;
+        self.bytes += u64::from(entry.weight);
+        self.lendable &= entry.loose && !entry.alone && entry.reply.is_none();
     }
 
     fn remove(&mut self, index: usize) -> Option<Entry<P>> {
         let entry = self.entries.get_mut(index)?.1.take()?;
         self.held -= 1;
+        self.bytes -= u64::from(entry.weight);
         while let Some((_, None)) = self.entries.front() {
             self.entries.pop_front();
         }
@@ -89,6 +103,26 @@ impl<A: Arena, P: Copy> Chunk<A, P> {
             self.first = u64::MAX;
         }
         Some(entry)
+    }
+
+    /// How many messages are in it.
+    pub(super) fn held(&self) -> usize {
+        self.held
+    }
+
+    /// What they weigh.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// They, in order.
+    pub(super) fn messages(&self) -> impl Iterator<Item = &Entry<P>> {
+        self.entries.iter().filter_map(|(_, entry)| entry.as_ref())
+    }
+
+    /// Takes the first one out.
+    pub(super) fn pop(&mut self) -> Option<Entry<P>> {
+        self.remove(0)
     }
 
     fn takes_more(&self) -> bool {
@@ -218,6 +252,34 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
         self.count(&entry);
         self.see_front();
         Place { chunk, index: 0 }
+    }
+
+    /// Lends the first chunk to a worker, with all that is in it: if all of it is loose, and if that is no less than
+    /// `least` or more is behind it.
+    pub(super) fn lend(&mut self, least: usize) -> Option<Box<Chunk<A, P>>> {
+        let first = self.chunks.front()?;
+        let enough = first.held >= least || first.held < self.len;
+        if !first.lendable || !enough || first.held == 0 {
+            return None;
+        }
+        let chunk = self.chunks.pop_front()?;
+        self.len -= chunk.held;
+        self.bytes -= chunk.bytes;
+        self.see_front();
+        Some(chunk)
+    }
+
+    /// A chunk that was lent comes back. From now on its messages are taken one by one: there are not enough for all
+    /// that look for some.
+    pub(super) fn take_back(&mut self, mut chunk: Box<Chunk<A, P>>) {
+        (chunk.sealed, chunk.lendable) = (true, false);
+        self.len += chunk.held;
+        self.bytes += chunk.bytes;
+        let place = self
+            .chunks
+            .partition_point(|other| other.first < chunk.first);
+        self.chunks.insert(place, chunk);
+        self.see_front();
     }
 
     fn see_front(&mut self) {
@@ -353,6 +415,7 @@ mod tests {
             reply: None,
             weight,
             alone: false,
+            loose: false,
         }
     }
 

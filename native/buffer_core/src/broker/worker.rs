@@ -1,6 +1,7 @@
 //! A worker: whether it is free, and what it works on.
 
-use super::waiting::{Entry, Stored};
+use super::load::Load;
+use super::waiting::{Entry, Gone, Stored};
 use crate::sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, Ordering};
 use crate::{Arena, Segment};
 
@@ -49,6 +50,10 @@ pub(super) struct Task<A, P> {
     // A message that it was sent while it was idle, and has not started.
     handed: Option<Entry<P>>,
     in_flight: Option<Flight>,
+    /// What it has taken along and not started.
+    pub(super) load: Load<A, P>,
+    // When it was given copies of some of that.
+    copied_at: i64,
     // Copies of that message and of what says whom to answer: only the last ones are needed, the others wait
     // until the segment goes.
     kept: Option<Segment<A>>,
@@ -95,6 +100,8 @@ impl<A: Arena, P: Copy> Worker<A, P> {
             task: Mutex::new(Task {
                 handed: None,
                 in_flight: None,
+                load: Load::default(),
+                copied_at: 0,
                 kept: None,
                 tally: Tally::default(),
                 next: first,
@@ -148,6 +155,18 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         let now = now.unwrap_or(entry.at);
         task.start_handed(&entry, now);
         Some(now.saturating_sub(entry.at).max(0))
+    }
+
+    /// It starts the next of the messages that it has taken along, and is through with the one before. With the chunk to
+    /// be freed, and whether that was the last one. Time is not asked for: that takes as long as all the rest.
+    pub(super) fn begin(&self) -> Option<(Gone<A, P>, bool)> {
+        let mut task = self.task.lock();
+        let (id, gone) = task.load.start()?;
+        let taken_at = task.in_flight.as_ref().map(|flight| flight.taken_at);
+        task.tally.done += u64::from(taken_at.is_some());
+        let taken_at = taken_at.unwrap_or(task.copied_at);
+        task.fly(id, taken_at, None);
+        Some((gone, task.load.is_empty()))
     }
 
     /// The id of the message that was handed to it and that it has not started.
@@ -292,6 +311,11 @@ impl<A: Arena, P: Copy> Task<A, P> {
     pub(super) fn unanswered(&self) -> Option<u64> {
         let flight = self.in_flight.as_ref().filter(|flight| !flight.abandoned);
         flight.map(|flight| flight.id)
+    }
+
+    /// At this moment it gets copies of messages that it has taken along.
+    pub(super) fn copied_at(&mut self, now: i64) {
+        self.copied_at = now;
     }
 
     pub(super) fn turn(&mut self) -> usize {

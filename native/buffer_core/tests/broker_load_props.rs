@@ -1,0 +1,285 @@
+//! Workers that take messages along, one call after the other.
+//!
+//! Properties, for one to three lanes and one to three workers:
+//!
+//! 1. A message is started once: by the worker that took it, or that took it along and begins it, while it is still
+//!    its. All of them are in the end.
+//! 2. A single worker starts messages in the order in which they came, whichever lanes they wait in.
+//! 3. What a worker that withdraws, dies or is dismissed has taken along and not started waits again; what it had started
+//!    has failed, if it died.
+//! 4. What was taken along and not started is told as waiting: the account holds, and no message waits beside an idle
+//!    worker unless one has been woken.
+//! 5. When all messages have left, no arena holds a waiting one.
+#![cfg(not(loom))]
+
+#[path = "support/ledger.rs"]
+#[allow(dead_code, reason = "shared: this file needs a part of it")]
+mod ledger;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use buffer_core::broker::config::Config;
+use buffer_core::broker::waiting::Entry;
+use buffer_core::broker::worker::{State, Worker};
+use buffer_core::broker::{Ask, Asked, Broker, Taken};
+use buffer_core::Segment;
+use ledger::Ints;
+use proptest::prelude::*;
+
+type Desk = Broker<Ints, u8>;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Ask {
+        lane: usize,
+        count: usize,
+        loose: bool,
+    },
+    TakeAlong(usize),
+    Begin(usize, usize),
+    Take(usize),
+    Withdraw(usize),
+    Dismiss(usize),
+    Die(usize),
+    Bound(bool),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let worker = 0..3usize;
+    let ask = (0..4usize, 1..40usize, prop::bool::weighted(0.9));
+    prop_oneof![
+        8 => ask.prop_map(|(lane, count, loose)| Op::Ask { lane, count, loose }),
+        12 => worker.clone().prop_map(Op::TakeAlong),
+        8 => (worker.clone(), 1..40usize).prop_map(|(worker, count)| Op::Begin(worker, count)),
+        3 => worker.clone().prop_map(Op::Take),
+        1 => worker.clone().prop_map(Op::Withdraw),
+        1 => worker.clone().prop_map(Op::Dismiss),
+        1 => worker.prop_map(Op::Die),
+        1 => any::<bool>().prop_map(Op::Bound),
+    ]
+}
+
+struct Hand {
+    worker: Arc<Worker<Ints, u8>>,
+    // What it has copies of and has not begun.
+    copies: VecDeque<u64>,
+    at_work: bool,
+}
+
+struct Run {
+    desk: Desk,
+    hands: Vec<Hand>,
+    // Those that were not started, with whether they are loose.
+    waiting: BTreeMap<u64, bool>,
+    sent: u64,
+    started: u64,
+    done: u64,
+    failed: u64,
+}
+
+fn values(arena: &Ints, range: std::ops::Range<usize>) -> Vec<u64> {
+    arena.load(range).to_vec()
+}
+
+impl Run {
+    fn new(lanes: usize, workers: usize) -> Self {
+        let desk = Desk::in_lanes(lanes, &Config::default());
+        let hands = (0..workers).map(|index| Hand {
+            worker: desk.join(index as u8),
+            copies: VecDeque::new(),
+            at_work: false,
+        });
+        let hands = hands.collect();
+        Self {
+            desk,
+            hands,
+            waiting: BTreeMap::new(),
+            sent: 0,
+            started: 0,
+            done: 0,
+            failed: 0,
+        }
+    }
+
+    fn step(&mut self, op: &Op) {
+        let workers = self.hands.len();
+        let index = |index: usize| index % workers;
+        match *op {
+            Op::Ask { lane, count, loose } => self.ask(lane, count, loose),
+            Op::TakeAlong(worker) => self.take(index(worker), true),
+            Op::Begin(worker, count) => {
+                let worker = index(worker);
+                for _ in 0..count {
+                    self.begin(worker);
+                }
+            }
+            Op::Take(worker) => self.take(index(worker), false),
+            Op::Withdraw(worker) => {
+                let hand = &mut self.hands[index(worker)];
+                hand.copies.clear();
+                self.desk.withdraw(&hand.worker);
+            }
+            Op::Dismiss(worker) => self.leave(index(worker), true),
+            Op::Die(worker) => self.leave(index(worker), false),
+            Op::Bound(bound) => {
+                let timeout = bound.then_some(i64::MAX / 2);
+                let config = Config {
+                    timeout,
+                    ..Config::default()
+                };
+                self.desk.configure(&config, 0);
+            }
+        }
+        self.check();
+    }
+
+    fn ask(&mut self, lane: usize, count: usize, loose: bool) {
+        for _ in 0..count {
+            self.sent += 1;
+            let value = self.sent;
+            let ask = Ask {
+                caller: None,
+                now: value as i64,
+                due: i64::MAX,
+                weight: 1,
+                alone: false,
+                idle_only: false,
+                hand_over: false,
+                loose,
+            };
+            let store = |segment: &mut Segment<Ints>| {
+                let at = segment.stored() as u32;
+                segment.push(1, |arena| arena.store(value));
+                (at, None)
+            };
+            assert!(matches!(
+                self.desk.ask(lane, &ask, store).0,
+                Asked::Accepted(_)
+            ));
+            self.waiting.insert(value, loose);
+        }
+    }
+
+    fn start(&mut self, index: usize, value: u64) {
+        let oldest = self.waiting.keys().next().copied();
+        assert!(self.hands.len() > 1 || oldest == Some(value), "{oldest:?}");
+        assert!(self.waiting.remove(&value).is_some(), "{value} again");
+        self.started += 1;
+        self.done += u64::from(std::mem::replace(&mut self.hands[index].at_work, true));
+    }
+
+    fn take(&mut self, index: usize, along: bool) {
+        let worker = Arc::clone(&self.hands[index].worker);
+        let now = || self.sent as i64;
+        let read = |arena: &Ints, entry: &Entry<u8>, _now| {
+            let at = entry.message as usize;
+            values(arena, at..at + 1)[0]
+        };
+        let mut copies = Vec::new();
+        let copy = |arena: &Ints, range| copies.extend(values(arena, range));
+        let (taken, _) = match along {
+            true => self
+                .desk
+                .take_along(&worker, now, u32::MAX, |_| true, copy, read),
+            false => self.desk.take(&worker, now, u32::MAX, |_| true, read),
+        };
+        // Whatever it had copies of, it takes again.
+        self.hands[index].copies.clear();
+        self.done += u64::from(std::mem::take(&mut self.hands[index].at_work));
+        match taken {
+            Taken::Message(value) => self.start(index, value),
+            Taken::Copies(count) => {
+                assert!(count > 0 && count == copies.len());
+                assert!(copies.is_sorted());
+                assert!(copies
+                    .iter()
+                    .all(|value| self.waiting.get(value) == Some(&true)));
+                self.hands[index].copies = copies.into();
+            }
+            Taken::Idle => assert!(self.waiting.is_empty()),
+            _ => unreachable!("no other answer is possible here"),
+        }
+    }
+
+    fn begin(&mut self, index: usize) {
+        let worker = Arc::clone(&self.hands[index].worker);
+        let next = self.hands[index].copies.pop_front();
+        let (begun, _) = self.desk.begin(&worker);
+        match next {
+            Some(value) if begun => self.start(index, value),
+            // Somebody else has them.
+            _ => {
+                assert!(!begun && (next.is_none() || self.hands.len() > 1));
+                self.hands[index].copies.clear();
+            }
+        }
+    }
+
+    fn leave(&mut self, index: usize, dismissed: bool) {
+        let worker = Arc::clone(&self.hands[index].worker);
+        if dismissed {
+            self.desk.dismiss(&worker);
+            assert!(!self.desk.begin(&worker).0);
+            let read = |_: &Ints, _: &Entry<u8>, _| ();
+            let taken = self
+                .desk
+                .take_along(&worker, || 0, 1, |_| true, |_, _| (), read);
+            assert!(matches!(taken.0, Taken::Gone));
+        }
+        self.desk.leave(&worker, self.sent as i64);
+        let hand = Hand {
+            worker: self.desk.join(index as u8),
+            copies: VecDeque::new(),
+            at_work: false,
+        };
+        let was_at_work = std::mem::replace(&mut self.hands[index], hand).at_work;
+        let ended = if dismissed {
+            &mut self.done
+        } else {
+            &mut self.failed
+        };
+        *ended += u64::from(was_at_work);
+    }
+
+    fn check(&self) {
+        let figures = self.desk.figures();
+        let waiting = self.waiting.len();
+        assert_eq!((figures.waiting, self.desk.waiting()), (waiting, waiting));
+        assert_eq!(figures.bytes, waiting as u64);
+        let oldest = self.waiting.keys().next().map(|&value| value as i64);
+        assert_eq!(figures.oldest, oldest);
+        let counts = figures.counts;
+        assert_eq!((counts.accepted, counts.started), (self.sent, self.started));
+        let tally = figures.tally;
+        assert_eq!((tally.done, tally.failed), (self.done, self.failed));
+        let states = self.hands.iter().map(|hand| hand.worker.state());
+        let states: Vec<State> = states.collect();
+        let fine = waiting == 0 || !states.contains(&State::Idle) || states.contains(&State::Woken);
+        assert!(fine, "{waiting} wait beside {states:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn what_is_taken_along_is_started_once(
+        lanes in 1..4usize,
+        workers in 1..4usize,
+        ops in prop::collection::vec(op(), 0..80),
+    ) {
+        let mut run = Run::new(lanes, workers);
+        for op in &ops {
+            run.step(op);
+        }
+        while !run.waiting.is_empty() {
+            run.step(&Op::TakeAlong(0));
+            run.step(&Op::Begin(0, 40));
+        }
+        prop_assert_eq!(run.started, run.sent);
+        prop_assert!(ledger::alive().len() <= lanes + 1);
+        drop(run);
+        prop_assert!(ledger::alive().is_empty());
+    }
+}
