@@ -392,7 +392,7 @@ defmodule PartitionedBuffer.Partition do
       module: state.module,
       partition: self(),
       processor: settings.processor,
-      info?: settings.processor_info or is_function(settings.processor, 2),
+      info?: settings.processor_info or settings.in_turn or is_function(settings.processor, 2),
       stream?: settings.in_turn,
       tells?: settings.in_turn or settings.max_size_jitter > 0,
       empty?: settings.flush_empty

@@ -413,6 +413,16 @@ defmodule PartitionedBuffer.DataBufferTest do
       assert %{processed: 6} = PartitionedBuffer.info(name)
     end
 
+    test "returns it whatever options of the queue that it is are changed" do
+      name = start_buffer!(flush_meta: nil)
+
+      for change <- [processor_info: false, processing_batch_size: 2, split_on_failure: true] do
+        assert PartitionedBuffer.update_options(name, [change]) == :ok
+        DataBuffer.insert(name, :item)
+        assert [{:flushed, [:item], [size: 1, meta: nil]}] = DataBuffer.sync_flush(name)
+      end
+    end
+
     test "flushes all partitions at the same time" do
       name = start_buffer!(partitions: 2)
       for item <- 1..2, do: DataBuffer.insert(name, item)
