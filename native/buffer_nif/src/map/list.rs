@@ -365,7 +365,7 @@ struct Listed<'a> {
     value: Part<'a>,
     version: Option<Part<'a>>,
     // Copies of what is large, the one that is needed first at the end.
-    large: Option<Box<Vec<Arena>>>,
+    large: Vec<Arena>,
     found: Option<u32>,
 }
 
@@ -422,7 +422,7 @@ impl<'a> List<'a> {
             Some(slot) => Some(slot as usize),
             None => key.find(map),
         };
-        let mut large = entry.large.take();
+        let mut large = std::mem::take(&mut entry.large);
         let key_given = give(key.taken, &mut large);
         let value = give(self.taken(entry.value), &mut large);
         let Some(version) = entry.version.map(|version| self.taken(version)) else {
@@ -439,12 +439,8 @@ impl<'a> List<'a> {
 
 /// A term as the map takes it, which may have been copied before.
 #[inline]
-fn give<'a, 'b>(
-    taken: Taken<'a, 'b>,
-    large: &mut Option<Box<Vec<Arena>>>,
-) -> Given<Arena, Copied<'a, 'b>> {
-    let large = large.as_mut().filter(|_| taken.weight > LARGE);
-    match large.and_then(|large| large.pop()) {
+fn give<'a, 'b>(taken: Taken<'a, 'b>, large: &mut Vec<Arena>) -> Given<Arena, Copied<'a, 'b>> {
+    match (taken.weight > LARGE).then(|| large.pop()).flatten() {
         Some(arena) => Given::Staged(taken.weight, Box::new(arena)),
         None => taken.given(),
     }
@@ -479,7 +475,7 @@ impl<'a> Listed<'a> {
             if part.weight > LARGE {
                 let mut arena = Arena::new();
                 arena.store(part.term.term(env));
-                self.large.get_or_insert_default().push(arena);
+                self.large.push(arena);
             }
         }
     }
@@ -522,7 +518,7 @@ fn gather<'a>(
             key: key_part,
             value,
             version: version.map(part).transpose()?,
-            large: None,
+            large: Vec::new(),
             found: None,
         };
         listed.hash = hash(key, key_part.packed(&bytes));
