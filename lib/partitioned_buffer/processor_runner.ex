@@ -164,9 +164,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
     end
   end
 
-  defp advanced(:large, job, me, result) do
-    job.ref |> Native.partition_copy_dirty(job.index) |> advanced(job, me, result)
-  end
+  defp advanced(:large, job, me, result), do: job |> copy() |> advanced(job, me, result)
 
   defp advanced(:expired_some, job, me, _result) do
     Partition.gave_up(job.partition)
@@ -325,10 +323,15 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
   defp next(job, result, look_at) do
     case Native.partition_next(job.ref, job.index, result, look_at) do
-      :large -> Native.partition_copy_dirty(job.ref, job.index)
+      :large -> copy(job)
       :dirty -> Native.partition_next_dirty(job.ref, job.index, result)
       other -> other
     end
+  end
+
+  # If its call was ended meanwhile, the batch is in flight no more.
+  defp copy(job) do
+    with [] <- Native.partition_copy_dirty(job.ref, job.index), do: :not_owner
   end
 
   # Somebody has begun to listen while a batch was processed.

@@ -226,6 +226,25 @@ defmodule PartitionedBuffer.RunnerTest do
     assert {:ok, [2]} = Queue.push_await(name, [1, 2, 3, 4])
   end
 
+  test "takes nothing else with what is left when it was just time" do
+    processor = GatedProcessor.new()
+    name = start_runner!(processor, partitions: 1, processing_batch_size: 2)
+    Queue.push(name, [1, 2, 3])
+    PartitionedBuffer.flush(name)
+    {runner, [1, 2]} = GatedProcessor.next_batch()
+    Queue.push(name, 4)
+    # The next tick is noted.
+    PartitionedBuffer.update_options(name, processing_interval_ms: 1)
+    wait_until(fn -> Native.partition_noted(Handle.fetch!(name).ref, 0) == :interval end)
+    GatedProcessor.open(runner)
+    {^runner, [3]} = GatedProcessor.next_batch()
+    GatedProcessor.open(runner)
+    {^runner, [4]} = GatedProcessor.next_batch()
+    GatedProcessor.open(runner)
+    assert :ok = PartitionedBuffer.await_empty(name)
+    assert_nothing_held(name)
+  end
+
   test "takes what is to be processed next with what is left, if that is less than a batch" do
     processor = GatedProcessor.new()
     name = start_runner!(processor, partitions: 1, processing_batch_size: 2)

@@ -269,11 +269,13 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         Idle::Waits(noted)
     }
 
-    /// Adds the live generation to what drains, if a cycle is noted and that can be done.
+    /// Adds the live generation to what drains, if a cycle is noted and that can be done. One that is noted because it is
+    /// time has batches of its own: nobody waits for it.
     fn join_noted(&self, drain: &mut Drain<G>, attendant: O, now: i64) -> Option<Started> {
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
-        let trigger = ledger.noted.filter(|trigger| !ledger.ignores(*trigger))?;
+        let joins = |trigger: &Trigger| *trigger != Trigger::Interval && !ledger.ignores(*trigger);
+        let trigger = ledger.noted.filter(joins)?;
         let mut live = self.live.lock();
         let ends = ledger.paused || ledger.attendant != Some(attendant);
         let closes = live.closed && trigger != Trigger::Stop;
