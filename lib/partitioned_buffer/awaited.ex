@@ -17,6 +17,16 @@ defmodule PartitionedBuffer.Awaited do
   @spec token() :: Native.token()
   def token, do: rem(:erlang.unique_integer([:positive]), 1 <<< 38) * @tokens
 
+  @doc "The outcome for a token, if it comes in time."
+  @spec await(Native.handle(), Native.token(), timeout()) :: outcome()
+  def await(ref, token, timeout) do
+    receive do
+      {:partitioned_buffer, ^token, outcome} -> outcome
+    after
+      timeout -> give_up(ref, token)
+    end
+  end
+
   @doc "The outcome for each token, in their order. Those that do not come in time are timeouts."
   @spec collect(Native.handle(), [Native.token()], timeout()) :: [outcome()]
   def collect(ref, tokens, timeout), do: collect(ref, tokens, deadline(timeout), [])

@@ -268,7 +268,22 @@ defmodule PartitionedBuffer.Map do
   """
   @spec put_await(buffer(), key(), value(), keyword()) ::
           {:ok, result :: term()} | {:error, reason :: term()}
-  def put_await(buffer, key, value, opts \\ []) do
+  def put_await(buffer, key, value, opts \\ [])
+
+  # What the native side refuses here, it says there again what is to be done.
+  def put_await(buffer, key, value, []) do
+    %{ref: ref} = Handle.fetch!(buffer)
+    token = Awaited.token()
+
+    case Native.map_put_await(ref, key, value, nil, token) do
+      :ok -> Awaited.await(ref, token, Options.write_timeout())
+      _refused -> put_awaited(buffer, key, value, [])
+    end
+  end
+
+  def put_await(buffer, key, value, opts), do: put_awaited(buffer, key, value, opts)
+
+  defp put_awaited(buffer, key, value, opts) do
     {flush?, write_opts} = Options.await!(opts)
     timeout = Options.timeout_of!(write_opts)
     deadline = Awaited.deadline(timeout)

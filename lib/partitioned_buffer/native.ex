@@ -181,6 +181,9 @@ defmodule PartitionedBuffer.Native do
           :ok | {:ok, [token()]} | {:wait, ticket()} | refused()
   def queue_wait_dirty(_handle, _items, _indexes, _reference, _token), do: not_loaded()
 
+  @spec queue_push_await(target(), term(), token()) :: :ok | refused()
+  def queue_push_await(_target, _item, _token), do: not_loaded()
+
   @spec queue_push_awaited(handle(), list(), [index()], token(), boolean()) ::
           {:ok, [token()]} | refused()
   def queue_push_awaited(_handle, _items, _indexes, _token, _flush?), do: not_loaded()
@@ -264,6 +267,9 @@ defmodule PartitionedBuffer.Native do
   def map_wait_dirty(_handle, _entries, _indexes, _versioned?, _reference, _token),
     do: not_loaded()
 
+  @spec map_put_await(target(), term(), term(), index() | nil, token()) :: :ok | refused()
+  def map_put_await(_target, _key, _value, _index, _token), do: not_loaded()
+
   @spec map_put_awaited(handle(), list(), [index()], token(), boolean()) ::
           {:ok, [token()]} | refused()
   def map_put_awaited(_handle, _entries, _indexes, _token, _flush?), do: not_loaded()
@@ -346,6 +352,9 @@ defmodule PartitionedBuffer.Native do
   @spec partition_leave(handle(), index(), unsaid :: atom()) :: :ok
   def partition_leave(_handle, _index, _unsaid), do: not_loaded()
 
+  @spec partition_send_away(handle(), index(), non_neg_integer()) :: :ok | non_neg_integer()
+  def partition_send_away(_handle, _index, _cycles), do: not_loaded()
+
   @spec partition_pending(handle(), index()) :: boolean()
   def partition_pending(_handle, _index), do: not_loaded()
 
@@ -379,7 +388,7 @@ defmodule PartitionedBuffer.Native do
   @type advanced ::
           first()
           | {atom(), pos_integer(), first()}
-          | {:waits, atom()}
+          | {:waits, atom(), much? :: boolean()}
           | :ends
           | :look
           | :dirty

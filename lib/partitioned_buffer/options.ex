@@ -363,6 +363,10 @@ defmodule PartitionedBuffer.Options do
   def finite(:infinity), do: nil
   def finite(bound), do: bound
 
+  @doc "How long a write waits for room, or to be processed, that does not say so."
+  @spec write_timeout() :: timeout()
+  def write_timeout, do: @write_timeout
+
   @doc "The options of a write: the routing key, and how long it may wait for room."
   @spec write!(keyword()) :: {partition_key :: term(), timeout()}
   def write!([]), do: {nil, @write_timeout}

@@ -28,6 +28,8 @@ defmodule PartitionedBuffer.Partition do
 
   # Until what was not there is looked for again.
   @again_ms 10
+  # How often a runner is looked at that may have nothing to do: it ends when it had nothing from one look to the next.
+  @idle_ms 500
   # What is too short to begin anything in.
   @moment_ms 10
 
@@ -196,6 +198,17 @@ defmodule PartitionedBuffer.Partition do
     {:noreply, state |> schedule_tick() |> cycle(:interval)}
   end
 
+  # It takes no timer of the runner's, which would set and cancel one in each cycle.
+  def handle_info({:idle, pid, cycles}, %{runner: %{pid: pid}} = state) do
+    case Native.partition_send_away(state.ref, state.index, cycles) do
+      # It waits no more, and its end will be seen.
+      :ok -> :ok
+      cycles -> look_at_idle(pid, cycles)
+    end
+
+    {:noreply, state}
+  end
+
   # The native side: a cycle is to begin, and there is nobody to wake.
   def handle_info(:noted, state), do: {:noreply, start_pending(state)}
 
@@ -277,6 +290,7 @@ defmodule PartitionedBuffer.Partition do
         start_pending(state)
 
       {runner, _ms} ->
+        :ok = look_at_idle(runner, 0)
         watch(%{state | runner: runner(runner, Process.monitor(runner))})
     end
   end
@@ -377,11 +391,17 @@ defmodule PartitionedBuffer.Partition do
   defp start_runner(state, first) do
     case spawn_runner(state, [job(state), first]) do
       {pid, monitor} ->
+        :ok = look_at_idle(pid, 0)
         schedule_watchdog(%{state | runner: runner(pid, monitor)})
 
       nil ->
         later(state)
     end
+  end
+
+  defp look_at_idle(runner, cycles) do
+    _timer = Process.send_after(self(), {:idle, runner, cycles}, @idle_ms)
+    :ok
   end
 
   defp job(%{settings: settings} = state) do

@@ -16,14 +16,14 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
   alias PartitionedBuffer.{Entries, Names, Native, Partition, Telemetry}
 
-  # Milliseconds without a cycle until its garbage is collected, and until it ends.
+  # Milliseconds without a cycle until its garbage is collected, if there may be much.
   @tidy_ms 20
-  @idle_ms 1_000
   # So what a processor leaves behind unseen, such as tables, does not stay for longer.
   @age_ms 60_000
   # Words: what is larger is given back.
   @max_heap 1_000_000
-  # How long it may stay unnoticed that somebody has begun to listen to `processing` events, or has ceased to.
+  # How long it may stay unnoticed that somebody has begun to listen to events of its own, or has ceased to; and that it
+  # is too old or its heap too large.
   @look_again_ms 1
   # In nanoseconds, which the native clock counts.
   @ms 1_000_000
@@ -65,9 +65,14 @@ defmodule PartitionedBuffer.ProcessorRunner do
       monitor: Process.monitor(job.partition),
       links: links,
       until: Native.clock() + @age_ms * @ms,
-      # whether somebody listens to `processing` events, and when that is to be looked at again
+      # whether somebody listens to `processing` events and to those of cycles, whether it is too old or too large, and
+      # when that is to be looked at again
       listening?: false,
-      look_at: 0
+      cycles?: false,
+      worn?: false,
+      look_at: 0,
+      # what has started the cycle that has not been told of
+      begun: nil
     }
 
     job = looking(job)
@@ -114,9 +119,8 @@ defmodule PartitionedBuffer.ProcessorRunner do
   end
 
   defp cycle(job, me, trigger, size) do
-    began(job, trigger, size)
     serve_line(job)
-    advance(job, me, nil)
+    advance(job, %{me | begun: {trigger, size}}, nil)
   end
 
   # Batch by batch, and cycle by cycle as long as there is one. While nobody listens, a batch takes one look at the
@@ -126,8 +130,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
     case Native.partition_advance(ref, index, partition, result, me.look_at) do
       :look ->
-        {listening?, look_at} = look(job, me.listening?)
-        advance(job, %{me | listening?: listening?, look_at: look_at}, result)
+        advance(job, look_again(job, me), result)
 
       :dirty ->
         dirty = Native.partition_advance_dirty(ref, index, partition, result)
@@ -139,14 +142,15 @@ defmodule PartitionedBuffer.ProcessorRunner do
   end
 
   defp advanced([_ | _] = batch, job, me, _result) do
+    me = began(job, me)
     advance(job, me, call(job, batch, nil, me.listening?))
   end
 
   # It waits already: whoever has seen what it did may wake it.
-  defp advanced({:waits, noted}, job, me, _result) do
+  defp advanced({:waits, noted, much?}, job, me, _result) do
     if tidy?(me) do
       if job.empty?, do: Partition.waits(job.partition, noted)
-      wait(job, me, @tidy_ms)
+      wait(job, me, if(much?, do: @tidy_ms, else: :infinity))
     else
       leave(job, nil)
     end
@@ -156,8 +160,8 @@ defmodule PartitionedBuffer.ProcessorRunner do
   defp advanced({trigger, size, first}, job, me, result) do
     case between(job, me) do
       %__MODULE__{} = job ->
-        began(job, trigger, size)
-        advanced(first, job, me, result)
+        me = began(job, me)
+        advanced(first, job, %{me | begun: {trigger, size}}, result)
 
       :ends ->
         leave(job, trigger)
@@ -167,22 +171,34 @@ defmodule PartitionedBuffer.ProcessorRunner do
   defp advanced(:large, job, me, result), do: job |> copy() |> advanced(job, me, result)
 
   defp advanced(:expired_some, job, me, _result) do
+    me = began(job, me)
     Partition.gave_up(job.partition)
     advance(job, me, nil)
   end
 
   defp advanced(:table, job, me, result) do
+    me = began(job, me)
     _end = if job.stream?, do: stream(job, result), else: table(job, result)
     idle(job, me)
   end
 
-  defp advanced(ends, _job, _me, _result) when ends in [:ends, :not_owner], do: :done
+  defp advanced(ends, job, me, _result) when ends in [:ends, :not_owner] do
+    _me = began(job, me)
+    :done
+  end
 
   # Looking costs as much as a short cycle.
+  defp look_again(job, me) do
+    {listening?, cycles?, look_at} = look(job, me.listening?)
+    {:total_heap_size, heap} = Process.info(self(), :total_heap_size)
+    worn? = heap >= @max_heap or look_at >= me.until
+    %{me | listening?: listening?, cycles?: cycles?, worn?: worn?, look_at: look_at}
+  end
+
   defp look(job, listening?) do
-    listens? = Telemetry.listening?()
+    {listens?, cycles?} = Telemetry.listening()
     if listens? and not listening?, do: stopped_unheard(job)
-    {listens?, Native.clock() + @look_again_ms * @ms}
+    {listens?, cycles?, Native.clock() + @look_again_ms * @ms}
   end
 
   # In turn, there is room for those in line when a generation has been swapped out, and when one is through.
@@ -193,17 +209,22 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
   defp serve_line(_job), do: :ok
 
+  defp began(_job, %{begun: nil} = me), do: me
+
   # What is left of a former cycle is none of its own.
-  defp began(_job, nil, _size), do: :ok
+  defp began(_job, %{begun: {nil, _size}} = me), do: %{me | begun: nil}
 
-  defp began(job, trigger, size) do
-    Telemetry.execute(
-      [:flush],
-      %{system_time: System.system_time(), size: size},
-      Map.put(job.metadata, :trigger, trigger)
-    )
+  defp began(job, %{begun: {trigger, size}} = me) do
+    if me.cycles? do
+      Telemetry.execute(
+        [:flush],
+        %{system_time: System.system_time(), size: size},
+        Map.put(job.metadata, :trigger, trigger)
+      )
+    end
 
-    if job.tells?, do: Partition.began(job.partition, trigger), else: :ok
+    if job.tells?, do: Partition.began(job.partition, trigger)
+    %{me | begun: nil}
   end
 
   defp wait(job, me, ms) do
@@ -211,22 +232,21 @@ defmodule PartitionedBuffer.ProcessorRunner do
       {:partitioned_buffer_cycle, trigger, size} ->
         cycle(job, me, trigger, size)
 
+      # By the partition, when nothing has been done for a while: it does not wait any more.
+      :partitioned_buffer_sent_away ->
+        :done
+
       message ->
         case handle(message, job, me) do
           :ends -> leave(job, nil)
           job -> wait(job, me, ms)
         end
     after
-      ms -> rest(job, me, ms)
+      ms ->
+        :erlang.garbage_collect()
+        wait(job, me, :infinity)
     end
   end
-
-  defp rest(job, me, @tidy_ms) do
-    :erlang.garbage_collect()
-    wait(job, me, @idle_ms)
-  end
-
-  defp rest(job, _me, @idle_ms), do: leave(job, nil)
 
   # Whatever was started for it is done by the next one, which the partition starts when it sees the end of this one.
   defp leave(job, unsaid) do
@@ -264,11 +284,11 @@ defmodule PartitionedBuffer.ProcessorRunner do
   # Of the processor: nobody waits for it any more.
   defp handle(_stray, job, _me), do: job
 
-  defp tidy?(%{links: links, until: until}) do
-    [links: now, trap_exit: traps?, total_heap_size: heap] =
-      Process.info(self(), [:links, :trap_exit, :total_heap_size])
+  defp tidy?(%{worn?: true}), do: false
 
-    now == links and not traps? and heap < @max_heap and Native.clock() < until
+  defp tidy?(%{links: links}) do
+    [links: now, trap_exit: traps?] = :erlang.process_info(self(), [:links, :trap_exit])
+    now == links and not traps?
   end
 
   # Drains nothing.
@@ -301,7 +321,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
         batches(job, call(job, batch, nil, listening?), listening?, look_at)
 
       :look ->
-        {listening?, look_at} = look(job, listening?)
+        {listening?, _cycles?, look_at} = look(job, listening?)
         batches(job, result, listening?, look_at)
 
       :table ->

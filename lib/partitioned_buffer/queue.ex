@@ -202,7 +202,22 @@ defmodule PartitionedBuffer.Queue do
   """
   @spec push_await(buffer(), item_or_items :: term() | [term()], keyword()) ::
           {:ok, result :: term()} | {:error, reason :: term()}
-  def push_await(buffer, item_or_items, opts \\ []) do
+  def push_await(buffer, item_or_items, opts \\ [])
+
+  # What the native side refuses here, it says there again what is to be done.
+  def push_await(buffer, item, []) when not is_list(item) do
+    %{ref: ref} = Handle.fetch!(buffer)
+    token = Awaited.token()
+
+    case Native.queue_push_await(ref, item, token) do
+      :ok -> Awaited.await(ref, token, Options.write_timeout())
+      _refused -> push_awaited(buffer, item, [])
+    end
+  end
+
+  def push_await(buffer, item_or_items, opts), do: push_awaited(buffer, item_or_items, opts)
+
+  defp push_awaited(buffer, item_or_items, opts) do
     {flush?, opts} = Options.await!(opts)
     {key, timeout} = Options.write!(opts)
     deadline = Awaited.deadline(timeout)

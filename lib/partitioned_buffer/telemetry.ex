@@ -79,8 +79,8 @@ defmodule PartitionedBuffer.Telemetry do
 
                `buffer` and `partition` are atoms. `batch` is the id of a batch, the same each time that it is \
                tried: see `t:PartitionedBuffer.batch_id/0`. While no handler is attached to a `processing` event, \
-               batches that take less than a millisecond do not look for one each: a handler that is \
-               attached is noticed within a millisecond.
+               batches that take less than a millisecond do not look for one each, nor do short cycles while none is \
+               attached to `flush`: a handler that is attached is noticed within a millisecond.
 
                ## Example
 
@@ -118,17 +118,28 @@ defmodule PartitionedBuffer.Telemetry do
     :telemetry.execute(@write_prefix ++ event, measurements, metadata)
   end
 
+  # Whether somebody listens to `processing` events, and whether to `flush`.
+  @doc false
+  @spec listening() :: {processing? :: boolean(), flush? :: boolean()}
+  def listening do
+    events = for %{event_name: [_, _ | event]} <- handlers(@prefix), do: hd(event)
+
+    {:processing in events, :flush in events}
+  end
+
   @doc false
   @spec listening?() :: boolean()
-  def listening?, do: handled?(@prefix ++ [:processing])
+  def listening?, do: elem(listening(), 0)
 
   @doc false
   @spec handled?([atom()]) :: boolean()
-  def handled?(prefix) do
-    :telemetry.list_handlers(prefix) != []
+  def handled?(prefix), do: handlers(prefix) != []
+
+  defp handlers(prefix) do
+    :telemetry.list_handlers(prefix)
   rescue
     # Telemetry is not running, or is being started again: nobody is told of anything.
-    ArgumentError -> false
+    ArgumentError -> []
   end
 
   @doc false

@@ -2,6 +2,8 @@ defmodule PartitionedBuffer.AwaitTest do
   # Writes that return when they have been processed.
   use PartitionedBuffer.BoundsCase, async: true
 
+  alias PartitionedBuffer.{Awaited, Handle, Native}
+
   @moduletag :capture_log
 
   for kind <- [:queue, :map] do
@@ -218,6 +220,42 @@ defmodule PartitionedBuffer.AwaitTest do
     Buffer.delete(name, :a)
     PartitionedBuffer.resume(name)
     assert {:ok, _} = Task.await(task)
+  end
+
+  test "an outcome that does not come in time does not come later" do
+    for {kind, write} <- [
+          queue: &Native.queue_push_await(&1, :item, &2),
+          map: &Native.map_put_await(&1, :key, :value, nil, &2)
+        ] do
+      name = start!(kind)
+      PartitionedBuffer.pause(name)
+      %{ref: ref} = Handle.fetch!(name)
+      [late, heard] = [Awaited.token(), Awaited.token()]
+      assert write.(ref, late) == :ok
+      assert write.(ref, heard) == :ok
+      assert Awaited.await(ref, late, 0) == {:error, :timeout}
+      PartitionedBuffer.resume(name)
+      PartitionedBuffer.flush(name)
+      assert {:ok, _result} = Awaited.await(ref, heard, 5_000)
+      refute_received {:partitioned_buffer, ^late, _outcome}
+    end
+  end
+
+  test "a single entry that is awaited takes room, or is dropped" do
+    for kind <- [:queue, :map] do
+      name = start!(kind, capacity: 1, overflow: :drop_newest)
+      PartitionedBuffer.pause(name)
+      :ok = write(kind, name, 1)
+      assert write_await(kind, name, 2) == {:error, :overflow}
+      PartitionedBuffer.update_options(name, overflow: :drop_oldest)
+      task = Task.async(fn -> write_await(kind, name, 3) end)
+      wait_until(fn -> PartitionedBuffer.info(name).discarded.overflow == 2 end)
+      PartitionedBuffer.resume(name)
+      PartitionedBuffer.flush(name)
+      assert {:ok, _result} = Task.await(task)
+      :ok = PartitionedBuffer.await_empty(name)
+      assert %{accepted: 3, processed: 1} = assert_nothing_held(name)
+    end
   end
 
   test "a buffer of another kind, or none, raises" do

@@ -245,29 +245,30 @@ defmodule PartitionedBuffer.RunnerTest do
     assert_nothing_held(name)
   end
 
-  test "takes what is to be processed next with what is left, if that is less than a batch" do
+  test "takes what is next with what is left for less than a batch, when writers wait for room" do
     processor = GatedProcessor.new()
-    name = start_runner!(processor, partitions: 1, processing_batch_size: 2)
+    opts = [partitions: 1, processing_batch_size: 2, capacity: 5]
+    name = start_runner!(processor, opts)
     Queue.push(name, [1, 2, 3])
     PartitionedBuffer.flush(name)
     {runner, [1, 2]} = GatedProcessor.next_batch()
-    # Nothing wants it to be processed yet.
-    Queue.push(name, 4)
+    Queue.push(name, [4, 5])
+    writer = Task.async(fn -> Queue.push(name, 6, timeout: :infinity) end)
+    wait_until(fn -> PartitionedBuffer.info(name).blocked == 1 end)
     GatedProcessor.open(runner)
-    {^runner, [3]} = GatedProcessor.next_batch()
-    Queue.push(name, [5, 6])
+    {^runner, [3, 4]} = GatedProcessor.next_batch()
+    assert Task.await(writer) == :ok
     PartitionedBuffer.flush(name)
     GatedProcessor.open(runner)
-    {^runner, [4, 5]} = GatedProcessor.next_batch()
-    Queue.push(name, 7)
-    PartitionedBuffer.flush(name)
+    # Nobody waits any more: a cycle by itself.
+    {^runner, [5]} = GatedProcessor.next_batch()
     GatedProcessor.open(runner)
-    {^runner, [6, 7]} = GatedProcessor.next_batch()
+    {^runner, [6]} = GatedProcessor.next_batch()
     GatedProcessor.open(runner)
     assert :ok = PartitionedBuffer.await_empty(name)
-    assert %{processed: 7} = assert_nothing_held(name)
-    flushes = for {[:flush], %{size: size}, _} <- events(), do: size
-    assert flushes == [3, 3, 1]
+    assert %{processed: 6} = assert_nothing_held(name)
+    flushes = for {[:flush], %{size: size}, %{trigger: trigger}} <- events(), do: {trigger, size}
+    assert flushes == [flush: 3, capacity: 2, flush: 1]
   end
 
   test "many writers that start cycles at once lose nothing" do

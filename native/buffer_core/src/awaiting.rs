@@ -88,12 +88,12 @@ impl<O: Copy> Awaiting<O> {
 
     /// All places up to `last` have left.
     pub fn pass(&mut self, last: u64, passed: &mut Vec<Passed<O>>) {
-        if self.waiting.is_empty() {
-            return;
+        while let Some(first) = self.waiting.first_entry() {
+            if first.key().0 > last {
+                break;
+            }
+            passed.push(Passed::from(first.remove()));
         }
-        let later = self.waiting.split_off(&(last + 1, 0));
-        let gone = std::mem::replace(&mut self.waiting, later);
-        passed.extend(gone.into_values().map(Passed::from));
     }
 
     /// Stretches that begin after `after` and end at `last` or before have left: earlier places have not.

@@ -273,6 +273,11 @@ impl Capacity {
         self.state.lock().used
     }
 
+    /// Whether somebody waits.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.is_limited() && self.waiting() > 0
+    }
+
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.state.lock().waiting

@@ -125,6 +125,8 @@ struct Drain<G: Generation> {
     // How its first entries are to be tried again.
     pieces: VecDeque<Piece>,
     retired: Retired<G::Arena>,
+    // What was processed since the runner waited.
+    taken: Size,
 }
 
 struct Ledger<O> {
@@ -140,6 +142,8 @@ struct Ledger<O> {
     // What has started the cycle of a generation that was full, while nobody drains it.
     full: Option<Trigger>,
     trigger: Option<Trigger>,
+    // How many have begun.
+    cycles: u64,
     mode: Mode,
     in_flight: Option<Batch>,
     // `Runs` while there is none.
@@ -189,6 +193,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 noted: None,
                 full: None,
                 trigger: None,
+                cycles: 0,
                 mode: Mode::default(),
                 in_flight: None,
                 call: Call::Runs,
@@ -206,6 +211,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 swapped_at: 0,
                 pieces: VecDeque::new(),
                 retired: Retired::default(),
+                taken: Size::default(),
             }),
             awaiting: Mutex::default(),
             kept: Mutex::default(),

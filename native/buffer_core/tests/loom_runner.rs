@@ -8,8 +8,10 @@
 //! 3. What was started for a runner that leaves is the next one's, with what has started it: whether the former one
 //!    waits, was woken, or has the first batch of it.
 //! 4. A runner whose attendant was replaced is sent away or is the owner: never both it and the next one.
+//!    A runner that has waited for long is sent away or woken, not both.
 //! 5. A runner that takes one batch after the other, settling the former in the same step, is never found between two:
-//!    nobody is called. If less is left than it wants, what was noted comes with it, in order and once.
+//!    nobody is called. If less is left than it wants while writers wait for room, what was noted comes with it, in order
+//!    and once.
 #![cfg(loom)]
 
 #[path = "support/model.rs"]
@@ -18,31 +20,40 @@ mod model;
 
 use std::sync::atomic::{AtomicUsize, Ordering}; // looked at when all threads have ended
 
-use buffer_core::{After, Begun, Idle, Mode, Next, Queue, Step, Trigger, Wanted};
+use buffer_core::{
+    After, Begun, Buffer, Idle, Mode, Next, Queue, Size, Step, Trigger, Wait, Waiters, Wanted,
+};
 use loom::sync::Arc;
 use loom::thread;
-use model::{assert_complete, check, next, stats, values, write, Ints, Part};
+use model::{assert_complete, check, next, stats, values, write, Ints, Owner, Part};
 
 const RUNNER: u8 = 1;
 const ATTENDANT: u8 = 9;
 
 /// A partition, and the messages that were sent.
-#[derive(Default)]
 struct World {
-    partition: Part,
+    buffer: Buffer<Queue<Ints>, Owner>,
     wakes: AtomicUsize,
     calls: AtomicUsize,
 }
 
 fn world() -> Arc<World> {
-    let world = World::default();
-    world.partition.attend(ATTENDANT, Mode::default());
+    let world = World {
+        buffer: Buffer::new(1),
+        wakes: AtomicUsize::new(0),
+        calls: AtomicUsize::new(0),
+    };
+    world.partition().attend(ATTENDANT, Mode::default());
     Arc::new(world)
 }
 
 impl World {
+    fn partition(&self) -> &Part {
+        &self.buffer.partitions()[0]
+    }
+
     fn begin(&self, trigger: Trigger) {
-        let count = match self.partition.begin(trigger, None, || 0) {
+        let count = match self.partition().begin(trigger, None, || 0) {
             Begun::Woken(RUNNER, started) => {
                 assert!(started.size > 0);
                 &self.wakes
@@ -55,7 +66,7 @@ impl World {
     }
 
     fn idle(&self) -> Idle {
-        self.partition.idle(RUNNER, ATTENDANT, None, || 0)
+        self.partition().idle(RUNNER, ATTENDANT, None, || 0)
     }
 
     /// What a runner does until it waits or ends.
@@ -69,7 +80,7 @@ impl World {
     }
 
     fn drain(&self, all: &mut Vec<u8>) {
-        while let Some(batch) = next(&self.partition, RUNNER, 2) {
+        while let Some(batch) = next(self.partition(), RUNNER, 2) {
             all.extend(batch);
         }
     }
@@ -80,7 +91,7 @@ impl World {
         let (who, wanted) = ((RUNNER, ATTENDANT), Wanted::entries(2));
         let mut after = After::default();
         let step = self
-            .partition
+            .partition()
             .advance(who, wanted, None, 0, &|_, _| None, &mut after, read);
         step.expect("it is the owner")
     }
@@ -101,7 +112,7 @@ impl World {
     fn settle(&self, all: &mut Vec<u8>) {
         let wakes = self.wakes.load(Ordering::Relaxed);
         let calls = self.calls.load(Ordering::Relaxed);
-        let (owner, _) = self.partition.drain_status();
+        let (owner, _) = self.partition().drain_status();
         assert_eq!(owner.is_some(), wakes > 0, "a wake-up is for the owner");
         assert!(wakes <= 1, "woken once until it waits again");
         if wakes > 0 {
@@ -116,7 +127,7 @@ impl World {
 fn writer(world: &Arc<World>, value: u8, trigger: Trigger) -> thread::JoinHandle<()> {
     let world = Arc::clone(world);
     thread::spawn(move || {
-        assert!(write(&world.partition, value).is_ok());
+        assert!(write(world.partition(), value).is_ok());
         world.begin(trigger);
     })
 }
@@ -132,7 +143,7 @@ fn no_wake_up_is_lost_beside_a_runner_that_goes_to_sleep() {
         let mut all = Vec::new();
         let end = world.run(&mut all);
         assert!(matches!(end, Idle::Waits(_)));
-        stats(&world.partition);
+        stats(world.partition());
         for writer in writers {
             writer.join().unwrap();
         }
@@ -164,14 +175,14 @@ fn of_two_that_begin_one_wakes_the_runner_that_waits() {
 
 /// The runner that is started for the same attendant when another one has left.
 fn successor(world: &World) -> Vec<u8> {
-    assert_eq!(world.partition.drain_status(), (None, None));
-    assert!(world.partition.is_pending());
-    let Idle::Drains(started) = world.partition.idle(2, ATTENDANT, None, || 0) else {
+    assert_eq!(world.partition().drain_status(), (None, None));
+    assert!(world.partition().is_pending());
+    let Idle::Drains(started) = world.partition().idle(2, ATTENDANT, None, || 0) else {
         panic!("there is something to drain");
     };
     assert_eq!(started.trigger, Some(Trigger::Flush));
     let mut all = Vec::new();
-    while let Some(batch) = next(&world.partition, 2, 2) {
+    while let Some(batch) = next(world.partition(), 2, 2) {
         all.extend(batch);
     }
     all
@@ -183,7 +194,7 @@ fn what_a_runner_was_woken_for_when_it_leaves_is_the_next_one_s() {
         let world = world();
         world.run(&mut Vec::new());
         let writer = writer(&world, 10, Trigger::Flush);
-        world.partition.leave(RUNNER, None);
+        world.partition().leave(RUNNER, None);
         writer.join().unwrap();
         let (wakes, calls) = (&world.wakes, &world.calls);
         let told = wakes.load(Ordering::Relaxed) + calls.load(Ordering::Relaxed);
@@ -193,11 +204,35 @@ fn what_a_runner_was_woken_for_when_it_leaves_is_the_next_one_s() {
 }
 
 #[test]
+fn a_runner_that_waits_is_sent_away_or_woken() {
+    check(|| {
+        let world = world();
+        world.run(&mut Vec::new());
+        let seen = world
+            .partition()
+            .send_away(u64::MAX)
+            .expect_err("not so many");
+        let writer = writer(&world, 10, Trigger::Flush);
+        let away = world.partition().send_away(seen);
+        writer.join().unwrap();
+        let wakes = world.wakes.load(Ordering::Relaxed);
+        let calls = world.calls.load(Ordering::Relaxed);
+        if away.is_ok() {
+            assert_eq!((away, wakes, calls), (Ok(RUNNER), 0, 1));
+            assert_complete(&successor(&world), &[&[10]]);
+        } else {
+            assert_eq!((wakes, calls), (1, 0));
+            assert_eq!(world.advance_all(), [[10]]);
+        }
+    });
+}
+
+#[test]
 fn a_batch_that_a_runner_has_not_begun_with_when_it_leaves_is_the_next_one_s() {
     check(|| {
         let world = world();
         world.run(&mut Vec::new());
-        assert!(write(&world.partition, 1).is_ok());
+        assert!(write(world.partition(), 1).is_ok());
         world.begin(Trigger::Flush);
         let writer = writer(&world, 10, Trigger::Flush);
         let mut all = Vec::new();
@@ -206,11 +241,11 @@ fn a_batch_that_a_runner_has_not_begun_with_when_it_leaves_is_the_next_one_s() {
                 Step::Drains(None, Next::Batch(batch)) => all.extend(batch),
                 // Noted before: with what was left of the first cycle, or behind it.
                 Step::Drains(Some(started), Next::Batch(_)) => break started.trigger,
-                Step::Waits(None) => break None,
+                Step::Waits(None, _) => break None,
                 other => panic!("{other:?}"),
             }
         };
-        world.partition.leave(RUNNER, unsaid);
+        world.partition().leave(RUNNER, unsaid);
         writer.join().unwrap();
         all.extend(successor(&world));
         assert_complete(&all, &[&[1], &[10]]);
@@ -222,7 +257,7 @@ fn a_runner_that_settles_is_at_work_or_waits() {
     check(|| {
         let world = world();
         world.run(&mut Vec::new());
-        assert!(write(&world.partition, 1).is_ok());
+        assert!(write(world.partition(), 1).is_ok());
         world.begin(Trigger::Flush);
         let writers = [
             writer(&world, 10, Trigger::Flush),
@@ -238,7 +273,7 @@ fn a_runner_that_settles_is_at_work_or_waits() {
             all.extend(world.advance_all().concat());
         }
         assert_complete(&all, &[&[1], &[10], &[20]]);
-        let stats = stats(&world.partition);
+        let stats = stats(world.partition());
         assert_eq!((stats.queued, stats.in_flight), (0, 0));
     });
 }
@@ -248,7 +283,11 @@ fn what_is_noted_comes_with_what_is_left_for_half_a_batch() {
     check(|| {
         let world = world();
         world.run(&mut Vec::new());
-        (1..4).for_each(|value| assert!(write(&world.partition, value).is_ok()));
+        (1..4).for_each(|value| assert!(write(world.partition(), value).is_ok()));
+        world.buffer.set_limit(Some(Size::one(3)));
+        let waiters = Waiters::default();
+        let waits = waiters.wait(world.buffer.capacity(), Size::one(1), "a writer");
+        assert!(matches!(waits, Wait::Waits(_)));
         world.begin(Trigger::Flush);
         let writer = writer(&world, 10, Trigger::Flush);
         let mut batches = world.advance_all();
@@ -259,7 +298,7 @@ fn what_is_noted_comes_with_what_is_left_for_half_a_batch() {
         let joined = batches == [vec![1, 2], vec![3, 10]];
         assert!(joined || batches == [vec![1, 2], vec![3], vec![10]]);
         assert_eq!(world.calls.load(Ordering::Relaxed), 0);
-        let stats = stats(&world.partition);
+        let stats = stats(world.partition());
         assert_eq!((stats.queued, stats.in_flight, stats.processed), (0, 0, 4));
     });
 }
@@ -276,10 +315,10 @@ fn a_new_attendant_finds_the_former_runner_at_work_or_sends_it_away() {
                 all
             })
         };
-        assert!(write(&world.partition, 10).is_ok());
-        let begun = world.partition.begin(Trigger::Flush, None, || 0);
-        world.partition.attend(8, Mode::default());
-        let (owner, _) = world.partition.drain_status();
+        assert!(write(world.partition(), 10).is_ok());
+        let begun = world.partition().begin(Trigger::Flush, None, || 0);
+        world.partition().attend(8, Mode::default());
+        let (owner, _) = world.partition().drain_status();
         let mut all = former.join().unwrap();
         if matches!(begun, Begun::Woken(..)) {
             // Its message has come meanwhile.
@@ -288,12 +327,12 @@ fn a_new_attendant_finds_the_former_runner_at_work_or_sends_it_away() {
             assert_eq!(world.idle(), Idle::Ends);
         }
         // Whoever the next attendant starts.
-        while let Idle::Drains(_) = world.partition.idle(2, 8, None, || 0) {
-            while let Some(batch) = next(&world.partition, 2, 2) {
+        while let Idle::Drains(_) = world.partition().idle(2, 8, None, || 0) {
+            while let Some(batch) = next(world.partition(), 2, 2) {
                 all.extend(batch);
             }
         }
         assert_complete(&all, &[&[10]]);
-        assert_eq!(world.partition.drain_status(), (None, None));
+        assert_eq!(world.partition().drain_status(), (None, None));
     });
 }

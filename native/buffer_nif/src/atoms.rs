@@ -71,6 +71,7 @@ rustler::atoms! {
     waits,
     ends,
     partitioned_buffer_cycle,
+    partitioned_buffer_sent_away,
     // what a cell and turns answer, and what tells a process that its turn has come
     taken_back,
     abandoned,

@@ -61,6 +61,8 @@ pub trait Cycle: Sync {
     fn idle(&self, runner: LocalPid, attendant: LocalPid, part: Option<usize>) -> Idle;
     /// See [`Partition::leave`].
     fn leave(&self, runner: LocalPid, unsaid: Option<Trigger>);
+    /// See [`Partition::send_away`].
+    fn send_away(&self, cycles: u64) -> Result<LocalPid, u64>;
     /// See [`Partition::is_pending`].
     fn is_pending(&self) -> bool;
     /// See [`Partition::noted`].
@@ -143,6 +145,12 @@ pub trait Cycle: Sync {
     fn stats(&self) -> Stats;
 }
 
+/// What leaves no garbage that is worth collecting.
+const LITTLE: Size = Size {
+    entries: 64,
+    bytes: 16 * 1024,
+};
+
 /// Which batches may be copied by the call that starts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Within {
@@ -183,6 +191,10 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
 
     fn leave(&self, runner: LocalPid, unsaid: Option<Trigger>) {
         Partition::leave(self, runner, unsaid);
+    }
+
+    fn send_away(&self, cycles: u64) -> Result<LocalPid, u64> {
+        Partition::send_away(self, cycles)
     }
 
     fn is_pending(&self) -> bool {
@@ -239,7 +251,10 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
         finish(env, shared, todo, Some(result));
         match step {
             Ok(Step::Drains(cycle, next)) => begun(env, cycle, started(env, next)),
-            Ok(Step::Waits(noted)) => (atoms::waits(), trigger_name(noted)).encode(env),
+            Ok(Step::Waits(noted, taken)) => {
+                let much = !taken.fits(LITTLE);
+                (atoms::waits(), trigger_name(noted), much).encode(env)
+            }
             Ok(Step::Ends) => atoms::ends().encode(env),
             Err(NotOwner) => atoms::not_owner().encode(env),
         }

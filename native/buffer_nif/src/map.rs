@@ -12,7 +12,7 @@ mod update;
 pub mod versions;
 
 use buffer_core::map::{Cell, Entry, Given, Source, ENTRY_BYTES, LARGE};
-use buffer_core::{Arena as _, Generation as _, Map, NoRoom, Partition, Room, Size};
+use buffer_core::{Arena as _, Generation as _, Map, NoRoom, Partition, Room, Size, Trigger};
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 use smallvec::SmallVec;
 
@@ -20,6 +20,7 @@ pub use self::list::write_granted;
 use self::versions::Record;
 use crate::arena::packed::{pack, unpack, Unpacked, SPACE, WORDS};
 use crate::arena::{immediate, immediate_word, Arena, Copies};
+use crate::begin::begin;
 use crate::cycle::Readable;
 use crate::entry::nif;
 use crate::names::Target;
@@ -423,21 +424,72 @@ fn put(
     let total = key.taken.held() + value.held();
     let (key_given, given) = (key.taken.given(), value.given());
     let put = write(env, shared, partition, |map, room| {
-        match slot_with_room(env, shared, map, room, &key, total)? {
-            Some(slot) => {
-                map.withdraw_version(|records| key.find(records), clock::now);
-                map.replace(slot, given, zero(), 0, clock::now);
-            }
-            None => {
-                map.insert(key.hash, key_given, given, zero(), clock::now);
-            }
-        }
+        let found = slot_with_room(env, shared, map, room, &key, total)?;
+        put_at(map, &key, found, key_given, given);
         Ok(())
     })?;
     put.or_else(|_: NoRoom| {
         let entry = (key.taken.term, value.term).encode(env);
         list::put_one(shared, entry, false, index, scale)
     })
+}
+
+nif!(map_put_await / 5, map_put_await);
+
+/// Puts a value, of which the caller is told as `map_put_awaited` tells it, with this token; processing starts at once.
+/// What is refused is to be put with that. Bounded.
+fn map_put_await<'a>(env: Env<'a>, [buffer, key, value, index, token]: [Term<'a>; 5]) -> Term<'a> {
+    let (buffer, index) = (Target::of(buffer), index_of(index));
+    let put = |shared: &Shared| put_await(env, shared, key, value, index, token);
+    answer(buffer.with(put)).to_term(env)
+}
+
+fn put_await(
+    env: Env<'_>,
+    shared: &Shared,
+    key: Term<'_>,
+    value: Term<'_>,
+    index: Index,
+    token: Term<'_>,
+) -> Result<(), Refused> {
+    let mut scale = Scale::bounded();
+    let token = token.decode::<u64>().map_err(|_| Refused::Improper)?;
+    let (key_bytes, value_bytes) = (&mut [0; SPACE], &mut [0; SPACE]);
+    let key = Key::new(key, &mut scale, key_bytes)?;
+    let value = Taken::new(value, &mut scale, value_bytes)?;
+    let partition = key.partition(buffer(shared)?, index)?;
+    let total = key.taken.held() + value.held();
+    let (key_given, given) = (key.taken.given(), value.given());
+    let (mut todo, mut retired) = (Todo::default(), None);
+    let written = partition.write_and_await(&mut todo, (env.pid(), token), |map, room| {
+        let found = slot_with_room(env, shared, map, room, &key, total)?;
+        let slot = put_at(map, &key, found, key_given, given) as u64;
+        retired = map.take_retired();
+        Ok::<_, NoRoom>(slot..slot + 1)
+    })?;
+    reclaim(retired.unwrap_or_default());
+    finish(env, shared, todo, None);
+    signal(env, shared, partition, written).map_err(|_| Refused::Full)?;
+    begin(env, shared, partition, Trigger::Flush);
+    Ok(())
+}
+
+/// Writes to the slot that was found for a key, or to a new one. Answers which.
+fn put_at(
+    map: &mut Map<Arena>,
+    key: &Key<'_, '_>,
+    found: Option<usize>,
+    key_given: Given<Arena, Copied<'_, '_>>,
+    given: Given<Arena, Copied<'_, '_>>,
+) -> usize {
+    match found {
+        Some(slot) => {
+            map.withdraw_version(|records| key.find(records), clock::now);
+            map.replace(slot, given, zero(), 0, clock::now);
+            slot
+        }
+        None => map.insert(key.hash, key_given, given, zero(), clock::now),
+    }
 }
 
 fn put_newer<'a>(

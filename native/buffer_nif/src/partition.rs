@@ -117,6 +117,25 @@ fn partition_leave(
     Ok(atoms::ok())
 }
 
+/// Sends the runner `partitioned_buffer_sent_away` that waits and has done so since there were so many cycles: `ok`; it
+/// waits no more then. Otherwise how many there have been. O(1).
+#[rustler::nif]
+fn partition_send_away<'a>(
+    env: Env<'a>,
+    handle: Handle<'_>,
+    index: usize,
+    cycles: u64,
+) -> NifResult<Term<'a>> {
+    Ok(match partition(handle, index)?.send_away(cycles) {
+        Ok(runner) => {
+            // Dead: then it is gone.
+            let _ = env.send(&runner, atoms::partitioned_buffer_sent_away());
+            atoms::ok().encode(env)
+        }
+        Err(cycles) => cycles.encode(env),
+    })
+}
+
 /// Whether there is something for a runner to do: something drains, or a cycle is noted. O(1).
 #[rustler::nif]
 fn partition_pending(handle: Handle<'_>, index: usize) -> NifResult<bool> {
@@ -253,7 +272,8 @@ fn partition_next_dirty<'a>(
 
 /// The same for a runner that this process has started, which goes on with the next cycle then, or waits: besides what
 /// `partition_next` answers, `{Trigger | nil, Size, Batch}` if a cycle begins with this batch, which may have entries of
-/// the one before it too, and what `partition_idle` answers instead of `:empty` and `:paused`.
+/// the one before it too, and what `partition_idle` answers instead of `:empty` and `:paused`: `{waits, Trigger | nil, Much}`
+/// also tells whether much was processed since it has waited before.
 #[rustler::nif]
 fn partition_advance<'a>(
     env: Env<'a>,

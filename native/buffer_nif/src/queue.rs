@@ -6,13 +6,13 @@
 
 mod list;
 
-use buffer_core::{Arena as _, Generation as _, NoRoom, Queue, Size};
+use buffer_core::{Arena as _, Generation as _, NoRoom, Queue, Size, Trigger};
 use rustler::{Atom, Env, Term};
 
 pub use self::list::write_granted;
 use self::list::Items;
 use crate::arena::{Arena, Copies, Handle};
-use crate::begin::full;
+use crate::begin::{begin, full};
 use crate::clock;
 use crate::cycle::Readable;
 use crate::entry::nif;
@@ -54,6 +54,43 @@ fn queue_push_to(handle: Handle<'_>, item: Term<'_>, index: usize) -> Atom {
 #[rustler::nif(schedule = "DirtyCpu")]
 fn queue_push_to_dirty(handle: Handle<'_>, item: Term<'_>, index: usize) -> Atom {
     answer(push(handle.0, item, Some(index), Scale::generous()))
+}
+
+nif!(queue_push_await / 3, queue_push_await);
+
+/// One item, routed by itself, of which the caller is told as `queue_push_awaited` tells it, with this token; processing
+/// starts at once. What is refused is to be pushed with that. Bounded.
+fn queue_push_await<'a>(env: Env<'a>, [buffer, item, token]: [Term<'a>; 3]) -> Term<'a> {
+    let buffer = Target::of(buffer);
+    answer(buffer.with(|shared| push_await(env, shared, item, token))).to_term(env)
+}
+
+fn push_await(
+    env: Env<'_>,
+    shared: &Shared,
+    item: Term<'_>,
+    token: Term<'_>,
+) -> Result<(), Refused> {
+    let partitions = queue(shared)?.partitions();
+    let token = token.decode::<u64>().map_err(|_| Refused::Improper)?;
+    let weight = Scale::bounded().weigh(item)?;
+    let partition = partitions
+        .get(own_route(item, partitions.len())?)
+        .ok_or(Refused::NoPartitions)?;
+    if weight > COPIED_UNDER_LOCK {
+        return Err(Refused::Heavy);
+    }
+    let mut todo = Todo::default();
+    let written = partition.write_and_await(&mut todo, (env.pid(), token), |live, room| {
+        take_room(env, shared, live, room, Size::one(weight))?;
+        let before = live.places().1;
+        store(live, item, weight);
+        Ok::<_, NoRoom>(before..live.places().1)
+    })?;
+    finish(env, shared, todo, None);
+    signal(env, shared, partition, written).map_err(|_| Refused::Full)?;
+    begin(env, shared, partition, Trigger::Flush);
+    Ok(())
 }
 
 fn push(

@@ -158,7 +158,14 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             ledger.owner = (stays || ledger.len > 0).then_some(owner);
             settled
         };
-        self.retire(drain, settled.map_or(0, |batch| batch.len), after);
+        if let Some(batch) = settled {
+            drain.taken += Size {
+                entries: batch.len,
+                bytes: batch.bytes,
+            };
+            drain.generation.retire(batch.len, &mut drain.retired);
+        }
+        drain.hand_over(&mut after.retired);
         Ok(())
     }
 

@@ -1,28 +1,33 @@
 //! Who drains, cycle after cycle, and how it is told that there is something to drain.
 //!
-//! The *runner* of a partition drains. Between two cycles it *waits*, and says so here
-//! ([`Partition::idle`]): then whoever starts a cycle ([`Partition::begin`]) makes the live generation the
+//! The *runner* of a partition drains. Between two cycles it *waits*, and says so here, in the step that settles its last
+//! batch ([`Partition::advance`]) or in one of its own ([`Partition::idle`]): then whoever starts a cycle ([`Partition::begin`]) makes the live generation the
 //! draining one and the runner its owner, and wakes it. A cycle that is started while the runner is at work is
 //! *noted*, and the runner finds that when it would wait. The *attendant* is the process that starts runners,
 //! one after the other: it is told when there is nobody to wake.
 //!
 //! | runner | `owner` | `waiting` | `begin` | what follows |
 //! |---|---|---|---|---|
-//! | at work | yes | no | notes | `idle` finds the note |
-//! | about to wait | no | no | notes, tells the attendant | `idle` finds the note |
+//! | at work | yes | no | notes | `advance` or `idle` finds the note |
+//! | about to call `idle` | no | no | notes, tells the attendant | `idle` finds the note |
 //! | waits | no | yes | swaps, makes it the owner, wakes it | it drains |
 //! | none, or dead | any | no | notes, tells the attendant | which starts one: `idle` finds the note |
 //!
+//! A runner that ends says so ([`Partition::leave`]), or is told to when it has waited for long
+//! ([`Partition::send_away`]).
+//!
 //! Invariants:
 //!
-//! * No wake-up is lost: what a `begin` has noted stays noted until an `idle` takes it, and both are done under
-//!   `ledger`. An `idle` that makes the runner wait has found no note under the same lock.
+//! * No wake-up is lost: what a `begin` has noted stays noted until an `idle` or `advance` takes it, and all of it is done
+//!   under `ledger`. One that makes the runner wait has found no note under the same lock.
+//! * What was started for a runner that leaves drains, and has no owner: whoever sees the end of the runner finds that.
 //! * One drain, one owner: a runner becomes it only by `idle` or while it waits, both under `ledger`, when nobody
-//!   is. It waits only for the attendant of now: a new attendant sends the former one's runner away.
+//!   is, and stays it through an `advance`. It waits only for the attendant of now: a new attendant sends the former one's runner away.
 //! * Nothing drains while a runner waits, but for what a writer in line has swapped out just now.
 
 use super::drain::Keep;
 use super::{Drain, Generation, Ledger, Live, NotOwner, Partition};
+use crate::capacity::Size;
 use crate::delivery::{After, Batch, Next, Wanted};
 use crate::sync::MutexGuard;
 
@@ -92,8 +97,8 @@ pub enum Idle {
 pub enum Step<R> {
     /// There is something to drain. A cycle that begins with it comes first.
     Drains(Option<Started>, Next<R>),
-    /// As [`Idle::Waits`].
-    Waits(Option<Trigger>),
+    /// As [`Idle::Waits`]; so much was processed since it has waited before.
+    Waits(Option<Trigger>, Size),
     /// As [`Idle::Ends`].
     Ends,
 }
@@ -186,8 +191,8 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     /// flight as processed and starts the next one, of what drains or of a cycle that was noted. If there is none, the
     /// runner waits already when those are told who await the batch.
     ///
-    /// If less is left to drain than is wanted, and a cycle is noted, that begins with this batch, which has entries of
-    /// both: a processor that writers wait for would get many small batches otherwise.
+    /// If less is left to drain than is wanted, a cycle is noted, and writers wait for room, that begins with this batch,
+    /// which has entries of both: the processor that they wait for would get many small batches otherwise.
     #[expect(clippy::too_many_arguments, reason = "those of `next` and of `idle`")]
     pub fn advance<R>(
         &self,
@@ -206,10 +211,13 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         if drain.generation.is_empty() {
             match self.idle_in(drain, runner, attendant, part, || now) {
                 Idle::Drains(started) => cycle = Some(started),
-                Idle::Waits(noted) => return Ok(Step::Waits(noted)),
+                Idle::Waits(noted) => {
+                    let taken = std::mem::take(&mut drain.taken);
+                    return Ok(Step::Waits(noted, taken));
+                }
                 Idle::Ends => return Ok(Step::Ends),
             }
-        } else if drain.is_short(wanted) {
+        } else if drain.is_short(wanted) && self.capacity.is_waited_for() {
             cycle = self.join_noted(drain, attendant, now);
         }
         let next = self.start_next(drain, wanted, || now, keep, after, read);
@@ -269,13 +277,11 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         Idle::Waits(noted)
     }
 
-    /// Adds the live generation to what drains, if a cycle is noted and that can be done. One that is noted because it is
-    /// time has batches of its own: nobody waits for it.
+    /// Adds the live generation to what drains, if a cycle is noted and that can be done.
     fn join_noted(&self, drain: &mut Drain<G>, attendant: O, now: i64) -> Option<Started> {
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
-        let joins = |trigger: &Trigger| *trigger != Trigger::Interval && !ledger.ignores(*trigger);
-        let trigger = ledger.noted.filter(joins)?;
+        let trigger = ledger.noted.filter(|trigger| !ledger.ignores(*trigger))?;
         let mut live = self.live.lock();
         let ends = ledger.paused || ledger.attendant != Some(attendant);
         let closes = live.closed && trigger != Trigger::Stop;
@@ -316,6 +322,16 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
             }
             None => ledger.trigger,
         };
+    }
+
+    /// Sends a runner away that has waited since somebody saw so many cycles: it waits no more, and is to be told. Answers
+    /// how many there have been if there is none, or if it has not waited for that long.
+    pub fn send_away(&self, cycles: u64) -> Result<O, u64> {
+        let mut ledger = self.ledger.lock();
+        if ledger.cycles != cycles {
+            return Err(ledger.cycles);
+        }
+        ledger.waiting.take().ok_or(cycles)
     }
 
     /// Whether there is something for a runner to do: something drains, or a cycle is noted.
@@ -376,6 +392,7 @@ impl<O: Copy + PartialEq> Ledger<O> {
     /// Notes what has started a cycle.
     fn begun(&mut self, started: Started) -> Started {
         self.trigger = started.trigger.or(self.trigger);
+        self.cycles += 1;
         started
     }
 

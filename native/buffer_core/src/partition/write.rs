@@ -1,5 +1,6 @@
 //! Writing to the live generation, and what is done when there is no room for that.
 
+use std::ops::Range;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 
 use super::room::Counted;
@@ -46,19 +47,45 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         credit: &mut Credit,
         after: &mut After<G::Arena, O>,
         (owner, token): (O, u64),
-        write: impl FnOnce(&mut G) -> std::ops::Range<u64>,
+        write: impl FnOnce(&mut G) -> Range<u64>,
     ) -> Written<(), O> {
         let mut guard = self.live.lock();
         let live = &mut *guard;
         let places = self.write_on_credit(live, credit, after, write);
+        self.await_places(live, places, (owner, token), after);
+        self.written(live, after, ())
+    }
+
+    /// The same for a write as [`Partition::write`] makes it. If it fails, nothing is to be waited for.
+    pub fn write_and_await<E>(
+        &self,
+        after: &mut After<G::Arena, O>,
+        who: (O, u64),
+        write: impl FnOnce(&mut G, &mut Room<'_, G, O>) -> Result<Range<u64>, E>,
+    ) -> Result<Written<Result<(), E>, O>, Closed> {
+        let mut guard = self.live.lock();
+        if guard.closed {
+            return Err(Closed);
+        }
+        let live = &mut *guard;
+        let places = Counted::new(self, live, after).write(write);
+        let result = places.map(|places| self.await_places(live, places, who, after));
+        Ok(self.written(live, after, result))
+    }
+
+    fn await_places(
+        &self,
+        live: &Live<G, O>,
+        places: Range<u64>,
+        (owner, token): (O, u64),
+        after: &mut After<G::Arena, O>,
+    ) {
         let (from, last) = (live.base + places.start, live.base + places.end);
         let mut awaiting = self.awaiting.lock();
         awaiting.add(owner, token, from, last);
         if places.is_empty() {
             awaiting.pass_within(from, last, &mut after.passed);
         }
-        drop(awaiting);
-        self.written(live, after, ())
     }
 
     pub(super) fn write_on_credit<R>(
