@@ -128,15 +128,19 @@ defmodule PartitionedBuffer.Broker do
   def send_to(name, message) do
     case Native.broker_send(name, message) do
       :ok -> :ok
-      other -> by_name(other)
+      asked -> by_name(asked)
     end
   end
 
   @doc "`hand_over/4` for the broker of this name, as `send_to/2`."
   @spec call(term(), term(), term()) :: id() | {:wait, id()} | :queue_full | :other
-  def call(name, message, reply), do: by_name(Native.broker_call(name, message, reply))
+  def call(name, message, reply) do
+    case Native.broker_call(name, message, reply) do
+      id when is_integer(id) -> id
+      asked -> by_name(asked)
+    end
+  end
 
-  defp by_name(id) when is_integer(id), do: id
   defp by_name({:wait, _id} = wait), do: wait
   defp by_name(:queue_full), do: :queue_full
   defp by_name(_other), do: :other
@@ -294,7 +298,12 @@ defmodule PartitionedBuffer.Broker do
           | [message :: term(), ...]
           | :idle
           | :gone
-  def take_along(worker), do: taken(Native.broker_take_along(worker), worker)
+  def take_along(worker) do
+    case Native.broker_take_along(worker) do
+      [_ | _] = messages -> messages
+      other -> taken(other, worker)
+    end
+  end
 
   @doc """
   Is through with the message before, and starts the next one of the list. `false`: it is not the worker's any more,

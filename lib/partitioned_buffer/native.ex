@@ -562,21 +562,14 @@ defmodule PartitionedBuffer.Native do
   @spec broker_erase_name(broker(), atom()) :: :ok
   def broker_erase_name(_broker, _name), do: not_loaded()
 
-  @typedoc "Or `:unknown`, if no broker has the name; or `:observed`, if there is more to be done."
+  @typedoc "Besides, `:unknown`, if no broker has the name; or `:observed`, if there is more to be done."
   @type asked_by_name ::
-          :ok
-          | message_id()
-          | {:wait, message_id()}
-          | :queue_full
-          | :closed
-          | :heavy
-          | :unknown
-          | :observed
+          {:wait, message_id()} | :queue_full | :closed | :heavy | :unknown | :observed
 
-  @spec broker_send(term(), term()) :: asked_by_name()
+  @spec broker_send(term(), term()) :: :ok | asked_by_name()
   def broker_send(_name, _message), do: not_loaded()
 
-  @spec broker_call(term(), term(), term()) :: asked_by_name()
+  @spec broker_call(term(), term(), term()) :: message_id() | asked_by_name()
   def broker_call(_name, _message, _reply), do: not_loaded()
 
   @spec broker_start(worker(), message_id(), measured :: boolean()) :: non_neg_integer() | nil

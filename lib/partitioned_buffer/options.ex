@@ -364,7 +364,7 @@ defmodule PartitionedBuffer.Options do
   def finite(bound), do: bound
 
   @doc "How long a write waits for room, or to be processed, that does not say so."
-  @spec write_timeout() :: timeout()
+  @spec write_timeout() :: pos_integer()
   def write_timeout, do: @write_timeout
 
   @doc "The options of a write: the routing key, and how long it may wait for room."

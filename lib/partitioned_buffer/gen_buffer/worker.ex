@@ -142,8 +142,8 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   defp along([message | messages], s) do
     case Broker.begin(s.worker) and call(message, s) do
       {:ok, _answer, state} -> along_next(messages, %{s | state: state})
+      {:failed, kind, reason, stacktrace} -> failed(kind, reason, stacktrace, nil, s)
       false -> next(s)
-      failed -> result(failed, nil, :taken, s)
     end
   end
 
@@ -258,7 +258,11 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
     end
   end
 
-  defp result({:failed, kind, reason, stacktrace}, reply, _how, s) do
+  defp result({:failed, kind, reason, stacktrace}, reply, _how, s),
+    do: failed(kind, reason, stacktrace, reply, s)
+
+  @spec failed(:error | :throw | :exit, term(), list(), term(), %__MODULE__{}) :: no_return()
+  defp failed(kind, reason, stacktrace, reply, s) do
     case reply do
       nil -> Broker.done(s.worker, :failed)
       {to, ref} -> Broker.fail(s.worker, to, {:error, ref, s.buffer, reason})
