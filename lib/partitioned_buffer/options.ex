@@ -208,7 +208,8 @@ defmodule PartitionedBuffer.Options do
         type_doc: "`t:PartitionedBuffer.processor/0`",
         required: true,
         doc: """
-        What is called with each batch, in a process of its own.
+        What is called with each batch, in a process that has nothing else to do: one for many batches, so what is left in
+        its dictionary, or a name that is registered, is still there with the next one.
 
           * A function of arity 1: `&MyApp.Events.insert_all/1`.
           * A function of arity 2: it also gets a `t:PartitionedBuffer.batch_info/0`.
