@@ -287,7 +287,10 @@ defmodule PartitionedBuffer.Partition do
   defp resume(state) do
     case Native.partition_status(state.ref, state.index) do
       {nil, _ms} ->
-        start_pending(state)
+        state = start_pending(state)
+
+        # The predecessor's runner may have been through before this process was there: nobody tells of that.
+        if state.runner == nil and closing?(state), do: cycle(state, :stop), else: state
 
       {runner, _ms} ->
         :ok = look_at_idle(runner, 0)

@@ -190,6 +190,28 @@ defmodule PartitionedBuffer.Faults.ShutdownTest do
     end
   end
 
+  test "a partition that is killed during the end, and started again when all has been processed, is through" do
+    buffer = start_once(processor: gated(), partitions: 1)
+    attach(buffer)
+    :ok = Queue.push(buffer, Enum.to_list(1..20))
+    stop = stop_in_background(buffer)
+    {first, _batch} = await_batch()
+    ref = PartitionedBuffer.Handle.fetch!(buffer).ref
+
+    # Nobody takes its place meanwhile.
+    supervisor = Process.whereis(Names.partition_supervisor(buffer))
+    :erlang.suspend_process(supervisor)
+    kill(partition(buffer))
+    go(first)
+    {second, _batch} = await_batch()
+    go(second)
+    wait_until(fn -> PartitionedBuffer.Native.partition_status(ref, 0) == {nil, nil} end)
+    :erlang.resume_process(supervisor)
+
+    assert Task.await(stop, 10_000) < 10_000
+    assert discard_events() == %{}
+  end
+
   defp kill_during_end(victim, lossless?) do
     buffer = start_once(processor: gated(), partitions: 2)
     attach(buffer)
