@@ -136,6 +136,8 @@ defmodule PartitionedBuffer.Partition do
     }
 
     state = struct!(state, [ender])
+    # Who writes as soon as the start has returned finds the size of a generation.
+    _ = if state.settings.in_turn, do: arm(state)
     Telemetry.execute([:start], %{system_time: System.system_time()}, state.metadata)
     {:ok, state |> register() |> schedule_tick(), {:continue, :resume}}
   end

@@ -235,6 +235,24 @@ defmodule PartitionedBuffer.DataBufferTest do
   end
 
   describe "a full partition" do
+    test "is so from the first write on, however soon that comes" do
+      name = unique_name()
+      test = self()
+
+      # The partition's process has not returned from its start.
+      tell = fn _event, _measured, %{buffer: buffer}, _config ->
+        if buffer == name do
+          ref = PartitionedBuffer.Handle.fetch!(name).ref
+          send(test, {:full, PartitionedBuffer.Native.data_buffer_standings(ref, 0) |> elem(2)})
+        end
+      end
+
+      :telemetry.attach(name, [:partitioned_buffer, :partition, :start], tell, nil)
+      on_exit(fn -> :telemetry.detach(name) end)
+      start_buffer!(name: name, max_size: 2)
+      assert_received {:full, 2}
+    end
+
     test "is flushed by the next write, which is the first of the next batch" do
       name = start_buffer!(max_size: 3)
       for item <- 1..3, do: DataBuffer.insert(name, item)
