@@ -83,25 +83,18 @@ defmodule PartitionedBuffer.OverloadSoakTest do
 
   defp handle(name), do: PartitionedBuffer.Handle.fetch!(name).ref
 
-  # Memory of the whole process, in KB, each 10 ms.
+  # Memory of the whole process, each 10 ms.
   defp sample(name, deadline, samples) do
     info = assert_accounted(PartitionedBuffer.info(name))
     assert info.queued + info.in_flight <= @capacity
     assert info.bytes <= @bytes
     assert info.room.entries <= @capacity and info.room.bytes <= @bytes
     pause(10)
-    samples = [rss() | samples]
+    samples = [resident() | samples]
 
     if System.monotonic_time(:millisecond) < deadline,
       do: sample(name, deadline, samples),
       else: Enum.reverse(samples)
-  end
-
-  defp rss do
-    case File.read("/proc/self/statm") do
-      {:ok, statm} -> statm |> String.split() |> Enum.at(1) |> String.to_integer() |> Kernel.*(4)
-      _other -> div(:erlang.memory(:total), 1_024)
-    end
   end
 
   defp mean(values), do: Enum.sum(values) / max(length(values), 1)

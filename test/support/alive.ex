@@ -56,6 +56,23 @@ defmodule PartitionedBuffer.Alive do
     end
   end
 
+  @doc """
+  Bytes of memory that the operating system has given to this VM: with what native code has allocated, of which
+  `:erlang.memory/1` tells nothing.
+  """
+  @spec resident() :: non_neg_integer()
+  def resident do
+    case File.read("/proc/self/statm") do
+      {:ok, statm} ->
+        [_size, pages | _] = String.split(statm)
+        String.to_integer(pages) * 4_096
+
+      _elsewhere ->
+        text = ~c"ps -o rss= -p #{System.pid()}" |> :os.cmd() |> List.to_string()
+        text |> String.trim() |> String.to_integer() |> Kernel.*(1_024)
+    end
+  end
+
   # The same twice, with time for the reclaimer and the collection of erased handles in between.
   defp settle(alive, patience_ms) do
     pause()
