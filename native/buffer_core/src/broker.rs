@@ -44,6 +44,20 @@
 //! partition empty sees that somebody has a load. It has that put back, and takes from there; who puts back sees to it that
 //! somebody is woken, as a sender does.
 //!
+//! # Files
+//!
+//! | file | one idea |
+//! |---|---|
+//! | `ask.rs` | the caller's side: sending a message, and taking it back |
+//! | `take.rs` | the worker's side: taking the next message, or several |
+//! | `worker.rs`, `load.rs` | what a worker has: a message, or some that it has taken along |
+//! | `crew.rs` | which workers are idle, and who is woken |
+//! | `lane.rs`, `partition.rs`, `waiting.rs` | where messages wait |
+//! | `config.rs`, `codel.rs` | for how many, and for how long |
+//! | `dropped.rs`, `deferred.rs` | what somebody is to be told of; what is to be answered later |
+//! | `figures.rs` | how things stand |
+//! | `place.rs` | which thread a call is on |
+//!
 //! # Locks
 //!
 //! In the order in which they may be taken: one partition, `crew`, a worker's task, then `dropped` or `deferred`. Nobody holds
@@ -54,11 +68,13 @@
 //! who looks into one after the other may miss one that goes back meanwhile: those are counted, and whoever sees that
 //! some have gone back looks again.
 
+mod ask;
 pub mod codel;
 pub mod config;
 mod crew;
 mod deferred;
 pub mod dropped;
+mod figures;
 mod lane;
 mod load;
 mod partition;
@@ -79,9 +95,11 @@ use deferred::Deferred;
 use dropped::{Drop, Dropped, Drops};
 use lane::Lane;
 use partition::{Effects, Partition};
-use waiting::{Chunk, Entry, Stored};
-use worker::{End, Tally, Worker};
+use waiting::{Chunk, Entry};
+use worker::{End, Worker};
 
+pub use ask::{Abandoned, Ask, Asked};
+pub use figures::Figures;
 pub use partition::Counts;
 pub use take::Taken;
 
@@ -106,67 +124,6 @@ pub struct Broker<A, P> {
     armed: AtomicI64,
     // Somebody waits for room.
     room_wanted: AtomicBool,
-}
-
-/// What comes with a message.
-#[derive(Debug, Clone, Copy)]
-pub struct Ask<P> {
-    /// Whose death removes it.
-    pub caller: Option<P>,
-    /// The moment, in nanoseconds.
-    pub now: i64,
-    /// A deadline of its own; `i64::MAX` for none.
-    pub due: i64,
-    /// What it weighs.
-    pub weight: u32,
-    /// It is large: copy it before the lock is taken, into a segment of its own.
-    pub alone: bool,
-    /// Only if a worker is idle.
-    pub idle_only: bool,
-    /// If a worker is idle and nothing waits, hand it over to that one.
-    pub hand_over: bool,
-    /// Nobody will know its id, so nobody can take it back: a worker may take it along with others.
-    pub loose: bool,
-}
-
-impl<P: Copy> Ask<P> {
-    fn entry(&self, id: u64) -> Entry<P> {
-        Entry {
-            id,
-            at: self.now,
-            due: self.due,
-            caller: self.caller,
-            message: 0,
-            reply: None,
-            weight: self.weight,
-            alone: self.alone,
-            loose: self.loose && self.caller.is_none() && self.due == i64::MAX,
-        }
-    }
-}
-
-/// What became of a message that was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asked {
-    /// It waits, under this id.
-    Accepted(u64),
-    /// There is no room.
-    Full,
-    /// No worker is idle.
-    NoWorker,
-    /// The broker has been closed.
-    Closed,
-}
-
-/// What became of a message whose caller waits no longer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Abandoned {
-    /// It was waiting, and is never started.
-    TakenBack,
-    /// A worker works on it, and does not answer.
-    Started,
-    /// It has been answered, or is being answered now; or it was dropped.
-    Through,
 }
 
 /// What the caller has to do, now that no lock is held.
@@ -203,34 +160,6 @@ impl<A, P> From<Effects<A, P>> for After<A, P> {
             kept: effects.kept,
         }
     }
-}
-
-/// How things stand.
-#[derive(Debug, Clone, Default)]
-pub struct Figures {
-    /// What happened to messages.
-    pub counts: Counts,
-    /// What workers did, those that are gone included.
-    pub tally: Tally,
-    /// How many wait.
-    pub waiting: usize,
-    /// What those weigh.
-    pub bytes: u64,
-    /// When the oldest of them came.
-    pub oldest: Option<i64>,
-    /// How many workers are idle.
-    pub idle: usize,
-}
-
-/// Where a message may be put.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Admit {
-    /// Into its own partition, if there is room.
-    WhereRoomIs,
-    /// Into the first one where there is room, or where it can be made.
-    WhereRoomCanBeMade,
-    /// Into its own: a worker of its own has been woken for it.
-    Always,
 }
 
 /// How many are dropped under one hold of a lock.
@@ -317,100 +246,6 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         }
     }
 
-    /// Sends a message. `home` is the partition that is tried first; `store` puts its terms into a
-    /// segment and says where.
-    pub fn ask(
-        &self,
-        home: usize,
-        ask: &Ask<P>,
-        store: impl FnOnce(&mut Segment<A>) -> Stored,
-    ) -> (Asked, After<A, P>) {
-        let mut effects = Effects::default();
-        let mut reserved = None;
-        if ask.idle_only {
-            // Its own worker, so that two such messages don't count on the same.
-            reserved = self.wake(true);
-            if reserved.is_none() {
-                return (Asked::NoWorker, effects.into());
-            }
-        }
-        let mut staged = None;
-        let mut store = Some(store);
-        if let Some(store) = store.take_if(|_| ask.alone) {
-            let mut segment = Segment::open(ask.now);
-            let stored = store(&mut segment);
-            staged = Some((segment, stored));
-        }
-        let mut admit = match reserved {
-            Some(_) => Admit::Always,
-            None => Admit::WhereRoomIs,
-        };
-        if ask.hand_over && store.is_some() && reserved.is_none() {
-            let handed = self.hand_over(home, ask, &mut store, &mut effects);
-            if let Some((id, worker)) = handed {
-                let mut after = After::from(effects);
-                after.handed = Some(worker);
-                return (Asked::Accepted(id), after);
-            }
-        }
-        let mut asked = self.put(home, ask, admit, &mut store, &mut staged, &mut effects);
-        if matches!(asked, Asked::Full) && reserved.is_none() {
-            // What a worker is free for does not wait, so bounds are none of its business.
-            reserved = self.wake(true);
-            admit = match reserved {
-                Some(_) => Admit::Always,
-                None => Admit::WhereRoomCanBeMade,
-            };
-            asked = self.put(home, ask, admit, &mut store, &mut staged, &mut effects);
-        }
-        if matches!(asked, Asked::Full) {
-            let home = home % self.partitions.len();
-            self.partitions[home].lock().counts.refused += 1;
-        }
-        let crowded = effects.dropped && self.dropped.lock().len() >= Self::CROWDED;
-        let mut after = After::from(effects);
-        after.crowded = crowded;
-        after.wake = match (asked, reserved) {
-            (Asked::Accepted(_), None) => self.wake(false),
-            // It has to look whether it is needed, as it would if it had found nothing.
-            (_, reserved) => reserved,
-        };
-        (asked, after)
-    }
-
-    /// Hands a message to a worker that is idle, if there is one and nothing waits. It keeps the only native
-    /// copy, and the caller has to send it the message.
-    fn hand_over(
-        &self,
-        home: usize,
-        ask: &Ask<P>,
-        store: &mut Option<impl FnOnce(&mut Segment<A>) -> Stored>,
-        effects: &mut Effects<A, P>,
-    ) -> Option<(u64, Arc<Worker<A, P>>)> {
-        if !self.free.load(Ordering::Relaxed) || self.ordered && self.oldest().is_some() {
-            return None;
-        }
-        let count = self.partitions.len();
-        let index = home % count;
-        let mut partition = self.partitions[index].lock();
-        if partition.closed || !partition.waiting.is_empty() {
-            return None;
-        }
-        let mut crew = self.crew.lock();
-        let worker = crew.hand()?;
-        self.publish(&crew);
-        // Before it is let go: whoever sees that the worker has left the idle ones waits for the message.
-        let mut task = worker.task.lock();
-        drop(crew);
-        let id = partition.next_id(index, count);
-        partition.hand();
-        drop(partition);
-        let entry = ask.entry(id);
-        effects.kept = task.hand(entry, store.take()?);
-        drop(task);
-        Some((id, worker))
-    }
-
     /// A message that was handed to this worker, and that it has not started, waits again. Its id.
     fn hand_back(&self, worker: &Worker<A, P>, effects: &mut Effects<A, P>) -> Option<u64> {
         let id = worker.handed()?;
@@ -424,109 +259,10 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         Some(id)
     }
 
-    fn put(
-        &self,
-        home: usize,
-        ask: &Ask<P>,
-        admit: Admit,
-        store: &mut Option<impl FnOnce(&mut Segment<A>) -> Stored>,
-        staged: &mut Option<(Segment<A>, Stored)>,
-        effects: &mut Effects<A, P>,
-    ) -> Asked {
-        let count = self.partitions.len();
-        for index in around(home, count) {
-            let mut partition = self.partitions[index].lock();
-            if partition.closed {
-                return Asked::Closed;
-            }
-            let admits = match admit {
-                Admit::Always => true,
-                Admit::WhereRoomIs => partition.has_room(),
-                Admit::WhereRoomCanBeMade => {
-                    partition.has_room() || partition.make_room(ask.now, &self.dropped, effects)
-                }
-            };
-            if !admits {
-                // Before it goes elsewhere: who is free for it takes it.
-                match admit {
-                    Admit::WhereRoomIs => return Asked::Full,
-                    _ => continue,
-                }
-            }
-            let id = partition.next_id(index, count);
-            let mut entry = ask.entry(id);
-            if let Some((segment, stored)) = staged.take() {
-                (entry.message, entry.reply) = stored;
-                partition.waiting.push_stored(entry, segment);
-            } else if let Some(store) = store.take() {
-                partition.waiting.push(entry, store);
-            }
-            partition.counts.accepted += 1;
-            let due = partition.next_due(ask.now);
-            drop(partition);
-            effects.look |= due.is_some_and(|due| self.arm(due));
-            return Asked::Accepted(id);
-        }
-        Asked::Full
-    }
-
     /// Whether the reporter has to look earlier than it meant to.
     fn arm(&self, due: i64) -> bool {
         due < self.armed.load(Ordering::Relaxed)
             && due < self.armed.fetch_min(due, Ordering::Relaxed)
-    }
-
-    /// Takes a message back that has not been started.
-    pub fn cancel(&self, id: u64) -> (bool, After<A, P>) {
-        let (what, after) = self.give_up(id, false);
-        (what == Abandoned::TakenBack, after)
-    }
-
-    /// The caller waits no longer. When this returns, no answer is sent any more by
-    /// [`Worker::settle_answered`], unless the message is through.
-    pub fn abandon(&self, id: u64) -> (Abandoned, After<A, P>) {
-        let (what, after) = self.give_up(id, true);
-        match what {
-            Abandoned::Through if self.deferred.lock().claim(id) => (Abandoned::Started, after),
-            _ => (what, after),
-        }
-    }
-
-    fn give_up(&self, id: u64, claim: bool) -> (Abandoned, After<A, P>) {
-        let mut effects = Effects::default();
-        let home = &self.partitions[self.partition_of(id)];
-        loop {
-            let mut partition = home.lock();
-            let place = partition.waiting.find(id);
-            if let Some(place) = place {
-                partition.remove(place, &mut effects);
-                partition.counts.cancelled += 1;
-                drop(partition);
-                self.tell_of_room(true, &mut effects);
-                return (Abandoned::TakenBack, effects.into());
-            }
-            let returns = partition.returns;
-            drop(partition);
-            // A worker has it before it leaves its partition.
-            for worker in self.workers() {
-                if worker.take_back(id) {
-                    let mut partition = home.lock();
-                    partition.counts.started -= 1;
-                    partition.counts.cancelled += 1;
-                    return (Abandoned::TakenBack, effects.into());
-                }
-                match claim.then(|| worker.claim(id)).flatten() {
-                    Some(true) => return (Abandoned::Started, effects.into()),
-                    // It has been answered by somebody else.
-                    Some(false) => return (Abandoned::Through, effects.into()),
-                    None => {}
-                }
-            }
-            // It may have gone back from a worker to its partition in between.
-            if home.lock().returns == returns {
-                return (Abandoned::Through, effects.into());
-            }
-        }
     }
 
     /// The worker is through with its message, which somebody else will answer: `caller` waits.
@@ -842,91 +578,6 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         }
         self.tell_of_room(true, &mut effects);
         (rest, effects.into())
-    }
-
-    /// How many messages wait, those that workers have taken along among them.
-    pub fn waiting(&self) -> usize {
-        self.settled_reading(|| {
-            let partitions = self.partitions.iter();
-            let waiting = partitions.map(|partition| partition.lock().waiting.len());
-            let waiting: usize = waiting.sum();
-            if self.loads.load(Ordering::Relaxed) == 0 {
-                return waiting;
-            }
-            let workers = self.workers();
-            let held = workers.iter().map(|worker| worker.task.lock().load.held());
-            waiting + held.sum::<usize>()
-        })
-    }
-
-    /// A reading during which nothing has come back from a worker, which would be seen twice or not at all. If something
-    /// does each time, the last one.
-    fn settled_reading<R>(&self, read: impl Fn() -> R) -> R {
-        const TRIES: usize = 16;
-        for _ in 1..TRIES {
-            let before = self.returns.load(Ordering::Acquire);
-            let reading = read();
-            if self.returns.load(Ordering::Acquire) == before {
-                return reading;
-            }
-        }
-        read()
-    }
-
-    /// How many workers are idle.
-    pub fn idle(&self) -> usize {
-        self.crew.lock().idle()
-    }
-
-    /// How things stand.
-    pub fn figures(&self) -> Figures {
-        self.settled_reading(|| self.figures_now())
-    }
-
-    // Workers first: so no more messages have ended than have started.
-    fn figures_now(&self) -> Figures {
-        let mut held = 0;
-        let mut figures = Figures::default();
-        let (workers, former, idle) = {
-            let crew = self.crew.lock();
-            (crew.workers.clone(), crew.former, crew.idle())
-        };
-        (figures.tally, figures.idle) = (former, idle);
-        for worker in workers {
-            let task = worker.task.lock();
-            figures.tally = figures.tally + task.tally();
-            held += task.load.held();
-            figures.bytes += task.load.bytes();
-            figures.oldest = figures.oldest.into_iter().chain(task.load.oldest()).min();
-        }
-        for partition in &self.partitions {
-            let partition = partition.lock();
-            let oldest = partition.waiting.front();
-            let oldest = oldest.and_then(|place| partition.waiting.get(place));
-            figures.counts.add(&partition.counts);
-            figures.waiting += partition.waiting.len();
-            figures.bytes += partition.waiting.bytes();
-            figures.oldest = figures
-                .oldest
-                .into_iter()
-                .chain(oldest.map(|(entry, _)| entry.at))
-                .min();
-        }
-        // What a worker has taken along is not started yet. At least so much is counted as started, unless some of it
-        // has come back since.
-        let held = figures.counts.started.min(held as u64);
-        figures.counts.started -= held;
-        figures.waiting += held as usize;
-        figures
-    }
-
-    /// How many workers have a message in flight, or have been handed one. O(workers).
-    pub fn in_flight(&self) -> usize {
-        let workers = self.workers();
-        workers
-            .iter()
-            .filter(|worker| worker.task.lock().has_any())
-            .count()
     }
 }
 

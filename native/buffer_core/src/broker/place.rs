@@ -1,4 +1,4 @@
-//! Where a call runs.
+//! Which thread a call is on.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
