@@ -122,4 +122,44 @@ defmodule PartitionedBuffer.GenBufferCase do
     ExUnit.Assertions.assert(info.accepted == sum)
     info
   end
+
+  @doc """
+  Calls a function while workers are killed at random and the pool is resized, up to `most`. It has half as many in the
+  end.
+  """
+  def with_chaos(buffer, most, fun) do
+    chaos = spawn_link(fn -> chaos(buffer, most) end)
+    result = fun.()
+    send(chaos, {:enough, self()})
+
+    receive do
+      :enough -> result
+    after
+      60_000 -> ExUnit.Assertions.flunk("the pool can't be resized")
+    end
+  end
+
+  defp chaos(buffer, most) do
+    receive do
+      {:enough, test} ->
+        {:ok, _pids} = GenBuffer.set_workers(buffer, div(most, 2))
+        send(test, :enough)
+    after
+      1 ->
+        case :rand.uniform(4) do
+          1 -> {:ok, _pids} = GenBuffer.set_workers(buffer, :rand.uniform(most + 1) - 1)
+          _ -> kill_one(buffer)
+        end
+
+        # Somebody has to go on in the end.
+        if GenBuffer.get_workers(buffer) == {:error, :no_available_workers},
+          do: {:ok, _pids} = GenBuffer.set_workers(buffer, :rand.uniform(most))
+
+        chaos(buffer, most)
+    end
+  end
+
+  defp kill_one(buffer) do
+    with {:ok, pid} <- GenBuffer.get_worker(buffer), do: Process.exit(pid, :kill)
+  end
 end

@@ -43,10 +43,7 @@ defmodule PartitionedBuffer.GenBuffer.ChaosTest do
         Task.async(fn -> send_all(buffer, numbers) end)
       end
 
-    chaos = spawn_link(fn -> chaos(buffer) end)
-    outcomes = Task.await_many(tasks, :infinity)
-    send(chaos, {:enough, self()})
-    assert_receive :enough, 60_000
+    outcomes = with_chaos(buffer, 16, fn -> Task.await_many(tasks, :infinity) end)
 
     handled = outcomes |> Enum.map(& &1.handled) |> Enum.sum()
     failed = outcomes |> Enum.map(& &1.failed) |> Enum.sum()
@@ -92,30 +89,6 @@ defmodule PartitionedBuffer.GenBuffer.ChaosTest do
     end
   end
 
-  defp chaos(buffer) do
-    receive do
-      {:enough, test} ->
-        {:ok, _pids} = GenBuffer.set_workers(buffer, 8)
-        send(test, :enough)
-    after
-      1 ->
-        case :rand.uniform(4) do
-          1 -> {:ok, _pids} = GenBuffer.set_workers(buffer, :rand.uniform(17) - 1)
-          _ -> kill_one(buffer)
-        end
-
-        # Somebody has to go on in the end.
-        if GenBuffer.get_workers(buffer) == {:error, :no_available_workers},
-          do: {:ok, _pids} = GenBuffer.set_workers(buffer, :rand.uniform(16))
-
-        chaos(buffer)
-    end
-  end
-
-  defp kill_one(buffer) do
-    with {:ok, pid} <- GenBuffer.get_worker(buffer), do: Process.exit(pid, :kill)
-  end
-
   # Each waits for its answer before it sends the next: so they are handed over to idle workers, mostly.
   defp run_calls(calls, callers, opts) do
     started = :counters.new(calls, [])
@@ -128,10 +101,8 @@ defmodule PartitionedBuffer.GenBuffer.ChaosTest do
         Task.async(fn -> call_all(buffer, numbers) end)
       end
 
-    chaos = spawn_link(fn -> chaos(buffer) end)
-    outcomes = tasks |> Task.await_many(:infinity) |> List.flatten()
-    send(chaos, {:enough, self()})
-    assert_receive :enough, 60_000
+    outcomes =
+      with_chaos(buffer, 16, fn -> Task.await_many(tasks, :infinity) end) |> List.flatten()
 
     handled = Enum.count(outcomes, &(&1 == :handled))
     starts = for number <- 1..calls, do: :counters.get(started, number)

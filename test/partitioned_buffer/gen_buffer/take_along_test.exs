@@ -165,10 +165,7 @@ defmodule PartitionedBuffer.GenBuffer.TakeAlongTest do
         end)
       end
 
-    chaos = spawn_link(fn -> chaos(buffer) end)
-    Task.await_many(tasks, :infinity)
-    send(chaos, {:enough, self()})
-    assert_receive :enough, 60_000
+    with_chaos(buffer, 8, fn -> Task.await_many(tasks, :infinity) end)
     await(fn -> match?(%{size: 0, in_flight: 0}, figures(buffer)) end, 60_000)
     %{processed: processed, failed: failed, accepted: ^messages} = figures(buffer)
     assert processed + failed == messages
@@ -176,25 +173,5 @@ defmodule PartitionedBuffer.GenBuffer.TakeAlongTest do
     assert Enum.max(starts) == 1
     # A worker may have died between the start and the handler.
     assert Enum.sum(starts) in processed..messages
-  end
-
-  defp chaos(buffer) do
-    receive do
-      {:enough, test} ->
-        {:ok, _pids} = GenBuffer.set_workers(buffer, 4)
-        send(test, :enough)
-    after
-      1 ->
-        case :rand.uniform(4) do
-          1 -> {:ok, _pids} = GenBuffer.set_workers(buffer, :rand.uniform(9) - 1)
-          _ -> kill_one(buffer)
-        end
-
-        chaos(buffer)
-    end
-  end
-
-  defp kill_one(buffer) do
-    with {:ok, pid} <- GenBuffer.get_worker(buffer), do: Process.exit(pid, :kill)
   end
 end
