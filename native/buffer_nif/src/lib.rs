@@ -2,7 +2,7 @@
 //!
 //! | module | one idea |
 //! |---|---|
-//! | [`arena`] | Erlang terms that belong to no process, and those copied word by word: all unsafe code of the project |
+//! | [`arena`] | Erlang terms that belong to no process: copied by the VM, word by word, or packed into bytes; all unsafe code of the project |
 //! | [`entry`] | the way into the library for what is called most (in `arena/`, unsafe too); the rest takes rustler's |
 //! | [`weigh`] | how large a term is, found out in bounded time |
 //! | [`resource`] | what a handle on the BEAM refers to |
