@@ -79,6 +79,33 @@ defmodule PartitionedBuffer.GenPool.Callback do
   def run(module, :continue, arg, _from, state),
     do: module |> apply_safely(:handle_continue, [arg, state]) |> noreply()
 
+  @doc "`run/5` of a call, whose usual outcome is what the callback has returned: `{:reply, reply, state}`."
+  @spec call(fun(), term(), GenServer.from(), state) :: {:reply, term(), state} | outcome()
+        when state: term()
+  def call(handle_call, message, from, state) do
+    handle_call.(message, from, state)
+  catch
+    :throw, value -> called(value)
+    :exit, reason -> {:crash, reason, __STACKTRACE__}
+    :error, reason -> {:crash, {reason, __STACKTRACE__}, __STACKTRACE__}
+  else
+    {:reply, _reply, _state} = usual -> usual
+    other -> called(other)
+  end
+
+  @doc "The same of a cast: `{:noreply, state}`."
+  @spec cast(fun(), term(), state) :: {:noreply, state} | outcome() when state: term()
+  def cast(handle_cast, message, state) do
+    handle_cast.(message, state)
+  catch
+    :throw, value -> noreply({:returned, value})
+    :exit, reason -> {:crash, reason, __STACKTRACE__}
+    :error, reason -> {:crash, {reason, __STACKTRACE__}, __STACKTRACE__}
+  else
+    {:noreply, _state} = usual -> usual
+    other -> noreply({:returned, other})
+  end
+
   @doc "Lets the module clean up, if it wants to. An exception in it takes the place of the reason."
   @spec terminate(module(), reason :: term(), state :: term()) :: term()
   def terminate(module, reason, state) do

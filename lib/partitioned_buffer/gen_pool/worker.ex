@@ -19,7 +19,17 @@ defmodule PartitionedBuffer.GenPool.Worker do
   alias PartitionedBuffer.{Broker, Native}
   alias PartitionedBuffer.Broker.Keeper
   require Broker
-  alias PartitionedBuffer.GenPool.{Answer, Backend, Callback, Owner, Shared, Signals, Telemetry}
+
+  alias PartitionedBuffer.GenPool.{
+    Answer,
+    Backend,
+    Callback,
+    Own,
+    Owner,
+    Shared,
+    Signals,
+    Telemetry
+  }
 
   @look_ms 10
   # Requests in one turn when others are in line: what comes to another worker itself must not wait for ever.
@@ -35,9 +45,10 @@ defmodule PartitionedBuffer.GenPool.Worker do
   @enforce_keys [:pool, :module, :owner, :parent, :broker, :worker, :answers, :signals, :idle_ms]
   defstruct @enforce_keys ++
               [
-                # The shared state, or the worker's own.
+                # The shared state, or the worker's own, and what `Own` needs.
                 :shared,
                 :state,
+                :own,
                 # Of its own state only: when it is to be told that nothing came.
                 timeout_at: :infinity,
                 attention: 0,
@@ -57,6 +68,8 @@ defmodule PartitionedBuffer.GenPool.Worker do
                 looked?: false,
                 debug: []
               ]
+
+  @type t :: %__MODULE__{}
 
   @type setup :: %{
           pool: atom(),
@@ -140,18 +153,21 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp enter(parent, setup, state, action) do
     _ = if setup.shared, do: join(setup)
 
+    worker = Broker.join(setup.broker)
+
     w = %__MODULE__{
       pool: setup.pool,
       module: setup.module,
       owner: setup.owner,
       parent: parent,
       broker: setup.broker,
-      worker: Broker.join(setup.broker),
+      worker: worker,
       answers: setup.answers,
       signals: setup.signals,
       idle_ms: setup.idle_ms,
       shared: setup.shared,
       state: state,
+      own: own(setup, worker),
       reads?: reads?(setup),
       external?: setup.external?,
       in_turns?: in_turns?(setup),
@@ -164,6 +180,9 @@ defmodule PartitionedBuffer.GenPool.Worker do
     :proc_lib.init_ack(parent, {:ok, self()})
     w |> follow(action) |> loop()
   end
+
+  defp own(%{shared: nil} = setup, worker), do: Own.new(setup, worker)
+  defp own(_setup, _worker), do: nil
 
   @doc "Whether its workers take a request only when they have the turn."
   @spec in_turns?(map()) :: boolean()
@@ -210,10 +229,12 @@ defmodule PartitionedBuffer.GenPool.Worker do
     end
   end
 
-  defp taken(w, {message, caller, queue_ns, id}),
+  @doc false
+  @spec taken(t(), term()) :: no_return()
+  def taken(w, {message, caller, queue_ns, id}),
     do: request(w, message, caller, queue_ns, id, :taken)
 
-  defp taken(w, :idle), do: rest(w)
+  def taken(w, :idle), do: rest(w)
 
   # One that it was sent while it was idle, unless it was taken back since.
   defp handed(%{direct?: true, looked?: true, listening?: false} = w, id, message, caller) do
@@ -301,15 +322,27 @@ defmodule PartitionedBuffer.GenPool.Worker do
     :proc_lib.hibernate(__MODULE__, :awake, [w])
   end
 
+  defp idle(%{own: own, listening?: false, looked?: true, timeout_at: :infinity} = w)
+       when own != nil,
+       do: Own.wait(own, w.state, w)
+
   defp idle(w) do
     receive do
+      message -> woken(w, message)
+    after
+      wait_ms(w) -> waited(w)
+    end
+  end
+
+  @doc false
+  @spec woken(t(), term()) :: no_return()
+  def woken(w, message) do
+    case message do
       Broker.handed(id, message, caller) -> handed(w, id, message, caller)
       Broker.wake() -> take(w)
       :"$gen_pool_look" -> idle(%{w | looked?: false})
       :partitioned_buffer_turn_wanted -> w |> leave_turn() |> idle()
       message -> w |> withdraw() |> mailbox(message)
-    after
-      wait_ms(w) -> waited(w)
     end
   end
 
@@ -331,8 +364,10 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   defp hibernate_again(w), do: idle(%{w | hibernate?: true})
 
-  defp waited(%{timeout_at: :infinity} = w), do: idle(%{w | hibernate?: true})
-  defp waited(w), do: w |> withdraw() |> handle(:info, :timeout, nil, nil, 0) |> loop()
+  @doc false
+  @spec waited(t()) :: no_return()
+  def waited(%{timeout_at: :infinity} = w), do: idle(%{w | hibernate?: true})
+  def waited(w), do: w |> withdraw() |> handle(:info, :timeout, nil, nil, 0) |> loop()
 
   defp withdraw(w) do
     :ok = Broker.withdraw(w.worker)
@@ -341,28 +376,30 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   # --- messages -----------------------------------------------------------------------------------
 
+  @doc false
+  @spec mailbox(t(), term()) :: no_return()
   # It has been taken care of by whoever took it off the broker's list of idle workers.
-  defp mailbox(w, Broker.wake()), do: take(w)
-  defp mailbox(w, Broker.handed(id, message, caller)), do: handed(w, id, message, caller)
+  def mailbox(w, Broker.wake()), do: take(w)
+  def mailbox(w, Broker.handed(id, message, caller)), do: handed(w, id, message, caller)
 
   # A turn that came when nobody waited for it any more: never, but it would be a message of nobody's.
-  defp mailbox(w, :partitioned_buffer_turn), do: loop(w)
+  def mailbox(w, :partitioned_buffer_turn), do: loop(w)
 
   # Who wanted it may have got it since.
-  defp mailbox(
-         %{shared: %{turn?: true}, in_turn: :infinity} = w,
-         :partitioned_buffer_turn_wanted
-       ),
-       do: loop(%{w | in_turn: @in_turn})
+  def mailbox(
+        %{shared: %{turn?: true}, in_turn: :infinity} = w,
+        :partitioned_buffer_turn_wanted
+      ),
+      do: loop(%{w | in_turn: @in_turn})
 
-  defp mailbox(w, :partitioned_buffer_turn_wanted), do: loop(w)
-  defp mailbox(w, :"$gen_pool_look"), do: take(%{w | looked?: false})
-  defp mailbox(w, :"$gen_pool_leave"), do: take(%{w | leaving?: true})
-  defp mailbox(w, {:"$gen_pool_drain", to}), do: take(%{w | drained_to: to})
+  def mailbox(w, :partitioned_buffer_turn_wanted), do: loop(w)
+  def mailbox(w, :"$gen_pool_look"), do: take(%{w | looked?: false})
+  def mailbox(w, :"$gen_pool_leave"), do: take(%{w | leaving?: true})
+  def mailbox(w, {:"$gen_pool_drain", to}), do: take(%{w | drained_to: to})
 
-  defp mailbox(%{parent: parent} = w, {:EXIT, parent, reason}), do: finish(w, reason)
+  def mailbox(%{parent: parent} = w, {:EXIT, parent, reason}), do: finish(w, reason)
 
-  defp mailbox(%{parent: parent, debug: debug} = w, {:system, from, request}),
+  def mailbox(%{parent: parent, debug: debug} = w, {:system, from, request}),
     do:
       :sys.handle_system_msg(
         request,
@@ -374,64 +411,33 @@ defmodule PartitionedBuffer.GenPool.Worker do
       )
 
   # Whoever has the worker's pid may use it as that of a `GenServer`.
-  defp mailbox(w, {:"$gen_call", from, message}),
+  def mailbox(w, {:"$gen_call", from, message}),
     do: w |> aside() |> handle(:call, message, from, nil, 0) |> loop()
 
-  defp mailbox(w, {:"$gen_cast", message}),
+  def mailbox(w, {:"$gen_cast", message}),
     do: w |> aside() |> handle(:cast, message, nil, nil, 0) |> loop()
 
-  defp mailbox(w, message), do: w |> aside() |> handle(:info, message, nil, nil, 0) |> loop()
+  def mailbox(w, message), do: w |> aside() |> handle(:info, message, nil, nil, 0) |> loop()
 
   # It does something else than requests: they may come to another worker meanwhile.
   defp aside(%{in_turns?: true} = w), do: withdraw(w)
   defp aside(w), do: w
 
-  # The usual case: the answer, the end of the request and the next one are one native call.
+  # The usual case.
   defp request(
-         %{shared: nil, listening?: false, looked?: true, timeout_at: :infinity} = w,
-         {:call, message},
-         {pid, ref} = caller,
+         %{own: own, listening?: false, looked?: true, timeout_at: :infinity} = w,
+         message,
+         caller,
          queue_ns,
          id,
-         how
-       )
-       when is_reference(ref) do
-    from = Answer.from(caller, w.broker, id, w.answers)
-
-    case Callback.run(w.module, :call, message, from, w.state) do
-      {:next, {:reply, reply}, state, :none} when how == :handed ->
-        answer_and_rest(with_state(w, state), pid, {ref, reply})
-
-      {:next, {:reply, reply}, state, :none} ->
-        answer_and_take(with_state(w, state), pid, {ref, reply})
-
-      outcome ->
-        answer = {w.worker, caller}
-        {outcome, attempts, w} = own_outcome(outcome, w, from, answer)
-        w |> finish_request(:call, outcome, attempts, from, answer, nil, queue_ns) |> loop()
-    end
-  end
-
-  defp request(
-         %{shared: nil, listening?: false, looked?: true, timeout_at: :infinity} = w,
-         {:cast, message},
-         nil,
-         queue_ns,
-         _id,
          _how
-       ) do
-    case Callback.run(w.module, :cast, message, nil, w.state) do
-      {:next, :noreply, state, :none} ->
-        answer_and_take(with_state(w, state), nil, nil)
+       )
+       when own != nil and message != :fetch and
+              not (is_tuple(caller) and elem(caller, 0) == :forwarded),
+       do: Own.taken(own, w.state, w, {message, caller, queue_ns, id})
 
-      outcome ->
-        answer = {w.worker, nil}
-        {outcome, attempts, w} = own_outcome(outcome, w, nil, answer)
-        w |> finish_request(:cast, outcome, attempts, nil, answer, nil, queue_ns) |> loop()
-    end
-  end
-
-  # The same with a shared state, if nobody has to be waited for. What is not as usual goes on as below.
+  # With a shared state, if nobody has to be waited for: the answer, the end of the request and the next one are one native
+  # call. What is not as usual goes on as below.
   defp request(
          %{listening?: false, looked?: true, direct?: true, attention: 0} = w,
          {:call, message},
@@ -490,9 +496,19 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp with_shared(%{shared: shared} = w, shared), do: w
   defp with_shared(w, shared), do: %{w | shared: shared}
 
-  # A worker is many words to be copied.
-  defp with_state(%{state: state} = w, state), do: w
-  defp with_state(w, state), do: %{w | state: state}
+  @doc false
+  @spec with_state(t(), term()) :: t()
+  def with_state(%{state: state} = w, state), do: w
+  def with_state(w, state), do: %{w | state: state}
+
+  @doc "What came out of a request that `Own` has started, if that is not as usual."
+  @spec returned(t(), :call | :cast, Callback.outcome(), GenServer.from() | nil, Answer.caller()) ::
+          no_return()
+  def returned(w, kind, outcome, from, caller) do
+    answer = {w.worker, caller}
+    {outcome, attempts, w} = own_outcome(outcome, w, from, answer)
+    w |> finish_request(kind, outcome, attempts, from, answer, nil, 0) |> loop()
+  end
 
   defp quick(%{shared: %{state: state}} = w, state, {pid, answer}, _outcome, _run),
     do: answer_and_take(w, pid, answer)
@@ -549,14 +565,6 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   defp stay(%{in_turn: :infinity} = w), do: w
   defp stay(w), do: %{w | in_turn: w.in_turn - 1}
-
-  # Mostly there is no other request: then it waits in its mailbox at once, and has no need to look into it before.
-  defp answer_and_rest(w, pid, answer) do
-    case Broker.reply_rest(w.worker, pid, answer) do
-      :idle -> rest(w)
-      _more_or_gone -> loop(w)
-    end
-  end
 
   # As `loop/1`: what is in the mailbox goes before the next request.
   defp answer_and_take(w, pid, answer) do

@@ -1,0 +1,125 @@
+defmodule PartitionedBuffer.GenPool.Own do
+  @moduledoc false
+  # What a worker with a state of its own does nearly always: requests whose handlers answer, or need not, and ask for
+  # nothing else.
+  #
+  # The state and a few words that never change are arguments. The worker as `GenPool.Worker` knows it, which is many
+  # words to look through and to copy, goes along as it is, and gets its state, and whatever is not usual, from here.
+
+  alias PartitionedBuffer.Broker
+  alias PartitionedBuffer.GenPool.{Answer, Callback, Signals, Worker}
+
+  require Broker
+
+  @typedoc "What never changes."
+  @opaque t ::
+            {Broker.worker(), call :: fun(), cast :: fun(), Signals.t(), Broker.t(),
+             answers :: reference(), idle_ms :: timeout()}
+
+  @spec new(Worker.setup(), Broker.worker()) :: t()
+  def new(%{module: module} = setup, worker) do
+    # Calling them looks no function up.
+    {worker, &module.handle_call/3, &module.handle_cast/2, setup.signals, setup.broker,
+     setup.answers, setup.idle_ms}
+  end
+
+  # It has found nothing, but looks again: what came in between was not signalled to an idle worker.
+  defp rest(own, state, w) do
+    case Signals.attention(elem(own, 3)) do
+      0 -> wait(own, state, w)
+      _to_be_fetched -> w |> Worker.with_state(state) |> Worker.taken(:idle)
+    end
+  end
+
+  @doc "It is idle, and waits."
+  @spec wait(t(), state :: term(), Worker.t()) :: no_return()
+  def wait({worker, _call, _cast, _signals, _broker, _answers, idle_ms} = own, state, w) do
+    receive do
+      Broker.handed(id, {:call, message}, {_pid, ref} = caller) when is_reference(ref) ->
+        # How long it has waited does not have to be known: nobody listens.
+        case Broker.start(worker, id, false) do
+          nil -> next(own, state, w)
+          _ns -> handed(own, state, w, message, caller, id)
+        end
+
+      message ->
+        w |> Worker.with_state(state) |> Worker.woken(message)
+    after
+      idle_ms -> w |> Worker.with_state(state) |> Worker.waited()
+    end
+  end
+
+  # Mostly there is no other request: then it waits in its mailbox at once, and has no need to look into it before.
+  defp handed({worker, call, _, _, broker, answers, _} = own, state, w, message, caller, id) do
+    from = Answer.from(caller, broker, id, answers)
+
+    case Callback.call(call, message, from, state) do
+      {:reply, reply, state} ->
+        {pid, ref} = caller
+
+        case Broker.reply_rest(worker, pid, {ref, reply}) do
+          :idle -> rest(own, state, w)
+          _more_or_gone -> next(own, state, w)
+        end
+
+      outcome ->
+        w |> Worker.with_state(state) |> Worker.returned(:call, outcome, from, caller)
+    end
+  end
+
+  # What is in the mailbox first.
+  defp next(own, state, w) do
+    receive do
+      message -> w |> Worker.with_state(state) |> Worker.mailbox(message)
+    after
+      0 ->
+        case Signals.attention(elem(own, 3)) do
+          0 -> taken(own, state, w, Broker.take(elem(own, 0)))
+          _to_be_fetched -> w |> Worker.with_state(state) |> Worker.loop()
+        end
+    end
+  end
+
+  @doc "It has taken this."
+  @spec taken(t(), state :: term(), Worker.t(), term()) :: no_return()
+  def taken(own, state, w, {{:call, message}, {_pid, ref} = caller, _ns, id})
+      when is_reference(ref) do
+    {worker, call, _cast, signals, broker, answers, _idle_ms} = own
+    from = Answer.from(caller, broker, id, answers)
+
+    case Callback.call(call, message, from, state) do
+      {:reply, reply, state} ->
+        {pid, ref} = caller
+        answer = {ref, reply}
+
+        # As `next/3`.
+        receive do
+          message ->
+            :ok = Broker.reply(worker, pid, answer)
+            w |> Worker.with_state(state) |> Worker.mailbox(message)
+        after
+          0 ->
+            if Signals.attention(signals) == 0 do
+              taken(own, state, w, Broker.reply_take(worker, pid, answer))
+            else
+              :ok = Broker.reply(worker, pid, answer)
+              w |> Worker.with_state(state) |> Worker.loop()
+            end
+        end
+
+      outcome ->
+        w |> Worker.with_state(state) |> Worker.returned(:call, outcome, from, caller)
+    end
+  end
+
+  # Taking the next one settles a cast.
+  def taken({_, _, cast, _, _, _, _} = own, state, w, {{:cast, message}, nil, _ns, _id}) do
+    case Callback.cast(cast, message, state) do
+      {:noreply, state} -> next(own, state, w)
+      outcome -> w |> Worker.with_state(state) |> Worker.returned(:cast, outcome, nil, nil)
+    end
+  end
+
+  def taken(own, state, w, :idle), do: rest(own, state, w)
+  def taken(_own, state, w, other), do: w |> Worker.with_state(state) |> Worker.taken(other)
+end
