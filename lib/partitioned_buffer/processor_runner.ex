@@ -70,9 +70,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
       listening?: false,
       cycles?: false,
       worn?: false,
-      look_at: 0,
-      # what has started the cycle that has not been told of
-      begun: nil
+      look_at: 0
     }
 
     job = looking(job)
@@ -120,34 +118,35 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
   defp cycle(job, me, trigger, size) do
     serve_line(job)
-    advance(job, %{me | begun: {trigger, size}}, nil)
+    advance(job, me, {trigger, size}, nil)
   end
 
   # Batch by batch, and cycle by cycle as long as there is one. While nobody listens, a batch takes one look at the
-  # clock, a native one: `look_at` is when to see again whether somebody does.
-  defp advance(job, me, result) do
+  # clock, a native one: `look_at` is when to see again whether somebody does. `begun`: the cycle that has not been told
+  # of, or nil. (What changes with each batch is no part of `me`: to copy that took longer than to call a short processor.)
+  defp advance(job, me, begun, result) do
     %{ref: ref, index: index, partition: partition} = job
 
     case Native.partition_advance(ref, index, partition, result, me.look_at) do
       :look ->
-        advance(job, look_again(job, me), result)
+        advance(job, look_again(job, me), begun, result)
 
       :dirty ->
         dirty = Native.partition_advance_dirty(ref, index, partition, result)
-        advanced(dirty, job, me, result)
+        advanced(dirty, job, me, begun, result)
 
       advanced ->
-        advanced(advanced, job, me, result)
+        advanced(advanced, job, me, begun, result)
     end
   end
 
-  defp advanced([_ | _] = batch, job, me, _result) do
-    me = began(job, me)
-    advance(job, me, call(job, batch, nil, me.listening?))
+  defp advanced([_ | _] = batch, job, me, begun, _result) do
+    began(job, me, begun)
+    advance(job, me, nil, call(job, batch, nil, me.listening?))
   end
 
   # It waits already: whoever has seen what it did may wake it.
-  defp advanced({:waits, noted, much?}, job, me, _result) do
+  defp advanced({:waits, noted, much?}, job, me, _begun, _result) do
     if tidy?(me) do
       if job.empty?, do: Partition.waits(job.partition, noted)
       wait(job, me, if(much?, do: @tidy_ms, else: :infinity))
@@ -157,33 +156,34 @@ defmodule PartitionedBuffer.ProcessorRunner do
   end
 
   # Another cycle, with its first batch.
-  defp advanced({trigger, size, first}, job, me, result) do
+  defp advanced({trigger, size, first}, job, me, begun, result) do
     case between(job, me) do
       %__MODULE__{} = job ->
-        me = began(job, me)
-        advanced(first, job, %{me | begun: {trigger, size}}, result)
+        began(job, me, begun)
+        advanced(first, job, me, {trigger, size}, result)
 
       :ends ->
         leave(job, trigger)
     end
   end
 
-  defp advanced(:large, job, me, result), do: job |> copy() |> advanced(job, me, result)
+  defp advanced(:large, job, me, begun, result),
+    do: job |> copy() |> advanced(job, me, begun, result)
 
-  defp advanced(:expired_some, job, me, _result) do
-    me = began(job, me)
+  defp advanced(:expired_some, job, me, begun, _result) do
+    began(job, me, begun)
     Partition.gave_up(job.partition)
-    advance(job, me, nil)
+    advance(job, me, nil, nil)
   end
 
-  defp advanced(:table, job, me, result) do
-    me = began(job, me)
+  defp advanced(:table, job, me, begun, result) do
+    began(job, me, begun)
     _end = if job.stream?, do: stream(job, result), else: table(job, result)
     idle(job, me)
   end
 
-  defp advanced(ends, job, me, _result) when ends in [:ends, :not_owner] do
-    _me = began(job, me)
+  defp advanced(ends, job, me, begun, _result) when ends in [:ends, :not_owner] do
+    began(job, me, begun)
     :done
   end
 
@@ -209,12 +209,12 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
   defp serve_line(_job), do: :ok
 
-  defp began(_job, %{begun: nil} = me), do: me
+  defp began(_job, _me, nil), do: :ok
 
   # What is left of a former cycle is none of its own.
-  defp began(_job, %{begun: {nil, _size}} = me), do: %{me | begun: nil}
+  defp began(_job, _me, {nil, _size}), do: :ok
 
-  defp began(job, %{begun: {trigger, size}} = me) do
+  defp began(job, me, {trigger, size}) do
     if me.cycles? do
       Telemetry.execute(
         [:flush],
@@ -224,7 +224,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
     end
 
     if job.tells?, do: Partition.began(job.partition, trigger)
-    %{me | begun: nil}
+    :ok
   end
 
   defp wait(job, me, ms) do
@@ -286,9 +286,10 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
   defp tidy?(%{worn?: true}), do: false
 
+  # One by one: a list of both takes longer.
   defp tidy?(%{links: links}) do
-    [links: now, trap_exit: traps?] = :erlang.process_info(self(), [:links, :trap_exit])
-    now == links and not traps?
+    {:trap_exit, traps?} = :erlang.process_info(self(), :trap_exit)
+    not traps? and match?({:links, ^links}, :erlang.process_info(self(), :links))
   end
 
   # Drains nothing.

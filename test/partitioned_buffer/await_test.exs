@@ -17,6 +17,19 @@ defmodule PartitionedBuffer.AwaitTest do
         assert [%{trigger: :flush}] = PartitionedBuffer.info(name).partitions
       end
 
+      # What a cycle has left is used again by one of the next, if it is little.
+      test "has what was written, cycle after cycle, whatever that takes" do
+        name = start!(@kind, partitions: 1, processor: & &1)
+
+        for round <- 1..300 do
+          item = {:item, round, item(round)}
+          assert {:ok, [got]} = await_one(@kind, name, item)
+          assert got == one(@kind, item)
+        end
+
+        assert %{processed: 300} = assert_nothing_held(name)
+      end
+
       test "waits for its own batch, not for others" do
         name = start!(@kind, processing_batch_size: 1, processor: GatedProcessor.new())
         :ok = write(@kind, name, 1)
@@ -275,4 +288,23 @@ defmodule PartitionedBuffer.AwaitTest do
   def fail(_batch, :error), do: {:error, :no}
   def fail(batch, :failed), do: {:failed, batch}
   def fail(_batch, :hang), do: receive(do: (:nothing -> :ok))
+
+  defp await_one(:queue, name, item), do: PartitionedBuffer.Queue.push_await(name, item)
+  defp await_one(:map, name, item), do: PartitionedBuffer.Map.put_await(name, item, item)
+
+  defp one(:queue, item), do: item
+  defp one(:map, item), do: {item, item, 0, 0}
+
+  # In no order that is the same for two generations: in a word, packed, copied word by word and by the VM, small and large.
+  defp item(round) do
+    case rem(round * round, 11) do
+      0 -> round
+      1 -> {round, "payload", 1.5}
+      3 -> String.duplicate("x", 50 + round)
+      4 -> %{round: round, list: Enum.to_list(1..round)}
+      5 -> {self(), make_ref(), &length/1}
+      9 -> :binary.copy(<<round>>, 20_000)
+      _ -> Enum.map(1..(20 * round), &{&1, "item"})
+    end
+  end
 end

@@ -25,6 +25,12 @@ pub trait Arena: Send {
     /// Adds a copy of an entry of another arena.
     fn copy_from(&mut self, other: &Self, index: usize);
 
+    /// Forgets all entries, and keeps the memory for those that come next, if that is little; otherwise nothing is
+    /// done, and the answer is `false`.
+    fn clear(&mut self) -> bool {
+        false
+    }
+
     /// How many entries it holds.
     fn len(&self) -> usize;
 

@@ -14,9 +14,13 @@ use crate::stats::Reason;
 #[derive(Debug)]
 pub struct Awaiting<O> {
     // By the last place of the stretch, and by who came first.
-    waiting: BTreeMap<(u64, u64), Stretch<O>>,
+    waiting: BTreeMap<Key, Stretch<O>>,
+    // Who is the only one; then nobody is in there, and no memory is taken.
+    alone: Option<(Key, Stretch<O>)>,
     added: u64,
 }
+
+type Key = (u64, u64);
 
 #[derive(Debug)]
 struct Stretch<O> {
@@ -52,6 +56,7 @@ impl<O> Default for Awaiting<O> {
     fn default() -> Self {
         Self {
             waiting: BTreeMap::new(),
+            alone: None,
             added: 0,
         }
     }
@@ -66,20 +71,30 @@ impl<O: Copy> Awaiting<O> {
             after,
             lost: None,
         };
-        self.waiting.insert((last, self.added), stretch);
+        let key = (last, self.added);
         self.added += 1;
+        if self.is_empty() {
+            self.alone = Some((key, stretch));
+            return;
+        }
+        self.waiting.extend(self.alone.take());
+        self.waiting.insert(key, stretch);
     }
 
     /// Waits no more. Whether it did.
     pub fn cancel(&mut self, token: u64) -> bool {
-        let before = self.waiting.len();
+        let before = self.len();
+        self.alone.take_if(|(_, stretch)| stretch.token == token);
         self.waiting.retain(|_, stretch| stretch.token != token);
-        self.waiting.len() < before
+        self.len() < before
     }
 
     /// Entries of the places after `after` up to `last` were given up.
     pub fn lose(&mut self, after: u64, last: u64, reason: Reason) {
-        for (_, stretch) in self.waiting.range_mut((after + 1, 0)..) {
+        let alone = self.alone.iter_mut().filter(|(key, _)| key.0 > after);
+        let alone = alone.map(|(_, stretch)| stretch);
+        let later = self.waiting.range_mut((after + 1, 0)..);
+        for stretch in alone.chain(later.map(|(_, stretch)| stretch)) {
             if stretch.after < last {
                 stretch.lost.get_or_insert(reason);
             }
@@ -88,6 +103,8 @@ impl<O: Copy> Awaiting<O> {
 
     /// All places up to `last` have left.
     pub fn pass(&mut self, last: u64, passed: &mut Vec<Passed<O>>) {
+        let alone = self.alone.take_if(|(key, _)| key.0 <= last);
+        passed.extend(alone.map(|(_, stretch)| Passed::from(stretch)));
         while let Some(first) = self.waiting.first_entry() {
             if first.key().0 > last {
                 break;
@@ -98,6 +115,11 @@ impl<O: Copy> Awaiting<O> {
 
     /// Stretches that begin after `after` and end at `last` or before have left: earlier places have not.
     pub fn pass_within(&mut self, after: u64, last: u64, passed: &mut Vec<Passed<O>>) {
+        let is_within = |(key, stretch): &mut (Key, Stretch<O>)| {
+            (after..=last).contains(&key.0) && stretch.after >= after
+        };
+        let alone = self.alone.take_if(is_within);
+        passed.extend(alone.map(|(_, stretch)| Passed::from(stretch)));
         let ending = self.waiting.range((after, 0)..(last + 1, 0));
         let within = ending.filter(|(_, stretch)| stretch.after >= after);
         let gone: Vec<_> = within.map(|(key, _)| *key).collect();
@@ -107,12 +129,12 @@ impl<O: Copy> Awaiting<O> {
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + usize::from(self.alone.is_some())
     }
 
     /// Whether nobody does.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.alone.is_none() && self.waiting.is_empty()
     }
 }
 

@@ -176,8 +176,8 @@
 //! * Between partitions: nobody holds the locks of two, but for who changes the limit: it takes `ledger`
 //!   and `live` of all in ascending order. What else visits several does so one after the other.
 //! * What else a buffer locks, such as its settings, is locked apart: never together with a partition.
-//! * Under a lock no Erlang code is run, nothing is sent, and no arena is dropped: what is to be done when it
-//!   is released is left in [`After`](crate::After). Copying into and
+//! * Under a lock no Erlang code is run, nothing is sent, and no arena that holds entries is dropped: what is to be done
+//!   when it is released is left in [`After`](crate::After). Copying into and
 //!   out of arenas is all that the VM is asked for; on a normal scheduler it is bounded.
 //! * A panic under a lock releases it, and no lock is poisoned (see [`sync`](crate::sync)).
 //!
@@ -216,7 +216,7 @@
 //!   the last batch, which takes no longer for a large map than for a small one.
 //!
 //! * What is remembered of versions moves to the next live generation with the swap
-//!   ([`successor`](crate::Generation::successor)), in constant time; `map/versions.rs` says how. It is counted
+//!   ([`move_to`](crate::Generation::move_to)), in constant time; `map/versions.rs` says how. It is counted
 //!   neither as entries nor as bytes.
 //! * A snapshot shows each entry as it was when it began: `map/snapshot.rs` says how. What is
 //!   kept for it is beside the map, and none of the bounds above counts it: one more copy of what is overwritten
@@ -237,3 +237,8 @@
 //! retired segments, a hand-over to who frees them, or a write that is staging it. It moves between
 //! them and is dropped once. Bytes are the weights of entries that are held, and return to zero with
 //! them.
+//!
+//! What a small generation leaves is used again: an emptied generation is the next live one after the next swap
+//! ([`move_to`](crate::Generation::move_to)), and keeps a segment of 64 entries and 16 KB at the most, or the tables and a
+//! chunk of slots of a map that had 64 entries at the most (`map/emptied.rs`). Such an arena holds nothing and is not
+//! counted. So a short cycle makes and frees no memory, and a large one leaves none behind.

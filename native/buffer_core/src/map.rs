@@ -47,6 +47,7 @@
 //! least `s * w / 2`. So the excess is not higher after a segment than before; in between it is by what
 //! has been moved and what has died meanwhile, `B / 2` each.
 
+mod emptied;
 mod entry;
 mod packed;
 mod snapshot;
@@ -350,11 +351,12 @@ impl<A: Arena + 'static> Map<A> {
     fn slots(&self, cursor: usize) -> impl Iterator<Item = (usize, &Slot)> {
         let from = cursor.max(self.drained);
         let chunks = self.chunks.iter().enumerate().skip(from / SLOTS_A_CHUNK);
+        let used = self.used;
         let slots = chunks
             .filter(|(_, chunk)| chunk.held > 0)
             .flat_map(move |(number, chunk)| {
                 let first = number * SLOTS_A_CHUNK;
-                let slots = chunk.slots.iter().enumerate();
+                let slots = chunk.slots.iter().take(used - first).enumerate();
                 slots
                     .skip(from.saturating_sub(first))
                     .map(move |(slot, there)| (first + slot + 1, there))
@@ -463,22 +465,15 @@ impl<A: Arena + 'static> Generation for Map<A> {
         retired.append(&mut self.retired);
     }
 
-    fn successor(&mut self) -> Self {
-        self.hand_versions_on()
+    fn move_to(&mut self, emptied: &mut Self) {
+        std::mem::swap(self, emptied);
+        self.take_versions_on(emptied);
     }
 
     fn retire(&mut self, count: usize, retired: &mut Retired<A>) {
         self.snapshots.give_up(&mut self.retired);
         if count >= self.len {
-            let mut all = std::mem::take(self);
-            retired.append(&mut all.retired);
-            let bytes = all.total_bytes();
-            // Its tables and slots take as long to be freed as its terms.
-            let listed = all.classes.map(|class| class.listed);
-            let indexes = (all.tables, all.free, all.free_blocks, listed);
-            let terms = all.stored + all.packed.len;
-            retired.extend_with(terms, bytes, (all.blocks, all.packed, all.chunks, indexes));
-            return;
+            return self.retire_all(retired);
         }
         // Written to no more.
         (0..CLASSES).for_each(|class| self.seal(class));

@@ -264,12 +264,19 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
 impl<G: Generation, O: Copy> Live<G, O> {
     /// Takes the generation; what was done to it stays counted.
     fn take(&mut self) -> G {
+        let mut taken = G::default();
+        self.move_to(&mut taken);
+        taken
+    }
+
+    /// The same, to where nothing is left by now.
+    fn move_to(&mut self, emptied: &mut G) {
+        debug_assert!(emptied.is_empty());
         self.former = self.former + self.generation.tally();
         self.base += self.generation.places().1;
         self.since = self.base;
         self.signaled = false;
-        let next = self.generation.successor();
-        std::mem::replace(&mut self.generation, next)
+        self.generation.move_to(emptied);
     }
 
     /// The last of the places that nothing is held at up to there.

@@ -6,6 +6,9 @@ use std::ops::Range;
 use crate::segment::Retired;
 use crate::{Arena, First, Generation, Segment, Tally};
 
+/// What is kept for segments when they have left, at the most.
+const KEPT_ROOM: usize = 16;
+
 /// Segments in the order in which their entries were accepted; none of them is empty.
 #[derive(Debug)]
 pub struct Queue<A> {
@@ -18,6 +21,8 @@ pub struct Queue<A> {
     gone: u64,
     // How many entries the last full segment got, and how much room they took: what the next one is made for.
     usual: (usize, usize),
+    // A small segment that all has left: the next one.
+    spare: Option<Box<Segment<A>>>,
 }
 
 impl<A> Default for Queue<A> {
@@ -28,6 +33,7 @@ impl<A> Default for Queue<A> {
             bytes: 0,
             gone: 0,
             usual: (0, 0),
+            spare: None,
         }
     }
 }
@@ -49,10 +55,14 @@ impl<A: Arena> Queue<A> {
                 if let Some(segment) = full {
                     self.usual = (segment.stored(), segment.arena().room());
                 }
-                let mut segment = Box::new(match self.usual {
-                    (0, _) => Segment::open(now()),
-                    (entries, room) => Segment::open_like(now(), entries, room),
-                });
+                let mut segment = match (self.spare.take(), self.usual) {
+                    (Some(mut spare), _) => {
+                        spare.open_again(now());
+                        spare
+                    }
+                    (None, (0, _)) => Box::new(Segment::open(now())),
+                    (None, (entries, room)) => Box::new(Segment::open_like(now(), entries, room)),
+                };
                 segment.push(weight, store);
                 self.segments.push_back(segment);
             }
@@ -185,12 +195,15 @@ impl<A: Arena> Generation for Queue<A> {
         old.min(count)
     }
 
-    fn successor(&mut self) -> Self {
+    fn move_to(&mut self, emptied: &mut Self) {
+        std::mem::swap(self, emptied);
         // What comes in a cycle may be much less than what fills a segment.
-        if self.segments.len() < 2 {
-            return Self::default();
+        let filled = emptied.segments.len() >= 2;
+        self.usual = if filled { emptied.usual } else { (0, 0) };
+        self.gone = 0;
+        if self.segments.capacity() > KEPT_ROOM {
+            self.segments = VecDeque::new();
         }
-        Self::about_to_get(self.usual.0, self.usual.1)
     }
 
     fn places(&self) -> (u64, u64) {
@@ -252,7 +265,14 @@ impl<A: Arena> Generation for Queue<A> {
                 break;
             }
             left -= here;
-            retired.extend(self.segments.pop_front());
+            let Some(mut emptied) = self.segments.pop_front() else {
+                break;
+            };
+            if self.segments.is_empty() && emptied.clear() {
+                self.spare = Some(emptied);
+                break;
+            }
+            retired.extend([emptied]);
         }
     }
 }
@@ -290,6 +310,11 @@ mod tests {
             self.stored += 1;
         }
 
+        fn clear(&mut self) -> bool {
+            self.stored = 0;
+            true
+        }
+
         fn len(&self) -> usize {
             self.stored
         }
@@ -311,9 +336,49 @@ mod tests {
         let mut queue = Queue::default();
         push(&mut queue, FULL + 1);
         assert_eq!(made_for(&queue), [None, Some((FULL, 3 * FULL))]);
-        let mut next = queue.successor();
-        push(&mut next, 1);
-        assert_eq!(made_for(&next), [Some((FULL, 3 * FULL))]);
+        queue.move_to(&mut Queue::default());
+        push(&mut queue, 1);
+        assert_eq!(made_for(&queue), [Some((FULL, 3 * FULL))]);
+    }
+
+    #[test]
+    fn a_small_segment_that_all_has_left_is_the_next_one() {
+        let (mut live, mut drained, mut retired) =
+            (Queue::default(), Queue::default(), Retired::default());
+        let few = Segment::<Guessed>::FIRST_ENTRIES;
+        let mut segments = Vec::new();
+        for _ in 0..4 {
+            push(&mut live, few);
+            let place = |(arena, _): (&Guessed, _)| std::ptr::from_ref(arena);
+            segments.extend(live.pieces(0, 1).map(place));
+            live.move_to(&mut drained);
+            drained.retire(1, &mut retired);
+            assert_eq!((drained.len(), drained.oldest()), (few - 1, Some(0)));
+            drained.retire(few, &mut retired);
+            assert_eq!((drained.len(), drained.bytes()), (0, 0));
+            assert_eq!(drained.oldest(), None);
+        }
+        assert!(retired.is_empty());
+        // Each of the two generations has one.
+        assert_eq!(segments[..2], segments[2..]);
+        assert_ne!(segments[0], segments[1]);
+    }
+
+    #[test]
+    fn of_many_entries_nothing_is_kept() {
+        let (mut live, mut drained, mut retired) =
+            (Queue::default(), Queue::default(), Retired::default());
+        let many = Segment::<Guessed>::FIRST_ENTRIES + 1;
+        push(&mut live, many);
+        live.move_to(&mut drained);
+        drained.retire(many, &mut retired);
+        assert_eq!(retired.entries(), many);
+        push(&mut live, 100 * FULL);
+        live.move_to(&mut drained);
+        drained.retire(usize::MAX, &mut retired);
+        assert_eq!(retired.entries(), many + 100 * FULL);
+        live.move_to(&mut drained);
+        assert_eq!(live.segments.capacity(), 0);
     }
 
     #[test]
@@ -321,8 +386,8 @@ mod tests {
         let mut queue = Queue::about_to_get(FULL, 1);
         push(&mut queue, FULL);
         assert_eq!(made_for(&queue), [Some((FULL, 1))]);
-        let mut next = queue.successor();
-        push(&mut next, 1);
-        assert_eq!(made_for(&next), [None]);
+        queue.move_to(&mut Queue::default());
+        push(&mut queue, 1);
+        assert_eq!(made_for(&queue), [None]);
     }
 }

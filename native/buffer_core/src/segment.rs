@@ -53,6 +53,25 @@ impl<A: Arena> Segment<A> {
         }
     }
 
+    /// Makes it empty and opens it again at `now`, if it has got few entries and its memory is little; otherwise nothing
+    /// is done, and the answer is `false`.
+    pub fn clear(&mut self) -> bool {
+        let few = self.weights.len() <= Self::FIRST_ENTRIES;
+        if !few || !self.arena.clear() {
+            return false;
+        }
+        self.weights.clear();
+        self.gone = 0;
+        self.bytes = 0;
+        true
+    }
+
+    /// The same for one that has been cleared.
+    pub fn open_again(&mut self, now: i64) {
+        debug_assert!(self.weights.is_empty());
+        self.opened_at = now;
+    }
+
     /// Stores one entry of `weight` bytes. `store` must add exactly one entry to the arena.
     ///
     /// If `store` unwinds, the entry does not count: weights do.

@@ -11,6 +11,7 @@
 //!    only ever makes it less. (`map_bounds.rs` has the runs that are made to break this.)
 //!    What is evicted is what a batch would have had first; it was accepted, and nothing else counts it.
 //! 5. A drain hands every entry out once. The weight of a batch is known before.
+//!    When all have left, it is as good as new, whatever memory it has kept.
 //! 6. Every arena that was made is in use or is handed over, once; dropped with that, none is left.
 #![cfg(not(loom))]
 
@@ -56,6 +57,8 @@ enum Op {
     TakeRetired,
     /// Drops so many of the first entries.
     Evict(usize),
+    /// All leave.
+    Drain,
 }
 
 const KEYS: u64 = 1_000;
@@ -93,6 +96,7 @@ fn op(term: BoxedStrategy<Term>) -> impl Strategy<Value = Op> {
         2 => (key(), several).prop_map(|(key, n)| Op::RemoveMany(key, n)),
         2 => Just(Op::TakeRetired),
         1 => several_more.prop_map(Op::Evict),
+        1 => Just(Op::Drain),
     ]
 }
 
@@ -246,6 +250,18 @@ impl Run {
         self.check_memory();
     }
 
+    /// All leave, and it is as good as new.
+    fn drain(&mut self) {
+        self.map.retire(usize::MAX, &mut self.retired);
+        assert_eq!(self.map.total_bytes(), 0);
+        assert_eq!(self.map.places(), (0, 0));
+        *self = Run {
+            map: std::mem::take(&mut self.map),
+            retired: std::mem::take(&mut self.retired),
+            ..Run::default()
+        };
+    }
+
     fn step(&mut self, op: &Op) {
         match *op {
             Op::Put(key, value, version) => self.put(key, value, version),
@@ -270,6 +286,7 @@ impl Run {
             Op::RemoveMany(key, count) => {
                 (key..key + count as u64).for_each(|key| self.remove(key));
             }
+            Op::Drain => self.drain(),
             Op::TakeRetired => {
                 if let Some(mut retired) = self.map.take_retired() {
                     self.retired.append(&mut retired);

@@ -69,6 +69,8 @@ type Known = (u64, Option<u64>);
 #[derive(Default)]
 struct Run {
     map: Map<Ints>,
+    // What was swapped out last, and has been drained.
+    former: Map<Ints>,
     retired: Retired<Ints>,
     live: BTreeMap<u64, u64>,
     // The key that was recorded last is the last one. Those whose version in the map will be handed over
@@ -194,10 +196,9 @@ impl Run {
                 }
             }
             Op::Swap => {
-                let next = self.map.successor();
-                let mut former = std::mem::replace(&mut self.map, next);
-                assert!(!former.remembers_versions());
-                former.retire(usize::MAX, &mut self.retired);
+                self.map.move_to(&mut self.former);
+                assert!(!self.former.remembers_versions());
+                self.former.retire(usize::MAX, &mut self.retired);
                 let live = std::mem::take(&mut self.live);
                 for (key, _) in std::mem::take(&mut self.latent) {
                     self.known.push((key, live.get(&key).copied()));
@@ -257,8 +258,8 @@ fn memory_stays_within_bounds() {
     for version in 1..200_000u64 {
         assert!(run.put_newer(version % 3_000, version));
         if version.is_multiple_of(500) {
-            let next = run.map.successor();
-            std::mem::replace(&mut run.map, next).retire(usize::MAX, &mut run.retired);
+            run.map.move_to(&mut run.former);
+            run.former.retire(usize::MAX, &mut run.retired);
             run.retired = Retired::default();
         }
         run.map.take_retired();

@@ -77,6 +77,9 @@ impl Arena {
             Some(copy) => copy,
             None => self.have_copied(term),
         };
+        if self.terms.is_empty() {
+            ALIVE.fetch_add(1, Ordering::Relaxed);
+        }
         self.terms.push(copy);
     }
 
@@ -114,7 +117,7 @@ impl Arena {
         unsafe { enif_is_identical(self.terms[index], term.as_c_arg()) != 0 }
     }
 
-    /// How many arenas there are in the VM.
+    /// How many arenas with terms there are in the VM.
     pub fn alive() -> usize {
         ALIVE.load(Ordering::Relaxed)
     }
@@ -302,7 +305,6 @@ impl<'a> Copies<'a> {
 
 impl buffer_core::Arena for Arena {
     fn new() -> Self {
-        ALIVE.fetch_add(1, Ordering::Relaxed);
         Self {
             env: None,
             words: Words::default(),
@@ -311,7 +313,6 @@ impl buffer_core::Arena for Arena {
     }
 
     fn about_to_get(entries: usize, room: usize) -> Self {
-        ALIVE.fetch_add(1, Ordering::Relaxed);
         Self {
             env: None,
             words: Words::about_to_get(room),
@@ -327,6 +328,15 @@ impl buffer_core::Arena for Arena {
         self.store_word(other.terms[index]);
     }
 
+    fn clear(&mut self) -> bool {
+        let little = self.env.is_none() && self.words.clear();
+        if little && !self.terms.is_empty() {
+            self.terms.clear();
+            ALIVE.fetch_sub(1, Ordering::Relaxed);
+        }
+        little
+    }
+
     fn len(&self) -> usize {
         self.terms.len()
     }
@@ -338,7 +348,9 @@ impl Drop for Arena {
             // SAFETY: allocated by `have_copied`, freed only here, and no term of it has left except as a copy.
             unsafe { enif_free_env(env.as_ptr()) };
         }
-        ALIVE.fetch_sub(1, Ordering::Relaxed);
+        if !self.terms.is_empty() {
+            ALIVE.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

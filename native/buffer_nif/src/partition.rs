@@ -10,7 +10,9 @@ use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 use crate::arena::Handle;
 use crate::begin::told;
 use crate::cycle::{trigger_name, Cycle, Within};
+use crate::entry::nif;
 use crate::resource::{Overflow, Shared};
+use crate::write::Refused;
 use crate::{atoms, clock};
 
 fn partition<'a>(handle: Handle<'a>, index: usize) -> NifResult<&'a dyn Cycle> {
@@ -270,19 +272,23 @@ fn partition_next_dirty<'a>(
     })
 }
 
+nif!(partition_advance / 5, partition_advance);
+
 /// The same for a runner that this process has started, which goes on with the next cycle then, or waits: besides what
 /// `partition_next` answers, `{Trigger | nil, Size, Batch}` if a cycle begins with this batch, which may have entries of
 /// the one before it too, and what `partition_idle` answers instead of `:empty` and `:paused`: `{waits, Trigger | nil, Much}`
 /// also tells whether much was processed since it has waited before.
-#[rustler::nif]
-fn partition_advance<'a>(
+fn partition_advance<'a>(env: Env<'a>, arguments: [Term<'a>; 5]) -> Term<'a> {
+    let advanced = advance(env, arguments);
+    advanced.unwrap_or_else(|_| Refused::Improper.atom().encode(env))
+}
+
+fn advance<'a>(
     env: Env<'a>,
-    handle: Handle<'_>,
-    index: usize,
-    attendant: LocalPid,
-    result: Term<'a>,
-    look_at: i64,
+    [handle, index, attendant, result, look_at]: [Term<'a>; 5],
 ) -> NifResult<Term<'a>> {
+    let handle: Handle<'a> = handle.decode()?;
+    let (index, attendant, look_at) = (index.decode()?, attendant.decode()?, look_at.decode()?);
     let shared = handle.0;
     let partition = partition(handle, index)?;
     let now = clock::now();

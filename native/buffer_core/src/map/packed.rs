@@ -18,6 +18,8 @@ const SIZES: usize = 32;
 /// The owner.
 const HEADER: usize = 4;
 const RECORDS_A_CHUNK: usize = 128;
+/// How many bytes of chunks are kept when all of them are empty.
+const KEPT: usize = 16 * 1024;
 
 /// The records of all sizes.
 #[derive(Default)]
@@ -166,6 +168,22 @@ impl Packed {
         self.bytes -= u64::from(cell.packed_weight()?);
         self.len -= 1;
         self.shelves[grains - 1].remove(grains * GRAIN, index)
+    }
+
+    /// Whether its chunks take little memory.
+    pub(super) fn is_small(&self) -> bool {
+        let chunks = self.shelves.iter().flat_map(|shelf| &shelf.chunks);
+        chunks.map(|chunk| chunk.bytes.len()).sum::<usize>() <= KEPT
+    }
+
+    /// Lets all terms go, and keeps the memory for others. None of them may have been drained.
+    pub(super) fn clear(&mut self) {
+        for shelf in &mut self.shelves {
+            shelf.len = 0;
+            shelf.chunks.iter_mut().for_each(|chunk| chunk.held = 0);
+        }
+        self.len = 0;
+        self.bytes = 0;
     }
 
     /// The same where no term is ever added again: the others stay where they are.

@@ -322,16 +322,10 @@ impl<A: Arena + 'static> Map<A> {
         }
     }
 
-    /// An empty map that remembers what this one did.
-    pub(super) fn hand_versions_on(&mut self) -> Self {
-        let mut versions = self.versions.take();
-        if let Some(versions) = &mut versions {
-            versions.begin_generation();
-        }
-        Map {
-            versions,
-            ..Map::default()
-        }
+    /// Remembers what another one did that has been swapped out.
+    pub(super) fn take_versions_on(&mut self, other: &mut Self) {
+        self.versions = other.versions.take();
+        self.settle_versions();
     }
 
     fn set_version(

@@ -50,10 +50,10 @@ pub trait Generation: Default {
         self.first(index + 1, u64::MAX).places
     }
 
-    /// The generation that takes its place when it is swapped out: an empty one, with what is to outlast
-    /// this one.
-    fn successor(&mut self) -> Self {
-        Self::default()
+    /// Moves all to where nothing is left by now, and goes on as an empty one: with what is to outlast what was
+    /// moved, and with the memory that was kept there when that became empty.
+    fn move_to(&mut self, emptied: &mut Self) {
+        std::mem::swap(self, emptied);
     }
 
     /// Forgets the first `count` entries. Memory that nothing is left in goes to `retired`.

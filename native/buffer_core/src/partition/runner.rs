@@ -362,7 +362,10 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         drain.base = live.base;
         let part = part.filter(|part| (1..live.generation.len()).contains(part));
         let split = part.and_then(|part| live.generation.split(part));
-        drain.generation = split.unwrap_or_else(|| live.take());
+        match split {
+            Some(split) => drain.generation = split,
+            None => live.move_to(&mut drain.generation),
+        }
         live.since = drain.base + drain.generation.places().1;
         live.signaled = false;
         drain.swapped_at = now();

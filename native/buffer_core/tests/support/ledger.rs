@@ -24,6 +24,7 @@ pub struct Page {
 #[derive(Default)]
 struct Ledger {
     created: usize,
+    cleared: (usize, usize),
     alive: BTreeMap<usize, Page>,
 }
 
@@ -43,7 +44,12 @@ impl Ints {
             len: self.values.len(),
             last: value,
         };
-        with(|ledger| ledger.alive.insert(self.id, page));
+        with(|ledger| {
+            if ledger.alive.insert(self.id, page).is_none() {
+                // It has been cleared: from now on it is another one.
+                ledger.created += 1;
+            }
+        });
     }
 
     /// Puts a value in the place of another one.
@@ -78,6 +84,17 @@ impl Arena for Ints {
         self.store(other.values[index]);
     }
 
+    /// Off the record until it gets values again.
+    fn clear(&mut self) -> bool {
+        self.values.clear();
+        with(|ledger| {
+            let page = ledger.alive.remove(&self.id);
+            ledger.cleared.0 += 1;
+            ledger.cleared.1 += page.expect("this arena is alive").len;
+        });
+        true
+    }
+
     fn len(&self) -> usize {
         self.values.len()
     }
@@ -88,7 +105,12 @@ impl Drop for Ints {
         // A thread that ends takes its record along.
         let _ = LEDGER.try_with(|ledger| {
             let page = ledger.borrow_mut().alive.remove(&self.id);
-            assert!(page.is_some(), "arena {} was dropped twice", self.id);
+            let cleared = self.values.is_empty();
+            assert!(
+                page.is_some() || cleared,
+                "arena {} was dropped twice",
+                self.id
+            );
         });
     }
 }
@@ -141,7 +163,17 @@ pub fn alive() -> Vec<Page> {
     with(|ledger| ledger.alive.values().copied().collect())
 }
 
-/// How many arenas this thread has ever made.
+/// How many arenas this thread has ever made, or used again after they were cleared.
 pub fn created() -> usize {
     with(|ledger| ledger.created)
+}
+
+/// How many it has cleared.
+pub fn cleared() -> usize {
+    with(|ledger| ledger.cleared.0)
+}
+
+/// How many values were in those.
+pub fn cleared_values() -> usize {
+    with(|ledger| ledger.cleared.1)
 }

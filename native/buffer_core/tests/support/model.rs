@@ -39,6 +39,11 @@ impl Arena for Ints {
         self.0.push(other.0[index]);
     }
 
+    fn clear(&mut self) -> bool {
+        self.0.clear();
+        true
+    }
+
     fn len(&self) -> usize {
         self.0.len()
     }

@@ -221,6 +221,8 @@ impl Words {
     /// What the first block has room for, if nothing is known, and at the most.
     const FIRST: usize = 128;
     const FIRST_AT_MOST: usize = 8 * 1024;
+    /// How much there may be, to be kept when all are forgotten.
+    const KEPT: usize = 2 * 1024;
 
     /// None yet; about to become so many, more or less.
     pub fn about_to_get(words: usize) -> Self {
@@ -230,6 +232,18 @@ impl Words {
             others: Vec::new(),
             capacity,
         }
+    }
+
+    /// Forgets all of them, whose copies are good no longer, and keeps the last block for others; if that is too large,
+    /// nothing is done, and the answer is `false`.
+    pub fn clear(&mut self) -> bool {
+        if self.capacity > Self::KEPT {
+            return false;
+        }
+        self.others.clear();
+        self.block.clear();
+        self.capacity = self.block.capacity();
+        true
     }
 
     /// How many words there are.
