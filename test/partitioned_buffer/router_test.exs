@@ -185,6 +185,20 @@ defmodule PartitionedBuffer.RouterTest do
         pushed([0.0, -0.0, 0, 1, 1.0, {1}, {1.0}, [-0.0], [0]], unquote(partitions))
       end
 
+      # Those from 0 up to 2^27 - 1 are hashed without the VM.
+      test "a push of integers goes there, whatever their size" do
+        limits =
+          for bits <- [0, 4, 26, 27, 28, 31, 32, 58, 59, 60, 63, 64], do: Bitwise.<<<(1, bits)
+
+        near =
+          for limit <- limits,
+              more <- -2..2,
+              integer <- [limit + more, -limit - more],
+              do: integer
+
+        pushed(Enum.uniq(near), unquote(partitions))
+      end
+
       test "a push with a key goes where get_partition/3 says" do
         check(Types.list(any_term()), [tests: 12, size: 12], fn terms ->
           name = start_sorting!(partitions: unquote(partitions))

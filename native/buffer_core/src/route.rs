@@ -2,8 +2,8 @@
 //!
 //! Erlang promises that `phash2` gives the same value for the same term on every machine and in
 //! every release, so the function for small integers can be written down. It is Bob Jenkins's
-//! mixing step of 1996 ("lookup2", public domain) over one word. Hashing whole terms here as well was
-//! tried and was slower than the VM's own function.
+//! mixing step of 1996 ("lookup2", public domain) over one word. Items and keys that are such integers are hashed
+//! here as well; hashing whole terms here was tried and was slower than the VM's own function.
 
 /// Erlang's constant for integers: the golden ratio.
 const GOLDEN: u32 = 0x9e37_79b9;
@@ -13,6 +13,13 @@ const GOLDEN: u32 = 0x9e37_79b9;
 pub fn route(hash: u32, partitions: u32) -> usize {
     debug_assert!(hash < 1 << 27, "a hash of phash2/1 has 27 bits");
     (mix(GOLDEN.wrapping_add(hash), GOLDEN, 0) % partitions) as usize
+}
+
+/// `erlang:phash2(Integer)` for an integer from 0 up to 2^27 - 1.
+#[inline]
+pub fn hash_of_integer(integer: u32) -> u32 {
+    debug_assert!(integer < 1 << 27, "larger ones are hashed in another way");
+    mix(GOLDEN.wrapping_add(integer), GOLDEN, 0) % (1 << 27)
 }
 
 #[inline]
@@ -30,7 +37,7 @@ fn mix(mut a: u32, mut b: u32, mut c: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::route;
+    use super::{hash_of_integer, route};
 
     /// `(Hash, Partitions, erlang:phash2(Hash, Partitions))`, as Erlang prints them.
     const ROUTES: &[(u32, u32, usize)] = &[
@@ -93,6 +100,24 @@ mod tests {
                 expected,
                 "phash2({hash}, {partitions})"
             );
+        }
+    }
+
+    /// `(Integer, erlang:phash2(Integer))`.
+    const HASHES: &[(u32, u32)] = &[
+        (0, 88_723_725),
+        (1, 2_614_250),
+        (2, 27_494_836),
+        (1000, 65_787_489),
+        (65_536, 79_773_559),
+        (12_345_678, 65_030_539),
+        (134_217_727, 112_602_999),
+    ];
+
+    #[test]
+    fn hashes_integers_as_erlang_does() {
+        for &(integer, expected) in HASHES {
+            assert_eq!(hash_of_integer(integer), expected, "phash2({integer})");
         }
     }
 

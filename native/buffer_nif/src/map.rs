@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 pub use self::list::write_granted;
 use self::versions::Record;
 use crate::arena::packed::{pack, unpack, Unpacked, SPACE, WORDS};
-use crate::arena::{immediate, immediate_word, Arena, Copies};
+use crate::arena::{immediate, immediate_word, Arena, Bare, Copies};
 use crate::begin::begin;
 use crate::cycle::Readable;
 use crate::entry::nif;
@@ -154,35 +154,44 @@ fn buffer(shared: &Shared) -> Result<&MapBuffer, Refused> {
     }
 }
 
-/// A term on its way: weighed, and packed if it can be.
+/// A term on its way: weighed, and packed if it can be. Made where it stays, and then referred to: to move it takes
+/// longer than all of what a write does with it.
 #[derive(Clone, Copy)]
 struct Taken<'a, 'b> {
-    term: Term<'a>,
+    term: Bare<'a>,
+    env: &'b Env<'a>,
     weight: u32,
     packed: Option<&'b [u8]>,
 }
 
 impl<'a, 'b> Taken<'a, 'b> {
-    #[inline]
-    fn new(term: Term<'a>, scale: &mut Scale, space: &'b mut [u8]) -> Result<Self, Heavy> {
+    #[inline(always)]
+    fn new(
+        term: Term<'a>,
+        env: &'b Env<'a>,
+        scale: &mut Scale,
+        space: &'b mut [u8],
+    ) -> Result<Self, Heavy> {
         let (weight, len) = take(term, scale, space)?;
         let packed = len.map(|len| &space[..len]);
         Ok(Self {
-            term,
+            term: Bare::of(term),
+            env,
             weight,
             packed,
         })
     }
 
     /// The same for a term that is packed, or all in its word; `None` for others.
-    #[inline]
+    #[inline(always)]
     fn short(
         term: Term<'a>,
+        env: &'b Env<'a>,
         scale: &mut Scale,
         space: &'b mut [u8],
     ) -> Result<Option<Self>, Heavy> {
         if immediate_word(term).is_some() {
-            return Self::new(term, scale, space).map(Some);
+            return Self::new(term, env, scale, space).map(Some);
         }
         let Some((len, words)) = pack(term, space) else {
             return Ok(None);
@@ -190,43 +199,54 @@ impl<'a, 'b> Taken<'a, 'b> {
         let weight = scale.weigh_words(words)?;
         let packed = Some(&space[..len]);
         Ok(Some(Self {
-            term,
+            term: Bare::of(term),
+            env,
             weight,
             packed,
         }))
     }
 
+    #[inline]
+    fn term(&self) -> Term<'a> {
+        self.term.term(*self.env)
+    }
+
     /// What it takes where it is held: nothing, if all of it is in its word.
     #[inline]
     fn held(&self) -> u64 {
-        held(self.term, self.weight)
+        held(self.term(), self.weight)
     }
 
     /// The term as the map takes it. What is large is copied here, before any lock is taken.
-    fn given(self) -> Given<Arena, Copied<'a, 'b>> {
-        match immediate_word(self.term) {
+    #[inline(always)]
+    fn given(&self) -> Given<Arena, Copied<'a, '_>> {
+        match immediate_word(self.term()) {
             Some(word) => Given::Word(word),
-            None if self.weight > LARGE => {
-                let mut arena = Arena::new();
-                arena.store(self.term);
-                Given::Staged(self.weight, Box::new(arena))
-            }
+            None if self.weight > LARGE => self.staged(),
             None => Given::Copy(self.weight, Copied(self)),
         }
+    }
+
+    #[cold]
+    fn staged(&self) -> Given<Arena, Copied<'a, '_>> {
+        let mut arena = Arena::new();
+        arena.store(self.term());
+        Given::Staged(self.weight, Box::new(arena))
     }
 }
 
 /// The weight of a term, and how long it is packed, if it can be.
-#[inline]
+#[inline(always)]
 fn take(
     term: Term<'_>,
     scale: &mut Scale,
     space: &mut [u8],
 ) -> Result<(u32, Option<usize>), Heavy> {
-    if immediate_word(term).is_none() {
-        if let Some((len, words)) = pack(term, space) {
-            return Ok((scale.weigh_words(words)?, Some(len)));
-        }
+    if immediate_word(term).is_some() {
+        return Ok((scale.weigh_words(0)?, None));
+    }
+    if let Some((len, words)) = pack(term, space) {
+        return Ok((scale.weigh_words(words)?, Some(len)));
     }
     Ok((scale.weigh(term)?, None))
 }
@@ -239,9 +259,14 @@ struct Key<'a, 'b> {
 }
 
 impl<'a, 'b> Key<'a, 'b> {
-    #[inline]
-    fn new(term: Term<'a>, scale: &mut Scale, space: &'b mut [u8]) -> Result<Self, Heavy> {
-        let taken = Taken::new(term, scale, space)?;
+    #[inline(always)]
+    fn new(
+        term: Term<'a>,
+        env: &'b Env<'a>,
+        scale: &mut Scale,
+        space: &'b mut [u8],
+    ) -> Result<Self, Heavy> {
+        let taken = Taken::new(term, env, scale, space)?;
         let hash = hash(term, taken.packed);
         Ok(Self { taken, hash })
     }
@@ -249,7 +274,7 @@ impl<'a, 'b> Key<'a, 'b> {
     /// The slot of this key.
     #[inline]
     fn find(&self, map: &Map<Arena>) -> Option<usize> {
-        if let Some(word) = immediate_word(self.taken.term) {
+        if let Some(word) = immediate_word(self.taken.term()) {
             return map.find(self.hash, |_, cell| cell.word() == Some(word));
         }
         if let Some(bytes) = self.taken.packed {
@@ -257,7 +282,7 @@ impl<'a, 'b> Key<'a, 'b> {
         }
         map.find(self.hash, |map, cell| {
             let stored = map.stored(cell);
-            stored.is_some_and(|(arena, index)| arena.is(index, self.taken.term))
+            stored.is_some_and(|(arena, index)| arena.is(index, self.taken.term()))
         })
     }
 
@@ -269,7 +294,7 @@ impl<'a, 'b> Key<'a, 'b> {
         let partitions = buffer.partitions();
         let index = match index {
             Some(index) => index,
-            None => own_route(self.taken.term, partitions.len())?,
+            None => own_route(self.taken.term(), partitions.len())?,
         };
         partitions.get(index).ok_or(Refused::NoPartitions)
     }
@@ -317,7 +342,7 @@ fn held(term: Term<'_>, weight: u32) -> u64 {
 }
 
 /// A term that is to be copied.
-pub struct Copied<'a, 'b>(Taken<'a, 'b>);
+pub struct Copied<'a, 'b>(&'b Taken<'a, 'b>);
 
 impl Source<Arena> for Copied<'_, '_> {
     #[inline]
@@ -327,12 +352,12 @@ impl Source<Arena> for Copied<'_, '_> {
 
     #[inline]
     fn store(self, arena: &mut Arena) {
-        arena.store(self.0.term);
+        arena.store(self.0.term());
     }
 
     #[inline]
     fn overwrite(&self, arena: &mut Arena, index: usize) -> bool {
-        arena.overwrite(index, self.0.term)
+        arena.overwrite(index, self.0.term())
     }
 }
 
@@ -408,30 +433,31 @@ pub fn zero_is_as_expected(env: Env<'_>) -> bool {
     immediate_word(0i64.encode(env)) == Some(SMALL_ZERO)
 }
 
-fn put(
+fn put<'a>(
     shared: &Shared,
-    key: Term<'_>,
-    value: Term<'_>,
+    key: Term<'a>,
+    value: Term<'a>,
     index: Index,
     mut scale: Scale,
 ) -> Result<(), Refused> {
+    let env = key.get_env();
     let (key_bytes, value_bytes) = (&mut [0; SPACE], &mut [0; SPACE]);
-    let key = Key::new(key, &mut scale, key_bytes)?;
-    let value = Taken::new(value, &mut scale, value_bytes)?;
+    let key = Key::new(key, &env, &mut scale, key_bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
-    let env = value.term.get_env();
+    let value = Taken::new(value, &env, &mut scale, value_bytes)?;
     account(env, 0, scale.weighed());
     let total = key.taken.held() + value.held();
     let (key_given, given) = (key.taken.given(), value.given());
     let put = write(env, shared, partition, |map, room| {
         let found = slot_with_room(env, shared, map, room, &key, total)?;
         put_at(map, &key, found, key_given, given);
-        Ok(())
+        Ok::<_, NoRoom>(())
     })?;
-    put.or_else(|_: NoRoom| {
-        let entry = (key.taken.term, value.term).encode(env);
-        list::put_one(shared, entry, false, index, scale)
-    })
+    if put.is_err() {
+        let entry = (key.taken.term(), value.term()).encode(env);
+        return list::put_one(shared, entry, false, index, scale);
+    }
+    Ok(())
 }
 
 nif!(map_put_await / 5, map_put_await);
@@ -444,20 +470,20 @@ fn map_put_await<'a>(env: Env<'a>, [buffer, key, value, index, token]: [Term<'a>
     answer(buffer.with(put)).to_term(env)
 }
 
-fn put_await(
-    env: Env<'_>,
+fn put_await<'a>(
+    env: Env<'a>,
     shared: &Shared,
-    key: Term<'_>,
-    value: Term<'_>,
+    key: Term<'a>,
+    value: Term<'a>,
     index: Index,
     token: Term<'_>,
 ) -> Result<(), Refused> {
     let mut scale = Scale::bounded();
     let token = token.decode::<u64>().map_err(|_| Refused::Improper)?;
     let (key_bytes, value_bytes) = (&mut [0; SPACE], &mut [0; SPACE]);
-    let key = Key::new(key, &mut scale, key_bytes)?;
-    let value = Taken::new(value, &mut scale, value_bytes)?;
+    let key = Key::new(key, &env, &mut scale, key_bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
+    let value = Taken::new(value, &env, &mut scale, value_bytes)?;
     let total = key.taken.held() + value.held();
     let (key_given, given) = (key.taken.given(), value.given());
     let (mut todo, mut retired) = (Todo::default(), None);
@@ -500,10 +526,10 @@ fn put_newer<'a>(
     index: Index,
     mut scale: Scale,
 ) -> Result<(), Refused> {
-    let [key_bytes, value_bytes, version_bytes] = &mut [[0; SPACE]; 3];
-    let key = Key::new(key, &mut scale, key_bytes)?;
+    let env = key.get_env();
+    let (key_bytes, value_bytes) = (&mut [0; SPACE], &mut [0; SPACE]);
+    let key = Key::new(key, &env, &mut scale, key_bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
-    let env = value.get_env();
     if immediate_word(version).is_some() && !versions::are_remembered(shared) {
         let looked = write(env, shared, partition, |map, room| {
             match room.is_unlimited() {
@@ -515,8 +541,9 @@ fn put_newer<'a>(
             return Ok(());
         }
     }
-    let value = Taken::new(value, &mut scale, value_bytes)?;
-    let version = Taken::new(version, &mut scale, version_bytes)?;
+    let version_bytes = &mut [0; SPACE];
+    let value = Taken::new(value, &env, &mut scale, value_bytes)?;
+    let version = Taken::new(version, &env, &mut scale, version_bytes)?;
     account(env, 0, scale.weighed());
     let total = key.taken.held() + value.held() + version.held();
     let new = (key.taken.given(), value.given(), version.given());
@@ -524,21 +551,22 @@ fn put_newer<'a>(
         versions::are_remembered(shared).then(|| Record::new(key.taken.given(), version.given()));
     let put = write(env, shared, partition, |map, room| {
         let found = slot_with_room(env, shared, map, room, &key, total)?;
-        write_newer(map, &key, found, new, version.term, record);
-        Ok(())
+        write_newer(map, &key, found, new, version.term(), record);
+        Ok::<_, NoRoom>(())
     })?;
-    put.or_else(|_: NoRoom| {
-        let entry = (key.taken.term, value.term, version.term).encode(env);
-        list::put_one(shared, entry, true, index, scale)
-    })
+    if put.is_err() {
+        let entry = (key.taken.term(), value.term(), version.term()).encode(env);
+        return list::put_one(shared, entry, true, index, scale);
+    }
+    Ok(())
 }
 
 /// Looks at the version that is there before anything is done for the value, which is done under the lock then: only if
 /// that is short. Answers whether the call is through.
-fn put_if_newer(
+fn put_if_newer<'a>(
     map: &mut Map<Arena>,
-    key: &Key<'_, '_>,
-    value: Term<'_>,
+    key: &Key<'a, '_>,
+    value: Term<'a>,
     version: Term<'_>,
     scale: &mut Scale,
     space: &mut [u8],
@@ -554,7 +582,7 @@ fn put_if_newer(
     if key.taken.weight > LARGE || map.remembers_versions() {
         return Ok(false);
     }
-    let Some(value) = Taken::short(value, scale, space)? else {
+    let Some(value) = Taken::short(value, key.taken.env, scale, space)? else {
         return Ok(false);
     };
     let version = Given::<Arena, Copied>::Word(version);
@@ -625,7 +653,7 @@ fn fetch<'a>(
     mut scale: Scale,
 ) -> Result<Option<Term<'a>>, Refused> {
     let bytes = &mut [0; SPACE];
-    let key = Key::new(key, &mut scale, bytes)?;
+    let key = Key::new(key, &env, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     partition.read_live(|map| {
         let Some(slot) = key.find(map) else {
@@ -640,10 +668,11 @@ fn fetch<'a>(
 }
 
 fn delete(shared: &Shared, key: Term<'_>, index: Index, mut scale: Scale) -> Result<(), Refused> {
+    let env = key.get_env();
     let bytes = &mut [0; SPACE];
-    let key = Key::new(key, &mut scale, bytes)?;
+    let key = Key::new(key, &env, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
-    write(key.taken.term.get_env(), shared, partition, |map, _| {
+    write(env, shared, partition, |map, _| {
         if let Some(slot) = key.find(map) {
             remove(map, &key, slot);
         }
@@ -663,7 +692,7 @@ fn fetch_and_remove<'a>(
     mut scale: Scale,
 ) -> Result<Option<Term<'a>>, Refused> {
     let bytes = &mut [0; SPACE];
-    let key = Key::new(key, &mut scale, bytes)?;
+    let key = Key::new(key, &env, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     write(env, shared, partition, |map, _| {
         let Some(slot) = key.find(map) else {
@@ -685,8 +714,9 @@ fn has_key(
     index: Index,
     mut scale: Scale,
 ) -> Result<bool, Refused> {
+    let env = key.get_env();
     let bytes = &mut [0; SPACE];
-    let key = Key::new(key, &mut scale, bytes)?;
+    let key = Key::new(key, &env, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     Ok(partition.read_live(|map| key.find(map).is_some())?)
 }

@@ -18,7 +18,7 @@ use crate::cell::{SharedCell, Staged};
 use crate::cycle::Cycle;
 use crate::data_buffer::Round;
 use crate::server::Waiter;
-use crate::{atoms, clock, map, weigh};
+use crate::{atoms, clock, map, weigh, write};
 
 /// A queue and its partitions, as this library stores them.
 pub type QueueBuffer = Buffer<Queue<Arena>, LocalPid>;
@@ -287,7 +287,9 @@ impl Shared {
 
 /// Runs once, when the library is loaded.
 pub fn load(env: Env<'_>, _info: Term<'_>) -> bool {
-    let expected = weigh::immediates_are_as_expected(env) && map::zero_is_as_expected(env);
+    let expected = weigh::immediates_are_as_expected(env)
+        && map::zero_is_as_expected(env)
+        && write::integers_are_as_expected(env);
     let registered = Handle::<Shared>::register(env)
         && Handle::<SharedBroker>::register(env)
         && Handle::<Member>::register(env)

@@ -1,14 +1,14 @@
 //! What all writes have in common: why one is refused, where an entry goes by itself, what is done when
 //! there is no room, and what is to be done when no lock is held any more.
 
-use buffer_core::route::route;
+use buffer_core::route::{hash_of_integer, route};
 use buffer_core::{
     After, Buffer, Closed, Credit, Generation, NoRoom, Partition, Reason, Room, Rows, Size,
     Trigger, Written,
 };
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
-use crate::arena::Arena;
+use crate::arena::{immediate_word, Arena};
 use crate::begin::{begin, full};
 use crate::cycle::Readable;
 use crate::reclaimer::reclaim;
@@ -104,9 +104,46 @@ pub fn own_route(term: Term<'_>, partitions: usize) -> Result<usize, Refused> {
         1 => Ok(0),
         count => {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
-            Ok(route(term.hash_phash2(), count))
+            Ok(route(phash2(term), count))
         }
     }
+}
+
+/// `erlang:phash2/1`: of small integers without a call.
+#[inline]
+fn phash2(term: Term<'_>) -> u32 {
+    match small_integer(term) {
+        Some(integer) => hash_of_integer(integer),
+        None => term.hash_phash2(),
+    }
+}
+
+/// An integer from 0 up to 2^27 - 1, from its word.
+#[inline]
+fn small_integer(term: Term<'_>) -> Option<u32> {
+    let word = immediate_word(term).filter(|word| word & 0b1111 == SMALL_INTEGER)?;
+    u32::try_from(word >> 4).ok().filter(|it| it >> 27 == 0)
+}
+
+/// The four low bits of the word of a small integer; the others are its value.
+const SMALL_INTEGER: u64 = 0b1111;
+
+/// Whether that is so in the VM that loads the library, and it hashes them as they are hashed here.
+pub fn integers_are_as_expected(env: Env<'_>) -> bool {
+    let small = [0, 1, 2, 255, 65_536, (1 << 27) - 1];
+    let others = [
+        (-1i64).encode(env),
+        (1i64 << 27).encode(env),
+        i64::MAX.encode(env),
+        1.0f64.encode(env),
+        atoms::ok().encode(env),
+        Vec::<i64>::new().encode(env),
+        (0, 1).encode(env),
+    ];
+    small.into_iter().all(|integer: u32| {
+        let term = integer.encode(env);
+        small_integer(term) == Some(integer) && hash_of_integer(integer) == term.hash_phash2()
+    }) && others.into_iter().all(|it| small_integer(it).is_none())
 }
 
 /// Who is told when what it wrote has been through.

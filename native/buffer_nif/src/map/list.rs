@@ -372,7 +372,8 @@ struct Listed<'a> {
 impl<'a> List<'a> {
     fn taken(&self, part: Part<'a>) -> Taken<'a, '_> {
         Taken {
-            term: part.term.term(self.env),
+            term: part.term,
+            env: &self.env,
             weight: part.weight,
             packed: part.packed(&self.bytes),
         }
@@ -390,7 +391,7 @@ impl<'a> List<'a> {
 
     /// An entry as a processor gets it.
     fn row<'b>(&self, entry: &Listed<'a>, env: Env<'b>) -> Term<'b> {
-        let term = |part| self.taken(part).term.in_env(env);
+        let term = |part| self.taken(part).term().in_env(env);
         let version = entry.version.map_or_else(|| 0.encode(env), term);
         make_tuple(
             env,
@@ -423,23 +424,24 @@ impl<'a> List<'a> {
             None => key.find(map),
         };
         let mut large = std::mem::take(&mut entry.large);
-        let key_given = give(key.taken, &mut large);
-        let value = give(self.taken(entry.value), &mut large);
+        let value = self.taken(entry.value);
+        let key_given = give(&key.taken, &mut large);
+        let value = give(&value, &mut large);
         let Some(version) = entry.version.map(|version| self.taken(version)) else {
             return Some(put_at(map, &key, found, key_given, value));
         };
-        let version_given = give(version, &mut large);
+        let version_given = give(&version, &mut large);
         let record = self
             .is_recorded
-            .then(|| Record::new(give(key.taken, &mut large), give(version, &mut large)));
+            .then(|| Record::new(give(&key.taken, &mut large), give(&version, &mut large)));
         let given = (key_given, value, version_given);
-        write_newer(map, &key, found, given, version.term, record)
+        write_newer(map, &key, found, given, version.term(), record)
     }
 }
 
 /// A term as the map takes it, which may have been copied before.
 #[inline]
-fn give<'a, 'b>(taken: Taken<'a, 'b>, large: &mut Vec<Arena>) -> Given<Arena, Copied<'a, 'b>> {
+fn give<'a, 'b>(taken: &'b Taken<'a, 'b>, large: &mut Vec<Arena>) -> Given<Arena, Copied<'a, 'b>> {
     match (taken.weight > LARGE).then(|| large.pop()).flatten() {
         Some(arena) => Given::Staged(taken.weight, Box::new(arena)),
         None => taken.given(),

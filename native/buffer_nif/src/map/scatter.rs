@@ -59,10 +59,10 @@ pub fn move_all(
 }
 
 fn move_version<'a>(key: Term<'a>, version: Term<'a>, to: &MapBuffer) {
-    let mut scale = Scale::generous();
+    let (env, mut scale) = (key.get_env(), Scale::generous());
     let (key_bytes, version_bytes) = (&mut [0; SPACE], &mut [0; SPACE]);
-    let key = Key::new(key, &mut scale, key_bytes);
-    let version = Taken::new(version, &mut scale, version_bytes);
+    let key = Key::new(key, &env, &mut scale, key_bytes);
+    let version = Taken::new(version, &env, &mut scale, version_bytes);
     let (Ok(key), Ok(version)) = (key, version) else {
         return;
     };
@@ -70,7 +70,7 @@ fn move_version<'a>(key: Term<'a>, version: Term<'a>, to: &MapBuffer) {
         return;
     };
     let record = Record::new(key.taken.given(), version.given());
-    partition.amend(|map| versions::record(map, &key, version.term, Some(record)));
+    partition.amend(|map| versions::record(map, &key, version.term(), Some(record)));
 }
 
 /// Moves all entries of a generation. What is there already is older and is replaced.
@@ -93,16 +93,16 @@ fn move_entry<'a>(
     updates: u64,
     to: &MapBuffer,
 ) -> Result<(), Refused> {
-    let mut scale = Scale::generous();
+    let (env, mut scale) = (key.get_env(), Scale::generous());
     let [key_bytes, value_bytes, version_bytes] = &mut [[0; SPACE]; 3];
-    let key = Key::new(key, &mut scale, key_bytes)?;
-    let value = Taken::new(value, &mut scale, value_bytes)?;
-    let version = Taken::new(version, &mut scale, version_bytes)?;
+    let key = Key::new(key, &env, &mut scale, key_bytes)?;
+    let value = Taken::new(value, &env, &mut scale, value_bytes)?;
+    let version = Taken::new(version, &env, &mut scale, version_bytes)?;
     let partition = key.partition(to, None)?;
     let (key_given, value, version_given) = (key.taken.given(), value.given(), version.given());
     let record = Record::new(key.taken.given(), version.given());
     let retired = partition.amend(|map| {
-        versions::record(map, &key, version.term, Some(record));
+        versions::record(map, &key, version.term(), Some(record));
         match key.find(map) {
             Some(slot) => map.replace(slot, value, version_given, updates, clock::now),
             None => {

@@ -64,19 +64,19 @@ fn map_put_new_dirty<'a>(buffer: Target<'_>, key: Term<'a>, value: Term<'a>, ind
         .unwrap_or_else(Refused::atom)
 }
 
-fn update(
+fn update<'a>(
     shared: &Shared,
-    key: Term<'_>,
+    key: Term<'a>,
     operation: Atom,
-    operand: Term<'_>,
+    operand: Term<'a>,
     index: Index,
     mut scale: Scale,
 ) -> Result<Atom, Refused> {
+    let env = key.get_env();
     let bytes = &mut [0; SPACE];
-    let key = Key::new(key, &mut scale, bytes)?;
+    let key = Key::new(key, &env, &mut scale, bytes)?;
     scale.weigh(operand)?;
     let partition = key.partition(buffer(shared)?, index)?;
-    let env = operand.get_env();
     let answer = write(env, shared, partition, |map, room| {
         let Some(slot) = key.find(map) else {
             return atoms::error();
@@ -95,7 +95,7 @@ fn update(
             new @ Taken {
                 weight: ..=LARGE, ..
             },
-        ) = Taken::new(new, &mut scale, bytes)
+        ) = Taken::new(new, &env, &mut scale, bytes)
         else {
             return atoms::unsuited();
         };
@@ -124,20 +124,20 @@ fn growth(map: &Map<Arena>, old: Cell, held: u64) -> Size {
     }
 }
 
-fn compare_put(
+fn compare_put<'a>(
     shared: &Shared,
-    key: Term<'_>,
-    expected: Term<'_>,
-    value: Term<'_>,
+    key: Term<'a>,
+    expected: Term<'a>,
+    value: Term<'a>,
     index: Index,
 ) -> Result<Atom, Refused> {
     let mut scale = Scale::generous();
+    let env = key.get_env();
     let bytes = &mut [0; SPACE];
-    let key = Key::new(key, &mut scale, bytes)?;
+    let key = Key::new(key, &env, &mut scale, bytes)?;
     let bytes = &mut [0; SPACE];
-    let value = Taken::new(value, &mut scale, bytes)?;
+    let value = Taken::new(value, &env, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
-    let env = value.term.get_env();
     let (held, value) = (value.held(), value.given());
     let answer = write(env, shared, partition, |map, room| {
         let Some(slot) = key.find(map) else {
@@ -156,19 +156,19 @@ fn compare_put(
     Ok(answered(env, shared, answer))
 }
 
-fn put_new(
+fn put_new<'a>(
     shared: &Shared,
-    key: Term<'_>,
-    value: Term<'_>,
+    key: Term<'a>,
+    value: Term<'a>,
     index: Index,
     mut scale: Scale,
 ) -> Result<Atom, Refused> {
+    let env = key.get_env();
     let bytes = &mut [0; SPACE];
-    let key = Key::new(key, &mut scale, bytes)?;
+    let key = Key::new(key, &env, &mut scale, bytes)?;
     let bytes = &mut [0; SPACE];
-    let value = Taken::new(value, &mut scale, bytes)?;
+    let value = Taken::new(value, &env, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
-    let env = value.term.get_env();
     let total = key.taken.held() + value.held();
     let (key_given, value) = (key.taken.given(), value.given());
     let answer = write(env, shared, partition, |map, room| {
