@@ -84,6 +84,13 @@ defmodule PartitionedBuffer.Broker do
   @spec work_alone(t(), boolean()) :: :ok
   def work_alone(broker, alone?), do: Native.broker_work_alone(broker, alone?)
 
+  @doc """
+  Sets or clears bits of what workers have to look after before they take. What they mean is up to who calls this. A
+  worker that is idle has to be woken besides.
+  """
+  @spec attend(t(), 0..255, boolean()) :: :ok
+  def attend(broker, bits, set?), do: Native.broker_attend(broker, bits, set?)
+
   @doc "Refuses messages from now on. Workers go on."
   @spec close(t()) :: :ok
   def close(broker), do: Native.broker_close(broker)

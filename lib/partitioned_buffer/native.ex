@@ -515,6 +515,12 @@ defmodule PartitionedBuffer.Native do
   @spec broker_work_alone(broker(), boolean()) :: :ok
   def broker_work_alone(_broker, _alone?), do: not_loaded()
 
+  @spec broker_attend(broker(), 0..255, boolean()) :: :ok
+  def broker_attend(_broker, _bits, _set?), do: not_loaded()
+
+  @spec broker_attention(broker()) :: 0..255
+  def broker_attention(_broker), do: not_loaded()
+
   @spec broker_close(broker()) :: :ok
   def broker_close(_broker), do: not_loaded()
 
@@ -706,9 +712,17 @@ defmodule PartitionedBuffer.Native do
           version() | :changed | :heavy
   def cell_answer(_cell, _version, _term, _worker, _to, _answer), do: not_loaded()
 
-  @spec cell_answer_take(cell(), version(), term(), worker(), pid() | nil, term()) ::
-          {version(), taken()} | :changed | :heavy
-  def cell_answer_take(_cell, _version, _term, _worker, _to, _answer), do: not_loaded()
+  @spec cell_answer_take(cell(), version(), term(), worker(), pid() | nil, term(), 0..2) ::
+          version()
+          | {version() | :changed, message :: term(), reply :: term(), non_neg_integer(),
+             message_id()}
+          | {version(), :idle | :again | :heavy | :gone}
+          | :changed
+          | :heavy
+  def cell_answer_take(_cell, _version, _term, _worker, _to, _answer, _how), do: not_loaded()
+
+  @spec cell_respect(cell(), turns()) :: :ok
+  def cell_respect(_cell, _turns), do: not_loaded()
 
   @spec cell_start(cell(), version() | nil, worker(), message_id()) ::
           {version(), term()} | :unchanged | :heavy | nil

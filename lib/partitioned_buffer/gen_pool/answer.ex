@@ -109,19 +109,6 @@ defmodule PartitionedBuffer.GenPool.Answer do
     end
   end
 
-  @doc """
-  The same in a native cell, with an answer to a process of this node or to nobody, and the worker takes its next message, as
-  `Broker.take/1`: one native call. `:not_done` if the state was changed, or is so large that it takes more than that.
-  """
-  @spec write_and_take(Shared.t(), term(), Broker.worker(), pid() | nil, term()) ::
-          {:ok, Backend.version(), taken :: term()} | :not_done
-  def write_and_take(%{ref: cell, version: version}, state, worker, pid, answer) do
-    case Native.cell_answer_take(cell, version, state, worker, pid, answer) do
-      {version, taken} -> {:ok, version, Broker.taken(taken, worker)}
-      _changed_or_heavy -> :not_done
-    end
-  end
-
   @doc "Whether anything is held."
   @spec held?() :: boolean()
   def held?, do: Process.get(@held) != []

@@ -22,6 +22,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
   alias PartitionedBuffer.{Broker, Names, Native}
 
   alias PartitionedBuffer.GenPool.{
+    Backend,
     BrokerServer,
     Callback,
     Crew,
@@ -138,6 +139,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
       watch = if opts.external_broker?, do: broker.pid, else: self()
       in_turns? = Worker.in_turns?(%{shared: shared, module: module})
       :ok = Broker.work_alone(broker.broker, in_turns?)
+      :ok = Signals.begin(broker.broker)
       :ok = Handle.put(opts.name, broker, watch)
 
       state = %{
@@ -212,11 +214,14 @@ defmodule PartitionedBuffer.GenPool.Owner do
 
   defp share(%{backend: {backend, config}} = opts, user_state) do
     with {:ok, ref, _version} <- backend.new(config, user_state) do
+      turns = Native.turns_new()
+      _ = if backend == Backend.Native, do: Native.cell_respect(ref, turns)
+
       {:ok,
        %Shared{
          backend: backend,
          ref: ref,
-         turns: Native.turns_new(),
+         turns: turns,
          isolation: opts.isolation,
          max_attempts: opts.max_attempts
        }}
@@ -349,7 +354,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
   # is none, all are about to look.
   defp deliver(%{messages: messages} = state, message) do
     state = %{state | messages: :queue.in(message, messages)}
-    :ok = Signals.put_fetch(state.signals, true)
+    :ok = Signals.put_fetch(state.signals, state.broker.broker, true)
     %{broker: broker, keeper: keeper} = state.broker
     _id = Broker.ask_idle(broker, keeper, :fetch, nil, nil)
     state
@@ -360,7 +365,9 @@ defmodule PartitionedBuffer.GenPool.Owner do
   def next_message(%{messages: messages} = state) do
     case :queue.out(messages) do
       {{:value, message}, messages} ->
-        if :queue.is_empty(messages), do: Signals.put_fetch(state.signals, false)
+        if :queue.is_empty(messages),
+          do: Signals.put_fetch(state.signals, state.broker.broker, false)
+
         {{:ok, message}, %{state | messages: messages}}
 
       {:empty, _messages} ->
@@ -407,7 +414,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
   end
 
   defp after_start(state, {:timeout, ms}) do
-    :ok = timeout(self(), Signals.arm(state.signals), ms)
+    :ok = timeout(self(), Signals.arm(state.signals, state.broker.broker), ms)
     state
   end
 

@@ -14,7 +14,7 @@ defmodule PartitionedBuffer.GenPool.Shared do
   #     state is written and answered in one native call.
 
   alias PartitionedBuffer.GenPool.{Answer, Backend, Callback}
-  alias PartitionedBuffer.{Broker, Native}
+  alias PartitionedBuffer.Native
 
   @enforce_keys [:backend, :ref, :turns, :isolation, :max_attempts]
   defstruct @enforce_keys ++ [:version, :state, turn?: false]
@@ -67,20 +67,6 @@ defmodule PartitionedBuffer.GenPool.Shared do
     do: shared |> take_turn(request.parent) |> attempt(request, 1)
 
   def run(shared, request), do: attempt(shared, request, 1)
-
-  @doc """
-  Starts the message that the worker was sent, as `Broker.start/3`, and has the state of now, which is in a native
-  cell. `nil` if it is not to start it.
-  """
-  @spec start(t(), Broker.worker(), Broker.id()) :: t() | nil
-  def start(%{ref: cell, version: version} = shared, worker, id) do
-    case Native.cell_start(cell, version, worker, id) do
-      :unchanged -> shared
-      nil -> nil
-      :heavy -> refresh(shared)
-      {version, state} -> %{shared | version: version, state: state}
-    end
-  end
 
   @doc "Goes on with the outcome of a callback that was run once, as `run/2`."
   @spec settle(t(), request(), Callback.outcome()) :: {Callback.outcome(), pos_integer(), t()}

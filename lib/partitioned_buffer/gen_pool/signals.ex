@@ -10,7 +10,12 @@ defmodule PartitionedBuffer.GenPool.Signals do
   #   * How often handlers were run again.
   #   * Whether the pool ends as a whole, so that its callers are told by its end.
 
+  # What is in the first word the broker knows too (`Broker.attend/3`): native calls that take or start a request see it
+  # there.
+
   import Bitwise
+
+  alias PartitionedBuffer.Broker
 
   @attention 1
   @fetch 0b01
@@ -36,9 +41,15 @@ defmodule PartitionedBuffer.GenPool.Signals do
   @spec timeouts?(attention :: non_neg_integer()) :: boolean()
   def timeouts?(attention), do: (attention &&& @timeouts) != 0
 
-  @spec put_fetch(t(), boolean()) :: :ok
-  def put_fetch(signals, true), do: change(signals, &(&1 ||| @fetch))
-  def put_fetch(signals, false), do: change(signals, &(&1 &&& bnot(@fetch)))
+  @spec put_fetch(t(), Broker.t(), boolean()) :: :ok
+  def put_fetch(signals, broker, fetch?) do
+    :ok = change(signals, &if(fetch?, do: &1 ||| @fetch, else: &1 &&& bnot(@fetch)))
+    Broker.attend(broker, @fetch, fetch?)
+  end
+
+  @doc "The broker serves a pool that has just been started."
+  @spec begin(Broker.t()) :: :ok
+  def begin(broker), do: Broker.attend(broker, @fetch ||| @timeouts, false)
 
   defp change(signals, fun) do
     attention = :atomics.get(signals, @attention)
@@ -50,10 +61,11 @@ defmodule PartitionedBuffer.GenPool.Signals do
   end
 
   @doc "A handler has asked for a timeout: the token for its timer."
-  @spec arm(t()) :: pos_integer()
-  def arm(signals) do
+  @spec arm(t(), Broker.t()) :: pos_integer()
+  def arm(signals, broker) do
     token = System.unique_integer([:positive])
     :ok = change(signals, &(&1 ||| @timeouts))
+    :ok = Broker.attend(broker, @timeouts, true)
     :ok = :atomics.put(signals, @timeout, token)
     token
   end

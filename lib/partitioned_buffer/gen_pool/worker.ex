@@ -24,6 +24,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
     Answer,
     Backend,
     Callback,
+    Direct,
     Own,
     Owner,
     Shared,
@@ -45,18 +46,17 @@ defmodule PartitionedBuffer.GenPool.Worker do
   @enforce_keys [:pool, :module, :owner, :parent, :broker, :worker, :answers, :signals, :idle_ms]
   defstruct @enforce_keys ++
               [
-                # The shared state, or the worker's own, and what `Own` needs.
+                # The shared state, or the worker's own, and what `Own` and `Direct` need.
                 :shared,
                 :state,
                 :own,
+                :direct,
                 # Of its own state only: when it is to be told that nothing came.
                 timeout_at: :infinity,
                 attention: 0,
                 reads?: false,
                 # All handlers take turns. How many more may be handled in this one.
                 in_turns?: false,
-                # The state is in a native cell.
-                direct?: false,
                 # A worker keeps its turn until another one wants it.
                 keeps_turn?: false,
                 in_turn: :infinity,
@@ -168,10 +168,10 @@ defmodule PartitionedBuffer.GenPool.Worker do
       shared: setup.shared,
       state: state,
       own: own(setup, worker),
+      direct: Direct.new(setup, worker),
       reads?: reads?(setup),
       external?: setup.external?,
       in_turns?: in_turns?(setup),
-      direct?: direct?(setup),
       keeps_turn?: keeps_turn?(setup)
     }
 
@@ -237,15 +237,6 @@ defmodule PartitionedBuffer.GenPool.Worker do
   def taken(w, :idle), do: rest(w)
 
   # One that it was sent while it was idle, unless it was taken back since.
-  defp handed(%{direct?: true, looked?: true, listening?: false} = w, id, message, caller) do
-    w = w |> attend() |> await_turn()
-
-    case Shared.start(w.shared, w.worker, id) do
-      nil -> take(w)
-      shared -> w |> with_shared(shared) |> request(message, caller, 0, id, :fresh)
-    end
-  end
-
   defp handed(%{shared: shared} = w, id, message, caller) do
     # What is to be fetched is seen when it rests again; with a shared state there may be a timeout.
     w = if shared, do: w |> attend() |> await_turn(), else: w
@@ -279,18 +270,6 @@ defmodule PartitionedBuffer.GenPool.Worker do
   end
 
   defp await_turn(w), do: w
-
-  # The same for one whose handlers take turns unless they are named to read only: those would keep others waiting. What
-  # it knows of the state may be older than the turn.
-  defp prepare(%{reads?: true, keeps_turn?: true} = w, kind, message, how) do
-    cond do
-      w.module.read_only?(kind, message) == true -> w |> leave_turn() |> refresh(how)
-      w.shared.turn? and w.in_turn > 0 -> w |> stay() |> refresh(how)
-      true -> w |> leave_turn() |> take_turn() |> refresh(:taken)
-    end
-  end
-
-  defp prepare(w, _kind, _message, how), do: refresh(w, how)
 
   defp take_turn(w), do: %{w | shared: Shared.take_turn(w.shared, w.parent)}
 
@@ -326,7 +305,18 @@ defmodule PartitionedBuffer.GenPool.Worker do
        when own != nil,
        do: Own.wait(own, w.state, w)
 
-  defp idle(w) do
+  defp idle(%{direct: direct, listening?: false, looked?: true, in_turn: :infinity} = w)
+       when direct != nil do
+    %{shared: %{version: version, state: state, turn?: turn?}} = w
+
+    if turn? or not w.in_turns?,
+      do: Direct.wait(direct, version, state, w),
+      else: wait(w)
+  end
+
+  defp idle(w), do: wait(w)
+
+  defp wait(w) do
     receive do
       message -> woken(w, message)
     after
@@ -436,65 +426,55 @@ defmodule PartitionedBuffer.GenPool.Worker do
               not (is_tuple(caller) and elem(caller, 0) == :forwarded),
        do: Own.taken(own, w.state, w, {message, caller, queue_ns, id})
 
-  # With a shared state, if nobody has to be waited for: the answer, the end of the request and the next one are one native
-  # call. What is not as usual goes on as below.
+  # The same on a shared state.
   defp request(
-         %{listening?: false, looked?: true, direct?: true, attention: 0} = w,
-         {:call, message},
-         {pid, ref} = caller,
-         queue_ns,
+         %{direct: direct, listening?: false, looked?: true, attention: 0, in_turn: :infinity} =
+           w,
+         message,
+         caller,
+         _queue_ns,
          id,
          how
        )
-       when is_reference(ref) do
-    w = prepare(w, :call, message, how)
-    from = Answer.from(caller, w.broker, id, w.answers)
-    outcome = Callback.run(w.module, :call, message, from, w.shared.state)
-    run = {:call, message, from, {w.worker, caller}, queue_ns}
-
-    case {outcome, Answer.held?()} do
-      {{:next, {:reply, reply}, state, :none}, false} ->
-        quick(w, state, {pid, {ref, reply}}, outcome, run)
-
-      _other ->
-        w |> settle(outcome, run) |> loop()
-    end
+       when direct != nil do
+    %{shared: %{version: version, state: state}} = w = refresh(w, how)
+    Direct.run(direct, version, state, w, message, caller, id)
   end
 
-  defp request(
-         %{listening?: false, looked?: true, direct?: true, attention: 0} = w,
-         {:cast, message},
-         nil,
-         queue_ns,
-         _id,
-         how
-       ) do
-    w = prepare(w, :cast, message, how)
-    outcome = Callback.run(w.module, :cast, message, nil, w.shared.state)
-    run = {:cast, message, nil, {w.worker, nil}, queue_ns}
+  defp request(w, message, caller, queue_ns, id, _how),
+    do: unusual(w, message, caller, queue_ns, id)
 
-    case {outcome, Answer.held?()} do
-      {{:next, :noreply, state, :none}, false} ->
-        quick(w, state, {nil, nil}, outcome, run)
-
-      _other ->
-        w |> settle(outcome, run) |> loop()
-    end
-  end
-
-  defp request(w, {:call, message}, caller, queue_ns, id, _how) do
+  @doc "Handles a request that has been started, whatever there is to it."
+  @spec unusual(t(), term(), Answer.caller(), non_neg_integer(), Broker.id()) :: no_return()
+  def unusual(w, {:call, message}, caller, queue_ns, id) do
     from = Answer.from(caller, w.broker, id, w.answers)
     w |> handle(:call, message, from, {w.worker, caller}, queue_ns) |> loop()
   end
 
-  defp request(w, {:cast, message}, nil, queue_ns, _id, _how),
+  def unusual(w, {:cast, message}, nil, queue_ns, _id),
     do: w |> handle(:cast, message, nil, {w.worker, nil}, queue_ns) |> loop()
 
   # It was only to be woken.
-  defp request(w, :fetch, _nobody, _queue_ns, _id, _how), do: loop(w)
+  def unusual(w, :fetch, _nobody, _queue_ns, _id), do: loop(w)
+
+  @doc "The same of one that `Direct` has started, if there may be something to attend to."
+  @spec started(t(), term(), Answer.caller(), Broker.id()) :: no_return()
+  def started(w, message, caller, id),
+    do: w |> attend() |> request(message, caller, 0, id, :taken)
 
   defp with_shared(%{shared: shared} = w, shared), do: w
   defp with_shared(w, shared), do: %{w | shared: shared}
+
+  @doc "What it knows of the shared state."
+  @spec with_known(t(), Backend.version() | nil, term()) :: t()
+  def with_known(%{shared: %{version: version}} = w, version, _state), do: w
+
+  def with_known(%{shared: shared} = w, version, state),
+    do: %{w | shared: %{shared | version: version, state: state}}
+
+  @doc "Whether it has the turn."
+  @spec turn?(t()) :: boolean()
+  def turn?(w), do: w.shared.turn?
 
   @doc false
   @spec with_state(t(), term()) :: t()
@@ -510,84 +490,19 @@ defmodule PartitionedBuffer.GenPool.Worker do
     w |> finish_request(kind, outcome, attempts, from, answer, nil, 0) |> loop()
   end
 
-  defp quick(%{shared: %{state: state}} = w, state, {pid, answer}, _outcome, _run),
-    do: answer_and_take(w, pid, answer)
-
-  # As `answer_and_take/3`, with a new state. If that can't be done in one call, it goes the usual way.
-  defp quick(w, state, {pid, answer}, outcome, run) do
-    receive do
-      message -> w |> settle(outcome, run) |> mailbox(message)
-    after
-      0 ->
-        if stays?(w) and may_write?(w, run) do
-          case Answer.write_and_take(w.shared, state, w.worker, pid, answer) do
-            # Whatever it has taken came with this state.
-            {:ok, version, {message, caller, queue_ns, id}} ->
-              %{w | shared: %{w.shared | version: version, state: state}}
-              |> stay_for_next()
-              |> request(message, caller, queue_ns, id, :fresh)
-
-            {:ok, version, taken} ->
-              taken(%{w | shared: %{w.shared | version: version, state: state}}, taken)
-
-            :not_done ->
-              w |> settle(outcome, run) |> loop()
-          end
-        else
-          w |> settle(outcome, run) |> loop()
-        end
-    end
-  end
-
-  # Who has the turn is named to write, if any are named.
-  defp may_write?(%{keeps_turn?: true, shared: %{turn?: turn?}}, _run), do: turn?
-
-  defp may_write?(w, {kind, message, _from, _answer, _queue_ns}) do
-    not Shared.waits_for_others?(w.shared) and
-      not (w.reads? and w.module.read_only?(kind, message) == true)
-  end
-
-  # What came out of the first attempt becomes part of the state, or is tried again.
-  defp settle(w, outcome, {kind, message, from, answer, queue_ns}) do
+  @doc "What came out of the first attempt becomes part of the state, or it is tried again."
+  @spec settle(t(), {:call | :cast, term()}, GenServer.from() | nil, Answer.caller(), outcome) ::
+          t()
+        when outcome: Callback.outcome()
+  def settle(w, {kind, message}, from, caller, outcome) do
+    answer = {w.worker, caller}
     run = run_of(w, kind, message, from, answer)
     {outcome, attempts, shared} = Shared.settle(w.shared, run, outcome)
-    finish_request(%{w | shared: shared}, kind, outcome, attempts, from, answer, nil, queue_ns)
+    finish_request(%{w | shared: shared}, kind, outcome, attempts, from, answer, nil, 0)
   end
-
-  # Whether the next request may be taken at once.
-  defp stays?(w) do
-    not w.leaving? and w.in_turn > 0 and Signals.attention(w.signals) == w.attention
-  end
-
-  # One whose turn is counted for each request that may write counts there.
-  defp stay_for_next(%{in_turns?: true} = w), do: stay(w)
-  defp stay_for_next(w), do: w
 
   defp stay(%{in_turn: :infinity} = w), do: w
   defp stay(w), do: %{w | in_turn: w.in_turn - 1}
-
-  # As `loop/1`: what is in the mailbox goes before the next request.
-  defp answer_and_take(w, pid, answer) do
-    receive do
-      message ->
-        :ok = answer_to(w, pid, answer)
-        mailbox(w, message)
-    after
-      0 ->
-        if stays?(w) do
-          w |> stay_for_next() |> taken(answer_and_next(w, pid, answer))
-        else
-          :ok = answer_to(w, pid, answer)
-          take(w)
-        end
-    end
-  end
-
-  defp answer_to(w, nil, nil), do: Broker.done(w.worker, :done)
-  defp answer_to(w, pid, answer), do: Broker.reply(w.worker, pid, answer)
-
-  defp answer_and_next(w, nil, nil), do: Broker.take(w.worker)
-  defp answer_and_next(w, pid, answer), do: Broker.reply_take(w.worker, pid, answer)
 
   defp handle(w, kind, message, from, answer, queue_ns) do
     w = listen(w)
@@ -629,11 +544,17 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp run(w, kind, message, from, answer) do
     request = run_of(w, kind, message, from, answer)
 
-    # One that only reads would keep others waiting. What follows from a handler belongs to its turn.
-    w = if request.read_only? and kind != :continue, do: leave_turn(w), else: w
+    # What follows from a handler belongs to its turn.
+    w = if kind == :continue, do: w, else: renew_turn(w, request.read_only?)
     {outcome, attempts, shared} = Shared.run(w.shared, request)
     {outcome, attempts, %{w | shared: shared}}
   end
+
+  # One that only reads would keep others waiting, and so would one that goes on for ever.
+  defp renew_turn(w, true), do: leave_turn(w)
+  defp renew_turn(%{in_turns?: false, in_turn: left} = w, _may_write) when left > 0, do: stay(w)
+  defp renew_turn(%{in_turns?: false} = w, _may_write), do: leave_turn(w)
+  defp renew_turn(w, _may_write), do: w
 
   defp run_of(w, kind, message, from, answer) do
     %{
@@ -684,7 +605,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   # Of all workers together: the pool's own process has the timer.
   defp follow(w, {:timeout, ms}) do
-    Owner.timeout(w.owner, Signals.arm(w.signals), ms)
+    Owner.timeout(w.owner, Signals.arm(w.signals, w.broker), ms)
     end_turn(w)
   end
 

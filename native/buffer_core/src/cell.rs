@@ -6,13 +6,10 @@
 //!    knows the value.
 //! 2. A value is replaced only by somebody who names the version of what is replaced. So of all that read
 //!    one version, one at the most replaces it, and no replacement is lost.
-//! 3. A reader gets a value that was there at one moment of its call, and keeps it for as long as it
-//!    likes: it is shared, not copied, and nobody changes it.
+//! 3. A reader gets a value that was there at one moment of its call.
 //!
-//! The lock is held to exchange a pointer, never to copy or to free a value. It is a lock of its own; no
-//! other one is taken under it.
-
-use std::sync::Arc;
+//! The lock is held to exchange a few words, or to take a reference to more than that, never to copy or to free
+//! it. It is a lock of its own; no other one is taken under it.
 
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
@@ -21,7 +18,7 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 pub struct Cell<T> {
     // Changes under the lock of `value` only; read without it to find out that nothing has changed.
     version: AtomicU64,
-    value: Mutex<Arc<T>>,
+    value: Mutex<T>,
 }
 
 /// The value was replaced meanwhile: what should have taken its place comes back.
@@ -36,7 +33,7 @@ impl<T> Cell<T> {
     pub fn new(value: T) -> Self {
         Self {
             version: AtomicU64::new(FIRST),
-            value: Mutex::new(Arc::new(value)),
+            value: Mutex::new(value),
         }
     }
 
@@ -46,35 +43,32 @@ impl<T> Cell<T> {
         self.version.load(Ordering::Acquire)
     }
 
-    /// The value and its version, or nothing if that is still the one that is `known`.
-    pub fn load(&self, known: Option<u64>) -> Option<(u64, Arc<T>)> {
+    /// What `read` makes of the value, and its version, or nothing if that is still the one that is `known`. `read` is
+    /// called with the lock held: it takes a few words along, or a reference.
+    pub fn load<R>(&self, known: Option<u64>, read: impl FnOnce(&T) -> R) -> Option<(u64, R)> {
         if known == Some(self.version()) {
             return None;
         }
         let value = self.value.lock();
         // Under the lock, so it belongs to the value.
         let version = self.version.load(Ordering::Relaxed);
-        Some((version, Arc::clone(&value)))
+        Some((version, read(&value)))
     }
 
     /// Replaces the value if its version is still `expected`: answers the new version and the old value,
     /// which is for the caller to drop, with no lock held.
-    pub fn replace(&self, expected: u64, value: T) -> Result<(u64, Arc<T>), Changed<T>> {
+    pub fn replace(&self, expected: u64, value: T) -> Result<(u64, T), Changed<T>> {
         if self.version() != expected {
             return Err(Changed(value));
         }
-        let new = Arc::new(value);
         let mut current = self.value.lock();
         if self.version.load(Ordering::Relaxed) != expected {
-            drop(current);
-            let value = Arc::into_inner(new).expect("nobody else has seen it");
             return Err(Changed(value));
         }
-        let old = std::mem::replace(&mut *current, new);
+        let old = std::mem::replace(&mut *current, value);
         // Versions do not come to their end: at one a nanosecond that takes five hundred years.
         let version = expected.wrapping_add(1);
         self.version.store(version, Ordering::Release);
-        drop(current);
         Ok((version, old))
     }
 }
@@ -82,34 +76,37 @@ impl<T> Cell<T> {
 // Orders that threads can come in are in tests/loom_cell.rs, sequences in tests/cell_props.rs.
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
     fn who_knows_the_version_is_told_nothing_else() {
         let cell = Cell::new("first");
-        let (version, value) = cell.load(None).expect("nothing is known");
-        assert_eq!((version, *value), (FIRST, "first"));
-        assert!(cell.load(Some(version)).is_none());
-        assert!(cell.load(Some(version + 1)).is_some());
+        let (version, value) = cell.load(None, |value| *value).expect("nothing is known");
+        assert_eq!((version, value), (FIRST, "first"));
+        assert!(cell.load(Some(version), |value| *value).is_none());
+        assert!(cell.load(Some(version + 1), |value| *value).is_some());
     }
 
     #[test]
     fn one_of_two_that_read_the_same_replaces_it() {
         let cell = Cell::new(1);
         let (version, old) = cell.replace(FIRST, 2).expect("nobody else writes");
-        assert_eq!((version, *old), (FIRST + 1, 1));
+        assert_eq!((version, old), (FIRST + 1, 1));
         let Err(Changed(refused)) = cell.replace(FIRST, 3) else {
             panic!("it was replaced before");
         };
         assert_eq!(refused, 3);
-        assert_eq!(cell.load(None).map(|(_, value)| *value), Some(2));
+        assert_eq!(cell.load(None, |value| *value), Some((FIRST + 1, 2)));
     }
 
     #[test]
     fn a_reader_keeps_what_it_has_read() {
-        let cell = Cell::new(vec![1, 2, 3]);
-        let (_, read) = cell.load(None).expect("nothing is known");
-        cell.replace(FIRST, Vec::new()).expect("nobody else writes");
+        let cell = Cell::new(Arc::new(vec![1, 2, 3]));
+        let (_, read) = cell.load(None, Arc::clone).expect("nothing is known");
+        let replaced = cell.replace(FIRST, Arc::default());
+        drop(replaced.expect("nobody else writes"));
         assert_eq!(*read, [1, 2, 3]);
         assert_eq!(Arc::strong_count(&read), 1, "the cell has let it go");
     }
@@ -119,20 +116,21 @@ mod tests {
         const THREADS: u64 = 8;
         const EACH: u64 = 2_000;
         let cell = Cell::new(0u64);
+        let load = || cell.load(None, |value| *value).expect("nothing is known");
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
                 scope.spawn(|| {
                     for _ in 0..EACH {
-                        let mut known = cell.load(None).expect("nothing is known");
-                        while cell.replace(known.0, *known.1 + 1).is_err() {
-                            known = cell.load(None).expect("nothing is known");
+                        let mut known = load();
+                        while cell.replace(known.0, known.1 + 1).is_err() {
+                            known = load();
                         }
                     }
                 });
             }
         });
-        let (version, sum) = cell.load(None).expect("nothing is known");
-        assert_eq!(*sum, THREADS * EACH);
+        let (version, sum) = load();
+        assert_eq!(sum, THREADS * EACH);
         assert_eq!(version, FIRST + THREADS * EACH);
     }
 }

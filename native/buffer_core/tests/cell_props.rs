@@ -6,6 +6,8 @@
 //!    whoever leaves first of all makes it the turn of the second.
 #![cfg(not(loom))]
 
+use std::sync::Arc;
+
 use buffer_core::cell::{self, Cell, Changed};
 use buffer_core::turns::Take;
 use buffer_core::Turns;
@@ -42,14 +44,14 @@ fn on_turns() -> impl Strategy<Value = OnTurns> {
 proptest! {
     #[test]
     fn a_cell_is_replaced_by_who_names_its_version(steps in prop::collection::vec(on_cell(), 0..100)) {
-        let cell = Cell::new(0);
+        let cell = Cell::new(Arc::new(0));
         let mut model = (cell::FIRST, 0);
         let mut kept = Vec::new();
         for step in steps {
             match step {
                 OnCell::Load(behind) => {
                     let known = behind.map(|behind| model.0.wrapping_sub(behind));
-                    match cell.load(known) {
+                    match cell.load(known, Arc::clone) {
                         None => prop_assert_eq!(known, Some(model.0)),
                         Some((version, value)) => {
                             prop_assert_ne!(known, Some(model.0));
@@ -58,7 +60,7 @@ proptest! {
                         }
                     }
                 }
-                OnCell::Replace(behind, value) => match cell.replace(model.0.wrapping_sub(behind), value) {
+                OnCell::Replace(behind, value) => match cell.replace(model.0.wrapping_sub(behind), Arc::new(value)) {
                     Ok((version, old)) => {
                         prop_assert_eq!(behind, 0);
                         prop_assert_eq!(*old, model.1);
@@ -67,7 +69,7 @@ proptest! {
                     }
                     Err(Changed(refused)) => {
                         prop_assert_ne!(behind, 0);
-                        prop_assert_eq!(refused, value);
+                        prop_assert_eq!(*refused, value);
                     }
                 },
             }

@@ -23,9 +23,9 @@ use model::check;
 /// Adds one, however often that takes. The value is always the version.
 fn add(cell: &Cell<u64>) {
     loop {
-        let (version, value) = cell.load(None).expect("nothing is known");
-        assert_eq!(version, *value);
-        if cell.replace(version, *value + 1).is_ok() {
+        let (version, value) = cell.load(None, |value| *value).expect("nothing is known");
+        assert_eq!(version, value);
+        if cell.replace(version, value + 1).is_ok() {
             return;
         }
     }
@@ -43,8 +43,8 @@ fn no_addition_is_lost() {
         for writer in writers {
             writer.join().expect("writers do not panic");
         }
-        let (version, value) = cell.load(None).expect("nothing is known");
-        assert_eq!((version, *value), (cell::FIRST + 3, cell::FIRST + 3));
+        let (version, value) = cell.load(None, |value| *value).expect("nothing is known");
+        assert_eq!((version, value), (cell::FIRST + 3, cell::FIRST + 3));
     });
 }
 
@@ -61,8 +61,8 @@ fn a_reader_sees_versions_with_their_values_and_in_order() {
         };
         let mut known = None;
         for _ in 0..3 {
-            if let Some((version, value)) = cell.load(known) {
-                assert_eq!(version, *value);
+            if let Some((version, value)) = cell.load(known, |value| *value) {
+                assert_eq!(version, value);
                 assert!(known < Some(version), "it went back");
                 known = Some(version);
             }

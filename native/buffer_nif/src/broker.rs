@@ -52,6 +52,8 @@ pub struct SharedBroker {
     keeper: Mutex<Option<LocalPid>>,
     // Which calls by its name need nothing besides.
     plain: AtomicU8,
+    // What workers have to look after before they take, a bit for each; see `broker_attend`.
+    attention: AtomicU8,
     // Why its owner has ended.
     end: Mutex<Option<Arc<Frozen>>>,
     this: Weak<SharedBroker>,
@@ -138,9 +140,21 @@ impl Member {
         self.worker.start(id, None).is_some()
     }
 
-    /// The worker takes its next message, as `broker_take` does.
-    pub fn take<'a>(&self, env: Env<'a>, now: impl Fn() -> i64) -> Term<'a> {
-        take(env, self, now, Limits::BYTES as u32)
+    /// The worker takes its next message, as `broker_take` does; `form` makes a term of message, reply, nanoseconds that
+    /// it has waited, and id.
+    pub fn take_as<'a>(
+        &self,
+        env: Env<'a>,
+        now: impl Fn() -> i64,
+        form: impl Fn(Term<'a>, Term<'a>, i64, u64) -> Term<'a>,
+    ) -> Term<'a> {
+        take(env, self, now, Limits::BYTES as u32, form)
+    }
+
+    /// Whether there is anything that it has to look after before it takes.
+    pub fn has_to_attend(&self) -> bool {
+        // What is seen is at least what was there when the lock was let go that the worker has taken before this.
+        self.broker.attention.load(Ordering::Relaxed) != 0
     }
 }
 
@@ -207,6 +221,7 @@ fn broker_open(
             },
             keeper: Mutex::new(None),
             plain: AtomicU8::new(0),
+            attention: AtomicU8::new(0),
             end: Mutex::new(None),
             this: Weak::clone(this),
         })
@@ -233,6 +248,24 @@ fn broker_configure(
 fn broker_work_alone(broker: Handle<'_, SharedBroker>, alone: bool) -> Atom {
     broker.0.core.work_alone(alone);
     atoms::ok()
+}
+
+/// Sets or clears bits of what its workers have to look after before they take; what they mean is up to them. Those
+/// that are idle then are not told. O(1).
+#[rustler::nif]
+fn broker_attend(broker: Handle<'_, SharedBroker>, bits: u8, set: bool) -> Atom {
+    let attention = &broker.0.attention;
+    _ = match set {
+        true => attention.fetch_or(bits, Ordering::AcqRel),
+        false => attention.fetch_and(!bits, Ordering::AcqRel),
+    };
+    atoms::ok()
+}
+
+/// Those bits. O(1).
+#[rustler::nif]
+fn broker_attention(broker: Handle<'_, SharedBroker>) -> u8 {
+    broker.0.attention.load(Ordering::Acquire)
 }
 
 /// Refuses messages from now on. O(partitions).
@@ -588,7 +621,7 @@ nif!(broker_take / 1, take_next);
 /// twin) or `:gone` (it has left). Bounded.
 fn take_next<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
     match worker.decode::<Handle<Member>>() {
-        Ok(worker) => worker.0.take(env, clock::now),
+        Ok(worker) => take(env, worker.0, clock::now, Limits::BYTES as u32, four(env)),
         Err(_) => atoms::gone().encode(env),
     }
 }
@@ -596,7 +629,7 @@ fn take_next<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
 /// The same for messages of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn broker_take_dirty<'a>(env: Env<'a>, worker: Handle<'_, Member>) -> Term<'a> {
-    take(env, worker.0, clock::now, u32::MAX)
+    take(env, worker.0, clock::now, u32::MAX, four(env))
 }
 
 nif!(broker_take_along / 1, take_along);
@@ -609,7 +642,8 @@ fn take_along<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
     let mut copies = Copies::with_capacity(env, 0);
     let copy = |arena: &Arena, range: Range<usize>| copies.extend(arena, range);
     let alive = |pid: LocalPid| pid.is_alive(env);
-    let read = |arena: &Arena, entry: &Entry<LocalPid>, now| message(env, arena, entry, now);
+    let form = four(env);
+    let read = |arena: &Arena, entry: &Entry<LocalPid>, now| message(env, arena, entry, now, &form);
     let (core, heaviest) = (&member.broker.core, Limits::BYTES as u32);
     let (taken, after) = core.take_along(&member.worker, clock::now, heaviest, alive, copy, read);
     if let Taken::Copies(count) = taken {
@@ -617,7 +651,7 @@ fn take_along<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
         member.broker.finish(env, after);
         return copies.into_list();
     }
-    taken_one(env, member, taken, after)
+    taken_one(env, member, taken, after, four(env))
 }
 
 nif!(broker_begin / 1, begin);
@@ -633,22 +667,39 @@ fn begin<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
     begun.encode(env)
 }
 
-fn take<'a>(env: Env<'a>, member: &Member, now: impl Fn() -> i64, heaviest: u32) -> Term<'a> {
+fn take<'a>(
+    env: Env<'a>,
+    member: &Member,
+    now: impl Fn() -> i64,
+    heaviest: u32,
+    form: impl Fn(Term<'a>, Term<'a>, i64, u64) -> Term<'a>,
+) -> Term<'a> {
     let alive = |pid: LocalPid| pid.is_alive(env);
-    let read = |arena: &Arena, entry: &Entry<LocalPid>, now| message(env, arena, entry, now);
+    let read = |arena: &Arena, entry: &Entry<LocalPid>, now| message(env, arena, entry, now, &form);
     let core = &member.broker.core;
     let (taken, after) = core.take(&member.worker, now, heaviest, alive, read);
-    taken_one(env, member, taken, after)
+    taken_one(env, member, taken, after, form)
 }
 
-fn message<'a>(env: Env<'a>, arena: &Arena, entry: &Entry<LocalPid>, now: i64) -> Term<'a> {
+/// A message as `broker_take` has it.
+fn four<'a>(env: Env<'a>) -> impl Fn(Term<'a>, Term<'a>, i64, u64) -> Term<'a> {
+    move |message, reply, waited, id| (message, reply, waited, id).encode(env)
+}
+
+fn message<'a>(
+    env: Env<'a>,
+    arena: &Arena,
+    entry: &Entry<LocalPid>,
+    now: i64,
+    form: impl Fn(Term<'a>, Term<'a>, i64, u64) -> Term<'a>,
+) -> Term<'a> {
     let message = arena.load(entry.message as usize, env);
     let reply = match entry.reply {
         Some(reply) => arena.load(reply as usize, env),
         None => atoms::nil().encode(env),
     };
     let waited = now.saturating_sub(entry.at).max(0);
-    (message, reply, waited, entry.id).encode(env)
+    form(message, reply, waited, entry.id)
 }
 
 fn taken_one<'a>(
@@ -656,12 +707,13 @@ fn taken_one<'a>(
     member: &Member,
     taken: Taken<Term<'a>, Arena, LocalPid>,
     after: After<Arena, LocalPid>,
+    form: impl Fn(Term<'a>, Term<'a>, i64, u64) -> Term<'a>,
 ) -> Term<'a> {
     let answer = match taken {
         Taken::Message(message) => message,
         Taken::Alone(entry, chunk, now) => {
             account(env, 0, u64::from(entry.weight));
-            let message = message(env, chunk.arena(), &entry, now);
+            let message = message(env, chunk.arena(), &entry, now, form);
             let mut retired = Retired::default();
             retired.extend([Box::new(chunk.into_segment())]);
             reclaim(retired);
@@ -722,7 +774,7 @@ fn reply_take<'a>(env: Env<'a>, [worker, to, answer, any]: [Term<'a>; 4]) -> Ter
     let now = member.answer(env, End::Done, Some((to, answer)));
     let any = any.as_c_arg() == true_().as_c_arg();
     let heaviest = if any { Limits::BYTES as u32 } else { 0 };
-    take(env, member, || now, heaviest)
+    take(env, member, || now, heaviest, four(env))
 }
 
 /// The worker is none any more. O(workers).

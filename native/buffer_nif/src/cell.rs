@@ -1,6 +1,7 @@
 //! NIFs of the shared state of a pool: a [`Cell`](buffer_core::Cell) with a term in it.
 //!
-//! A term that is all in its word is kept as that; any other has an environment of its own, so that it can be
+//! A term that is all in its word is kept as that, a small one as bytes, which take no environment of the VM to be made
+//! and freed (see `arena/packed.rs`). Any other has an environment of its own, so that it can be
 //! copied out by many readers at the same time, with no lock held. The former one is freed by whoever
 //! reads it last, or by the reclaimer if it is large.
 
@@ -10,14 +11,17 @@ use std::sync::Arc;
 use buffer_core::broker::worker::End;
 use buffer_core::cell::{Changed, FIRST};
 use buffer_core::sync::Mutex;
-use rustler::{Encoder, Env, Error, LocalPid, NifResult, Term};
+use once_cell::sync::OnceCell;
+use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, ResourceArc, Term};
 
+use crate::arena::packed::{pack, unpack, SPACE};
 use crate::arena::{immediate, immediate_word, Frozen, Handle};
+use crate::atoms;
 use crate::broker::Member;
 use crate::entry::nif;
 use crate::reclaimer::{reclaim, Retired};
+use crate::turns::SharedTurns;
 use crate::weigh::{account, Heavy, Limits, Scale};
-use crate::{atoms, clock};
 
 static TERMS: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
@@ -27,50 +31,75 @@ const MUCH: u32 = 64 * 1024;
 
 /// A term that belongs to no process and its weight.
 struct Stored {
-    term: Option<Kept>,
+    term: Kept,
     bytes: u32,
 }
 
+#[derive(Clone)]
 enum Kept {
     Word(u64),
-    Copy(Frozen),
+    /// Its bytes, and how many words it takes.
+    Packed(Arc<[u8]>, usize),
+    Copy(Arc<Copied>),
+}
+
+/// A term in an environment of its own.
+struct Copied {
+    term: Option<Frozen>,
+    bytes: u32,
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        if let Some(term) = self.term.take_if(|_| self.bytes > MUCH) {
+            let mut retired = Retired::default();
+            retired.extend_with(1, u64::MAX, term);
+            reclaim(retired);
+        }
+    }
 }
 
 impl Stored {
     fn new(scale: &mut Scale, term: Term<'_>) -> Result<Self, Heavy> {
-        let bytes = scale.weigh(term)?;
-        let kept = match immediate_word(term) {
-            Some(word) => Kept::Word(word),
-            None => Kept::Copy(Frozen::new(term)),
+        let (kept, bytes) = match immediate_word(term) {
+            Some(word) => (Kept::Word(word), scale.weigh_words(0)?),
+            None => Self::copy(scale, term)?,
         };
-        TERMS.fetch_add(1, Ordering::Relaxed);
-        BYTES.fetch_add(u64::from(bytes), Ordering::Relaxed);
-        Ok(Self {
-            term: Some(kept),
-            bytes,
-        })
+        Ok(Self { term: kept, bytes })
     }
 
+    #[inline(never)]
+    fn copy(scale: &mut Scale, term: Term<'_>) -> Result<(Kept, u32), Heavy> {
+        let mut space = [0; SPACE];
+        if let Some((len, words)) = pack(term, &mut space) {
+            let packed = Kept::Packed(Arc::from(&space[..len]), words);
+            return Ok((packed, scale.weigh_words(words)?));
+        }
+        let bytes = scale.weigh(term)?;
+        let term = Some(Frozen::new(term));
+        Ok((Kept::Copy(Arc::new(Copied { term, bytes })), bytes))
+    }
+}
+
+impl Kept {
     fn load<'a>(&self, env: Env<'a>) -> Option<Term<'a>> {
-        match self.term.as_ref()? {
+        match self {
             Kept::Word(word) => immediate(env, *word),
-            Kept::Copy(frozen) => Some(frozen.load(env)),
+            Kept::Packed(bytes, words) => Some(unpack(env, bytes, *words)),
+            Kept::Copy(copied) => copied.term.as_ref().map(|term| term.load(env)),
         }
     }
 }
 
-impl Drop for Stored {
-    fn drop(&mut self) {
-        if self.bytes > MUCH {
-            if let Some(Kept::Copy(frozen)) = self.term.take() {
-                let mut retired = Retired::default();
-                retired.extend_with(1, u64::MAX, frozen);
-                reclaim(retired);
-            }
-        }
-        TERMS.fetch_sub(1, Ordering::Relaxed);
-        BYTES.fetch_sub(u64::from(self.bytes), Ordering::Relaxed);
-    }
+/// One more term is kept, of this weight.
+fn count(bytes: u32) {
+    TERMS.fetch_add(1, Ordering::Relaxed);
+    BYTES.fetch_add(u64::from(bytes), Ordering::Relaxed);
+}
+
+fn uncount(bytes: u32) {
+    TERMS.fetch_sub(1, Ordering::Relaxed);
+    BYTES.fetch_sub(u64::from(bytes), Ordering::Relaxed);
 }
 
 /// How many terms all cells of the VM keep, and their weight.
@@ -83,7 +112,11 @@ pub fn alive() -> (usize, u64) {
 type Settle<'a, 'm> = (&'m Member, Option<LocalPid>, Option<Term<'a>>);
 
 /// What a cell on the BEAM refers to.
-pub struct SharedCell(buffer_core::Cell<Stored>);
+pub struct SharedCell {
+    cell: buffer_core::Cell<Stored>,
+    // Those that have the turn may not be overtaken.
+    turns: OnceCell<ResourceArc<SharedTurns>>,
+}
 
 /// A term on its way into a cell.
 pub struct Staged(Mutex<Option<Stored>>);
@@ -92,11 +125,65 @@ pub struct Staged(Mutex<Option<Stored>>);
 impl std::panic::RefUnwindSafe for SharedCell {}
 impl std::panic::RefUnwindSafe for Staged {}
 
+impl SharedCell {
+    fn new(stored: Stored) -> Self {
+        count(stored.bytes);
+        Self {
+            cell: buffer_core::Cell::new(stored),
+            turns: OnceCell::new(),
+        }
+    }
+
+    /// The new version, if this one was still there.
+    fn replace(&self, version: u64, stored: Stored) -> Option<u64> {
+        let bytes = stored.bytes;
+        match self.cell.replace(version, stored) {
+            Ok((version, old)) => {
+                if old.bytes != bytes {
+                    count(bytes);
+                    uncount(old.bytes);
+                }
+                Some(version)
+            }
+            Err(Changed(_stored)) => None,
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        self.turns.get().is_some_and(|turns| turns.is_held())
+    }
+}
+
+impl Drop for SharedCell {
+    fn drop(&mut self) {
+        let bytes = self.cell.load(None, |stored| stored.bytes);
+        bytes.inspect(|&(_, bytes)| uncount(bytes));
+    }
+}
+
+impl Staged {
+    fn new(stored: Stored) -> Self {
+        count(stored.bytes);
+        Self(Mutex::new(Some(stored)))
+    }
+
+    fn take(&self) -> Option<Stored> {
+        let stored = self.0.lock().take();
+        stored.inspect(|stored| uncount(stored.bytes))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        self.take();
+    }
+}
+
 fn new<'a>(env: Env<'a>, mut scale: Scale, term: Term<'a>) -> Term<'a> {
     match Stored::new(&mut scale, term) {
         Err(Heavy) => atoms::heavy().encode(env),
         Ok(stored) => {
-            let cell = Arc::new(SharedCell(buffer_core::Cell::new(stored)));
+            let cell = Arc::new(SharedCell::new(stored));
             (FIRST, Handle::make(env, cell)).encode(env)
         }
     }
@@ -120,14 +207,15 @@ fn get<'a>(
     known: Option<u64>,
     within: impl FnOnce(u32) -> bool,
 ) -> Term<'a> {
-    let Some((version, stored)) = cell.0.load(known) else {
+    let read = |stored: &Stored| (stored.term.clone(), stored.bytes);
+    let Some((version, (kept, bytes))) = cell.cell.load(known, read) else {
         return atoms::unchanged().encode(env);
     };
-    if !within(stored.bytes) {
+    if !within(bytes) {
         return atoms::heavy().encode(env);
     }
-    account(env, 0, u64::from(stored.bytes));
-    match stored.load(env) {
+    account(env, 0, u64::from(bytes));
+    match kept.load(env) {
         Some(term) => (version, term).encode(env),
         // Its word was one when it was put in.
         None => atoms::nil().encode(env),
@@ -159,7 +247,7 @@ fn update<'a>(
     answer: Option<Settle<'a, '_>>,
 ) -> Term<'a> {
     // Nothing is copied in vain if that can be known.
-    if cell.0.version() != version {
+    if cell.cell.version() != version {
         return atoms::changed().encode(env);
     }
     let Ok(stored) = Stored::new(&mut scale, term) else {
@@ -176,8 +264,8 @@ fn replace<'a>(
     stored: Stored,
     answer: Option<Settle<'a, '_>>,
 ) -> Term<'a> {
-    match cell.0.replace(version, stored) {
-        Ok((version, _old)) => {
+    match cell.replace(version, stored) {
+        Some(version) => {
             match answer {
                 Some((worker, Some(to), None)) => worker.defer(env, to),
                 Some((worker, to, answer)) => {
@@ -187,7 +275,7 @@ fn replace<'a>(
             }
             version.encode(env)
         }
-        Err(Changed(_stored)) => atoms::changed().encode(env),
+        None => atoms::changed().encode(env),
     }
 }
 
@@ -234,33 +322,77 @@ fn cell_answer<'a>(
     update(env, Scale::bounded(), cell.0, version, term, answer)
 }
 
-nif!(cell_answer_take / 6, answer_take);
+nif!(cell_answer_take / 7, answer_take);
 
-/// `cell_answer`, and the next message as `broker_take` has it: `{version, taken}`; or `changed` or `heavy`,
-/// and nothing is done. O(size of the term) and of the message.
+/// The state is as it was.
+const AS_IT_WAS: u64 = 0;
+/// The state is put in unless anybody has the turn.
+const UNLESS_HELD: u64 = 2;
+
+/// `cell_answer`, and the next message as `broker_take` has it. With `how` 0 the state is as it was and nothing is put
+/// in; with 2 it is not if anybody has the turn; with 1 it is. Answers
+///
+/// * `changed` or `heavy`: nothing is done;
+/// * the version: all is done, nothing waits, and the worker is idle;
+/// * `{version, message, reply, ns it has waited, id}`: it has started this one, and this version was there when it did, or
+///   `changed` if it was replaced meanwhile;
+/// * `{version, what}`: `idle`, and there is something to attend to; or the worker is not idle, and has to take again.
+///
+/// O(size of the term) and of the message.
 fn answer_take<'a>(
     env: Env<'a>,
-    [cell, version, term, worker, to, answer]: [Term<'a>; 6],
+    [cell, version, term, worker, to, answer, how]: [Term<'a>; 7],
 ) -> Term<'a> {
-    let (Ok(Handle(cell)), Ok(version), Ok(Handle(worker))) = (
+    let (Ok(Handle(cell)), Ok(known), Ok(Handle(worker)), Ok(how)) = (
         cell.decode::<Handle<SharedCell>>(),
-        version.decode(),
+        version.decode::<u64>(),
         worker.decode::<Handle<Member>>(),
+        how.decode::<u64>(),
     ) else {
         return atoms::changed().encode(env);
     };
-    let settle = Some((worker, to.decode().ok(), given(answer)));
-    let written = update(env, Scale::bounded(), cell, version, term, settle);
-    if written.is_atom() {
-        return written;
+    let mut version = known;
+    if how != AS_IT_WAS {
+        if cell.cell.version() != known || how == UNLESS_HELD && cell.is_held() {
+            return atoms::changed().encode(env);
+        }
+        let Ok(stored) = Stored::new(&mut Scale::bounded(), term) else {
+            return atoms::heavy().encode(env);
+        };
+        account(env, 0, u64::from(stored.bytes));
+        match cell.replace(known, stored) {
+            Some(new) => version = new,
+            None => return atoms::changed().encode(env),
+        }
     }
-    (written, worker.take(env, clock::now)).encode(env)
+    let to: Option<LocalPid> = to.decode().ok();
+    let now = worker.answer(env, End::Done, to.zip(given(answer)));
+    if worker.has_to_attend() {
+        return (version, atoms::again()).encode(env);
+    }
+    let taken = worker.take_as(
+        env,
+        || now,
+        |message, reply, waited, id| match cell.cell.version() == version {
+            true => (version, message, reply, waited, id).encode(env),
+            false => (atoms::changed(), message, reply, waited, id).encode(env),
+        },
+    );
+    // What came in between is not signalled to an idle worker.
+    let is_idle = taken.as_c_arg() == atoms::idle().as_c_arg();
+    if is_idle && !worker.has_to_attend() {
+        version.encode(env)
+    } else if taken.is_atom() {
+        (version, taken).encode(env)
+    } else {
+        taken
+    }
 }
 
 nif!(cell_start / 4, start);
 
 /// `broker_start` of a message whose time is not measured, and `cell_get`: `nil` if the worker is not to start it,
-/// otherwise what that answers. `heavy`: it has started it. O(size of the term).
+/// otherwise what that answers. `heavy`: it has started it, and there is more to be done than that. O(size of the term).
 fn start<'a>(env: Env<'a>, [cell, known, worker, id]: [Term<'a>; 4]) -> Term<'a> {
     let (Ok(Handle(cell)), Ok(Handle(worker)), Ok(id)) = (
         cell.decode::<Handle<SharedCell>>(),
@@ -272,7 +404,17 @@ fn start<'a>(env: Env<'a>, [cell, known, worker, id]: [Term<'a>; 4]) -> Term<'a>
     if !worker.start(id) {
         return atoms::nil().encode(env);
     }
+    if worker.has_to_attend() {
+        return atoms::heavy().encode(env);
+    }
     look(env, cell, known.decode().ok())
+}
+
+/// From now on `cell_answer_take` can respect these turns. O(1).
+#[rustler::nif]
+fn cell_respect(cell: Handle<'_, SharedCell>, turns: ResourceArc<SharedTurns>) -> Atom {
+    _ = cell.0.turns.set(turns);
+    atoms::ok()
 }
 
 /// A copy of the term for `cell_answer_staged`, or `heavy` if it is 4 GB. O(size of the term).
@@ -283,7 +425,7 @@ fn start<'a>(env: Env<'a>, [cell, known, worker, id]: [Term<'a>; 4]) -> Term<'a>
 fn cell_stage_dirty<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
     match Stored::new(&mut Scale::generous(), term) {
         Err(Heavy) => atoms::heavy().encode(env),
-        Ok(stored) => Handle::make(env, Arc::new(Staged(Mutex::new(Some(stored))))),
+        Ok(stored) => Handle::make(env, Arc::new(Staged::new(stored))),
     }
 }
 
@@ -298,7 +440,7 @@ fn cell_answer_staged<'a>(
     to: Option<LocalPid>,
     answer: Term<'a>,
 ) -> NifResult<Term<'a>> {
-    let stored = staged.0 .0.lock().take().ok_or(Error::BadArg)?;
+    let stored = staged.0.take().ok_or(Error::BadArg)?;
     let answer = Some((worker.0, to, given(answer)));
     Ok(replace(env, cell.0, version, stored, answer))
 }
@@ -306,5 +448,5 @@ fn cell_answer_staged<'a>(
 /// The version of what is there. O(1).
 #[rustler::nif]
 fn cell_version(cell: Handle<'_, SharedCell>) -> u64 {
-    cell.0 .0.version()
+    cell.0.cell.version()
 }

@@ -17,6 +17,11 @@ pub struct SharedTurns(buffer_core::Turns<LocalPid>);
 impl std::panic::RefUnwindSafe for SharedTurns {}
 
 impl SharedTurns {
+    /// Whether anybody has the turn.
+    pub fn is_held(&self) -> bool {
+        self.0.is_held()
+    }
+
     fn want(&self, env: Env<'_>, holder: LocalPid) {
         // One that is dead gives it up.
         _ = env.send(&holder, atoms::partitioned_buffer_turn_wanted());

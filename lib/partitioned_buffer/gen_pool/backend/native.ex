@@ -6,7 +6,7 @@ defmodule PartitionedBuffer.GenPool.Backend.Native do
       copied and no lock is taken.
     * Readers of a changed state copy it at the same time; a lock is held only to find out where it is.
     * A state of more than 128 KB is copied on a dirty scheduler. Integers, atoms and the like take no
-      memory of their own.
+      memory of their own, and small tuples, lists and maps are kept as a few bytes.
 
   It has no configuration. `%PartitionedBuffer.GenPool.Backend.Native{}` is the same as the module.
   """

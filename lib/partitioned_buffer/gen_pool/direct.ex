@@ -1,0 +1,186 @@
+defmodule PartitionedBuffer.GenPool.Direct do
+  @moduledoc false
+  # What a worker with a shared state in a native cell does nearly always, as `GenPool.Own` with a state of its own:
+  # requests whose handlers answer, or need not, and ask for nothing else, and for which it has to wait for nobody.
+  #
+  # The new state, the answer, the end of the request and the next one are one native call. What the worker knows of the
+  # state, with its version, are arguments, beside a few words that never change. The worker as `GenPool.Worker` knows it
+  # goes along as it is, and gets those, and whatever is not usual, from here.
+  #
+  # Invariants are those of `GenPool.Shared` and `GenPool.Worker`. What has to be looked after before a request is
+  # taken or started is seen by the native calls that do it.
+
+  alias PartitionedBuffer.{Broker, Native}
+  alias PartitionedBuffer.GenPool.{Answer, Backend, Callback, Worker}
+
+  require Broker
+
+  # See `cell_answer_take`.
+  @as_it_was 0
+  @put 1
+  @put_unless_held 2
+
+  @typedoc "What never changes."
+  @opaque t ::
+            {Broker.worker(), Native.cell(), call :: fun(), cast :: fun(), Broker.t(),
+             answers :: reference(), idle_ms :: timeout(), how :: 1..2,
+             reads :: {:turns | :free, fun()} | nil}
+
+  @doc "`nil` if the state is elsewhere."
+  @spec new(Worker.setup(), Broker.worker()) :: t() | nil
+  def new(%{module: module, shared: %{backend: Backend.Native} = shared} = setup, worker) do
+    # Calling them looks no function up.
+    {worker, shared.ref, &module.handle_call/3, &module.handle_cast/2, setup.broker,
+     setup.answers, setup.idle_ms, how(shared), reads(setup)}
+  end
+
+  def new(_setup, _worker), do: nil
+
+  defp how(%{isolation: :exclusive}), do: @put
+  defp how(_optimistic), do: @put_unless_held
+
+  # Handlers that are not named to read only may have to take turns.
+  defp reads(%{module: module, shared: %{isolation: isolation}}) do
+    if function_exported?(module, :read_only?, 2),
+      do: {if(isolation == :exclusive, do: :turns, else: :free), &module.read_only?/2}
+  end
+
+  @doc "It is idle, and waits, with the turn if it may handle anything only then."
+  @spec wait(t(), Backend.version(), state :: term(), Worker.t()) :: no_return()
+  def wait({worker, cell, _, _, _, _, idle_ms, _, _} = direct, version, state, w) do
+    receive do
+      Broker.handed(id, message, caller) ->
+        case Native.cell_start(cell, version, worker, id) do
+          :unchanged -> run(direct, version, state, w, message, caller, id)
+          nil -> w |> Worker.with_known(version, state) |> Worker.loop()
+          {version, state} -> run(direct, version, state, w, message, caller, id)
+          :heavy -> w |> Worker.with_known(version, state) |> Worker.started(message, caller, id)
+        end
+
+      message ->
+        w |> Worker.with_known(version, state) |> Worker.woken(message)
+    after
+      idle_ms -> w |> Worker.with_known(version, state) |> Worker.waited()
+    end
+  end
+
+  @doc "It has started this, on the state that it knows, which is that of now, or of a moment ago."
+  @spec run(
+          t(),
+          Backend.version(),
+          state :: term(),
+          Worker.t(),
+          message :: term(),
+          Answer.caller(),
+          Broker.id()
+        ) :: no_return()
+  def run(direct, version, state, w, {:call, message} = request, {_pid, ref} = caller, id)
+      when is_reference(ref) do
+    {_worker, _cell, call, _cast, broker, answers, _idle_ms, _how, reads} = direct
+
+    if in_place?(reads, w, :call, message) do
+      from = Answer.from(caller, broker, id, answers)
+
+      case Callback.call(call, message, from, state) do
+        {:reply, reply, new} ->
+          {pid, ref} = caller
+          settle(direct, version, state, w, request, from, caller, new, pid, {ref, reply})
+
+        outcome ->
+          w
+          |> Worker.with_known(version, state)
+          |> Worker.settle(request, from, caller, outcome)
+          |> Worker.loop()
+      end
+    else
+      w |> Worker.with_known(version, state) |> Worker.unusual(request, caller, 0, id)
+    end
+  end
+
+  def run(direct, version, state, w, {:cast, message} = request, nil, id) do
+    {_worker, _cell, _call, cast, _broker, _answers, _idle_ms, _how, reads} = direct
+
+    if in_place?(reads, w, :cast, message) do
+      case Callback.cast(cast, message, state) do
+        {:noreply, new} ->
+          settle(direct, version, state, w, request, nil, nil, new, nil, nil)
+
+        outcome ->
+          w
+          |> Worker.with_known(version, state)
+          |> Worker.settle(request, nil, nil, outcome)
+          |> Worker.loop()
+      end
+    else
+      w |> Worker.with_known(version, state) |> Worker.unusual(request, nil, 0, id)
+    end
+  end
+
+  # It came through the pool's process, or was only to wake it.
+  def run(_direct, version, state, w, request, caller, id),
+    do: w |> Worker.with_known(version, state) |> Worker.unusual(request, caller, 0, id)
+
+  # One that only reads keeps nobody waiting, and one that may write needs the turn.
+  defp in_place?({:turns, read_only?}, w, kind, message),
+    do: Worker.turn?(w) != (read_only?.(kind, message) == true)
+
+  defp in_place?(_free, _w, _kind, _message), do: true
+
+  # What is in the mailbox goes before the next request.
+  defp settle(direct, version, state, w, request, from, caller, new, pid, answer) do
+    how = how(direct, request, state, new)
+
+    receive do
+      message ->
+        w
+        |> Worker.with_known(version, state)
+        |> Worker.settle(request, from, caller, outcome(answer, new))
+        |> Worker.mailbox(message)
+    after
+      0 ->
+        {worker, cell, _, _, _, _, _, _, _} = direct
+
+        case how && Native.cell_answer_take(cell, version, new, worker, pid, answer, how) do
+          version when is_integer(version) ->
+            wait(direct, version, new, w)
+
+          {version, message, caller, _ns, id} when is_integer(version) ->
+            run(direct, version, new, w, message, caller, id)
+
+          {:changed, message, caller, _ns, id} ->
+            w |> Worker.with_known(nil, nil) |> Worker.started(message, caller, id)
+
+          {version, :idle} ->
+            w |> Worker.with_known(version, new) |> Worker.taken(:idle)
+
+          {version, _again} ->
+            w |> Worker.with_known(version, new) |> Worker.loop()
+
+          # It was changed, or takes more than one call, or is not to be written.
+          _nothing_was_done ->
+            w
+            |> Worker.with_known(version, state)
+            |> Worker.settle(request, from, caller, outcome(answer, new))
+            |> Worker.loop()
+        end
+    end
+  end
+
+  # `nil`: there is more to it. What a handler answers by itself leaves after its state.
+  defp how(direct, request, state, new) do
+    cond do
+      Answer.held?() -> nil
+      new === state -> @as_it_was
+      wrote_in_vain?(direct, request) -> nil
+      true -> elem(direct, 7)
+    end
+  end
+
+  defp wrote_in_vain?({_, _, _, _, _, _, _, _, {_kind, read_only?}}, {kind, message}),
+    do: read_only?.(kind, message) == true
+
+  defp wrote_in_vain?(_direct, _request), do: false
+
+  defp outcome(nil, new), do: {:next, :noreply, new, :none}
+  defp outcome({_ref, reply}, new), do: {:next, {:reply, reply}, new, :none}
+end
