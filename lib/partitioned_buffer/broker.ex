@@ -362,7 +362,7 @@ defmodule PartitionedBuffer.Broker do
   @spec reply_take(worker(), pid() | Process.dest() | reference(), term()) ::
           {message :: term(), reply :: term(), non_neg_integer(), id()} | :idle | :gone
   def reply_take(worker, to, answer) do
-    case Native.broker_reply_take(worker, to, answer, true) do
+    case Native.broker_reply_take(worker, to, answer) do
       :idle ->
         :idle
 
@@ -379,7 +379,7 @@ defmodule PartitionedBuffer.Broker do
   @spec reply_rest(worker(), pid() | Process.dest() | reference(), term()) ::
           :more | :idle | :gone
   def reply_rest(worker, to, answer) do
-    case Native.broker_reply_take(worker, to, answer, false) do
+    case Native.broker_reply_rest(worker, to, answer) do
       :idle ->
         :idle
 
@@ -390,7 +390,7 @@ defmodule PartitionedBuffer.Broker do
       :gone ->
         :gone
 
-      _heavy_or_again ->
+      :again ->
         :more
     end
   end

@@ -611,8 +611,11 @@ defmodule PartitionedBuffer.Native do
   @spec broker_reply(worker(), pid(), term(), failed :: boolean()) :: :ok
   def broker_reply(_worker, _pid, _answer, _failed), do: not_loaded()
 
-  @spec broker_reply_take(worker(), term(), term(), any :: boolean()) :: taken() | :elsewhere
-  def broker_reply_take(_worker, _to, _answer, _any?), do: not_loaded()
+  @spec broker_reply_take(worker(), term(), term()) :: taken() | :elsewhere
+  def broker_reply_take(_worker, _to, _answer), do: not_loaded()
+
+  @spec broker_reply_rest(worker(), term(), term()) :: :idle | :again | :gone | :elsewhere
+  def broker_reply_rest(_worker, _to, _answer), do: not_loaded()
 
   @spec broker_put_end(broker(), term()) :: :ok
   def broker_put_end(_broker, _reason), do: not_loaded()

@@ -87,6 +87,13 @@ defmodule PartitionedBuffer.TermsPropertiesTest do
           deep_maps: quote(do: for(depth <- 1..40, do: nest(depth, &%{depth: depth, inner: &1}))),
           structs:
             quote(do: [%URI{}, ~D[2026-01-01], ~U[2026-01-01 00:00:00Z], 1..2, MapSet.new([1])]),
+          references:
+            quote do
+              for other <- [make_ref(), :erlang.alias(), :counters.new(1, []), hd(Port.list())],
+                  reference = make_ref(),
+                  term <- [reference, {self(), reference}, [reference | other], %{other => other}],
+                  do: {term, reference, other}
+            end,
           mixed:
             quote(do: for(other <- others(), do: {:item, ["a", {1.5, other}], 2 ** 62, other}))
         ] do
@@ -287,7 +294,19 @@ defmodule PartitionedBuffer.TermsPropertiesTest do
   defp nest(depth, wrap), do: Enum.reduce(1..depth, :inner, fn _depth, inner -> wrap.(inner) end)
 
   defp others do
-    [{}, %{}, %{a: 1}, [], make_ref(), fn -> :ok end, self(), @text, <<1::7>>, [{}, "text"]]
+    [
+      {},
+      %{},
+      %{a: 1},
+      [],
+      make_ref(),
+      :erlang.alias(),
+      fn -> :ok end,
+      self(),
+      @text,
+      <<1::7>>,
+      [{}, "text"]
+    ]
   end
 
   defp send_values(test, table) do

@@ -22,8 +22,9 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   @shutdown_ms 5_000
   @heap_words 2_000
 
-  @enforce_keys [:buffer, :observed?, :worker, :module, :handler, :state, :parent, :info?]
-  defstruct @enforce_keys ++ [timeout: :infinity]
+  # What stays as it is. The state and the timeout, which change with each message, are arguments besides.
+  @enforce_keys [:buffer, :observed?, :worker, :module, :handler, :parent, :info?]
+  defstruct @enforce_keys
 
   @spec child_spec({atom(), Handle.t(), map()}) :: Supervisor.child_spec()
   def child_spec(arg) do
@@ -72,14 +73,12 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
           module: module,
           # Calling it looks no function up.
           handler: &module.handle_message/3,
-          state: state,
           parent: parent,
-          info?: function_exported?(module, :handle_info, 3),
-          timeout: timeout
+          info?: function_exported?(module, :handle_info, 3)
         }
 
         :proc_lib.init_ack(parent, {:ok, self()})
-        next(s)
+        next(s, state, timeout)
 
       :ignore ->
         :proc_lib.init_ack(parent, :ignore)
@@ -119,93 +118,98 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   # --- the loop ---
 
   # Who has a turn in its mailbox has it before the next message.
-  defp next(s) do
+  defp next(s, state, timeout) do
     receive do
-      Broker.wake() -> next(s)
-      other -> other(other, s)
+      Broker.wake() -> next(s, state, timeout)
+      other -> other(other, s, state, timeout)
     after
-      0 -> take(s)
+      0 -> take(s, state, timeout)
     end
   end
 
   # What is to be measured is taken one by one.
-  defp take(%{observed?: false} = s), do: taken(Broker.take_along(s.worker), s)
-  defp take(s), do: taken(Broker.take(s.worker), s)
+  defp take(%{observed?: false} = s, state, timeout),
+    do: taken(Broker.take_along(s.worker), s, state, timeout)
 
-  defp taken([_ | _] = messages, s), do: along(messages, %{s | timeout: :infinity})
-  defp taken({message, reply, waited, _id}, s), do: handle(message, reply, waited, :taken, s)
-  defp taken(:idle, s), do: idle(s)
-  defp taken(:gone, s), do: stop(:normal, s)
+  defp take(s, state, timeout), do: taken(Broker.take(s.worker), s, state, timeout)
+
+  defp taken([_ | _] = messages, s, state, _timeout), do: along(messages, s, state)
+
+  defp taken({message, reply, waited, _id}, s, state, _timeout),
+    do: handle(message, reply, waited, :taken, s, state)
+
+  defp taken(:idle, s, state, timeout), do: idle(s, state, timeout)
+  defp taken(:gone, s, state, _timeout), do: stop(:normal, s, state)
 
   # Messages that nobody waits for. Each is any worker's until it has been begun: whatever comes in between, those that
   # are left are taken again, by this one or by another.
-  defp along([message | messages], s) do
-    case Broker.begin(s.worker) and call(message, s) do
-      {:ok, _answer, state} -> along_next(messages, %{s | state: state})
-      {:failed, kind, reason, stacktrace} -> failed(kind, reason, stacktrace, nil, s)
-      false -> next(s)
+  defp along([message | messages], s, state) do
+    case Broker.begin(s.worker) and call(message, s, state) do
+      {:ok, _answer, state} -> along_next(messages, s, state)
+      {:failed, kind, reason, stacktrace} -> failed(kind, reason, stacktrace, nil, s, state)
+      false -> next(s, state, :infinity)
     end
   end
 
-  # As `next/1`.
-  defp along_next([], s), do: next(s)
+  # As `next/3`.
+  defp along_next([], s, state), do: next(s, state, :infinity)
 
-  defp along_next(messages, s) do
+  defp along_next(messages, s, state) do
     receive do
-      Broker.wake() -> along_next(messages, s)
-      other -> other(other, s)
+      Broker.wake() -> along_next(messages, s, state)
+      other -> other(other, s, state, :infinity)
     after
-      0 -> along(messages, s)
+      0 -> along(messages, s, state)
     end
   end
 
-  defp idle(%{timeout: :hibernate} = s) do
-    :proc_lib.hibernate(__MODULE__, :wait, [%{s | timeout: :infinity}])
-  end
+  defp idle(s, state, :hibernate),
+    do: :proc_lib.hibernate(__MODULE__, :wait, [s, state, :infinity])
 
-  defp idle(s), do: wait(s)
+  defp idle(s, state, timeout), do: wait(s, state, timeout)
 
   @doc false
-  @spec wait(%__MODULE__{}) :: no_return()
-  def wait(%{timeout: timeout} = s) do
+  @spec wait(%__MODULE__{}, term(), timeout()) :: no_return()
+  def wait(s, state, timeout) do
     receive do
       Broker.handed(id, message, reply) ->
-        handed(id, message, reply, s)
+        handed(id, message, reply, s, state, timeout)
 
       Broker.wake() ->
-        take(s)
+        take(s, state, timeout)
 
       other ->
         :ok = Broker.withdraw(s.worker)
-        other(other, s)
+        other(other, s, state, timeout)
     after
       timeout ->
         :ok = Broker.withdraw(s.worker)
-        info(:timeout, %{s | timeout: :infinity})
+        info(:timeout, s, state)
     end
   end
 
-  defp handed(id, message, reply, s) do
+  defp handed(id, message, reply, s, state, timeout) do
     case Broker.start(s.worker, id, s.observed?) do
-      nil -> next(s)
-      waited -> handle(message, reply, waited, :handed, s)
+      nil -> next(s, state, timeout)
+      waited -> handle(message, reply, waited, :handed, s, state)
     end
   end
 
   # --- a message ---
 
-  defp handle(message, reply, _waited, how, %{observed?: false} = s),
-    do: result(call(message, s), reply, how, s)
+  defp handle(message, reply, _waited, how, %{observed?: false} = s, state),
+    do: result(call(message, s, state), reply, how, s, state)
 
-  defp handle(message, reply, waited, how, s), do: observed(message, reply, waited, how, s)
+  defp handle(message, reply, waited, how, s, state),
+    do: observed(message, reply, waited, how, s, state)
 
-  defp observed(message, reply, waited, how, s) do
+  defp observed(message, reply, waited, how, s, state) do
     waited = System.convert_time_unit(waited, :nanosecond, :native)
     metadata = %{buffer: s.buffer, worker: self()}
     started = System.monotonic_time()
     measured = %{system_time: System.system_time(), queue_time: waited}
     Telemetry.execute([:start], measured, metadata)
-    result = call(message, s)
+    result = call(message, s, state)
     measured = %{duration: System.monotonic_time() - started, queue_time: waited}
 
     case result do
@@ -217,11 +221,11 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
         Telemetry.execute([:stop], measured, metadata)
     end
 
-    result(result, reply, how, s)
+    result(result, reply, how, s, state)
   end
 
-  defp call(message, s) do
-    case s.handler.(s.buffer, message, s.state) do
+  defp call(message, s, state) do
+    case s.handler.(s.buffer, message, state) do
       {:ok, _answer, _state} = returned -> returned
       other -> {:failed, :exit, {:bad_return_value, other}, []}
     end
@@ -230,45 +234,45 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   end
 
   # Taking the next message settles one that nobody waits for.
-  defp result({:ok, _answer, state}, nil, _how, s),
-    do: next(%{s | state: state, timeout: :infinity})
+  defp result({:ok, _answer, state}, nil, _how, s, _before), do: next(s, state, :infinity)
 
   # Mostly there is no other: then it waits in its mailbox at once, and has no need to look into it before.
-  defp result({:ok, answer, state}, {destination, ref}, :handed, s) do
-    s = %{s | state: state, timeout: :infinity}
-
+  defp result({:ok, answer, state}, {destination, ref}, :handed, s, _before) do
     case Broker.reply_rest(s.worker, destination, {:reply, ref, s.buffer, answer}) do
-      :idle -> idle(s)
-      :more -> next(s)
-      :gone -> stop(:normal, s)
+      :idle -> wait(s, state, :infinity)
+      :more -> next(s, state, :infinity)
+      :gone -> stop(:normal, s, state)
     end
   end
 
-  defp result({:ok, answer, state}, {destination, ref}, :taken, s) do
+  defp result({:ok, answer, state}, {destination, ref}, :taken, s, _before) do
     answer = {:reply, ref, s.buffer, answer}
-    s = %{s | state: state, timeout: :infinity}
 
-    # As `next/1`.
+    # As `next/3`.
     receive do
       message ->
         :ok = Broker.reply(s.worker, destination, answer)
-        if message == Broker.wake(), do: next(s), else: other(message, s)
+
+        if message == Broker.wake(),
+          do: next(s, state, :infinity),
+          else: other(message, s, state, :infinity)
     after
-      0 -> s.worker |> Broker.reply_take(destination, answer) |> taken(s)
+      0 -> s.worker |> Broker.reply_take(destination, answer) |> taken(s, state, :infinity)
     end
   end
 
-  defp result({:failed, kind, reason, stacktrace}, reply, _how, s),
-    do: failed(kind, reason, stacktrace, reply, s)
+  defp result({:failed, kind, reason, stacktrace}, reply, _how, s, state),
+    do: failed(kind, reason, stacktrace, reply, s, state)
 
-  @spec failed(:error | :throw | :exit, term(), list(), term(), %__MODULE__{}) :: no_return()
-  defp failed(kind, reason, stacktrace, reply, s) do
+  @spec failed(:error | :throw | :exit, term(), list(), term(), %__MODULE__{}, term()) ::
+          no_return()
+  defp failed(kind, reason, stacktrace, reply, s, state) do
     case reply do
       nil -> Broker.done(s.worker, :failed)
       {to, ref} -> Broker.fail(s.worker, to, {:error, ref, s.buffer, reason})
     end
 
-    stop(failure(kind, reason, stacktrace), s)
+    stop(failure(kind, reason, stacktrace), s, state)
   end
 
   defp failure(:error, reason, stacktrace), do: {reason, stacktrace}
@@ -277,26 +281,36 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
 
   # --- everything else ---
 
-  defp other(Broker.handed(id, message, reply), s), do: handed(id, message, reply, s)
+  defp other(Broker.handed(id, message, reply), s, state, timeout),
+    do: handed(id, message, reply, s, state, timeout)
 
-  defp other({:system, from, request}, s) do
-    :sys.handle_system_msg(request, from, s.parent, __MODULE__, [], s)
+  defp other({:system, from, request}, s, state, timeout) do
+    :sys.handle_system_msg(request, from, s.parent, __MODULE__, [], {s, state, timeout})
   end
 
-  defp other({:EXIT, parent, reason}, %{parent: parent} = s), do: stop(reason, s)
-  defp other({:"$gen_buffer", :leave}, s), do: stop(:normal, s)
-  defp other({:"$gen_buffer", {:observed, observed?}}, s), do: next(%{s | observed?: observed?})
-  defp other({:EXIT, _pid, :normal}, %{info?: false} = s), do: next(s)
+  defp other({:EXIT, parent, reason}, %{parent: parent} = s, state, _timeout),
+    do: stop(reason, s, state)
+
+  defp other({:"$gen_buffer", :leave}, s, state, _timeout), do: stop(:normal, s, state)
+
+  defp other({:"$gen_buffer", {:observed, observed?}}, s, state, timeout),
+    do: next(%{s | observed?: observed?}, state, timeout)
+
+  defp other({:EXIT, _pid, :normal}, %{info?: false} = s, state, timeout),
+    do: next(s, state, timeout)
+
   # Without a callback for it, it ends a worker as it ends any process that is linked.
-  defp other({:EXIT, _pid, reason}, %{info?: false} = s), do: stop(reason, s)
-  defp other(message, s), do: info(message, %{s | timeout: :infinity})
+  defp other({:EXIT, _pid, reason}, %{info?: false} = s, state, _timeout),
+    do: stop(reason, s, state)
 
-  defp info(_message, %{info?: false} = s), do: next(s)
+  defp other(message, s, state, _timeout), do: info(message, s, state)
 
-  defp info(message, s) do
+  defp info(_message, %{info?: false} = s, state), do: next(s, state, :infinity)
+
+  defp info(message, s, state) do
     returned =
       try do
-        s.module.handle_info(s.buffer, message, s.state)
+        s.module.handle_info(s.buffer, message, state)
       catch
         :throw, thrown -> thrown
         kind, reason -> {:failed, failure(kind, reason, __STACKTRACE__)}
@@ -304,26 +318,26 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
 
     case returned do
       {:noreply, state} ->
-        next(%{s | state: state})
+        next(s, state, :infinity)
 
       {:noreply, state, timeout} ->
         if timeout?(timeout),
-          do: next(%{s | state: state, timeout: timeout}),
-          else: stop({:bad_return_value, returned}, s)
+          do: next(s, state, timeout),
+          else: stop({:bad_return_value, returned}, s, state)
 
       {:stop, reason, state} ->
-        stop(reason, %{s | state: state})
+        stop(reason, s, state)
 
       {:failed, reason} ->
-        stop(reason, s)
+        stop(reason, s, state)
 
       other ->
-        stop({:bad_return_value, other}, s)
+        stop({:bad_return_value, other}, s, state)
     end
   end
 
-  @spec stop(term(), %__MODULE__{}) :: no_return()
-  defp stop(reason, s) do
+  @spec stop(term(), %__MODULE__{}, term()) :: no_return()
+  defp stop(reason, s, state) do
     # One that has failed is settled by now; one that nobody waited for is through.
     :ok = Broker.done(s.worker, :done)
     :ok = Broker.leave(s.worker)
@@ -331,7 +345,7 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
     reason =
       try do
         if function_exported?(s.module, :terminate, 3),
-          do: s.module.terminate(s.buffer, reason, s.state)
+          do: s.module.terminate(s.buffer, reason, state)
 
         reason
       catch
@@ -345,20 +359,24 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   # --- :sys ---
 
   @doc false
-  @spec system_continue(pid(), list(), %__MODULE__{}) :: no_return()
-  def system_continue(_parent, _debug, s), do: next(s)
-  @doc false
-  @spec system_terminate(term(), pid(), list(), %__MODULE__{}) :: no_return()
-  def system_terminate(reason, _parent, _debug, s), do: stop(reason, s)
-  @doc false
-  def system_get_state(s), do: {:ok, s.state}
+  @spec system_continue(pid(), list(), {%__MODULE__{}, term(), timeout() | :hibernate}) ::
+          no_return()
+  def system_continue(_parent, _debug, {s, state, timeout}), do: next(s, state, timeout)
 
   @doc false
-  def system_replace_state(replace, s) do
-    state = replace.(s.state)
-    {:ok, state, %{s | state: state}}
+  @spec system_terminate(term(), pid(), list(), {%__MODULE__{}, term(), timeout() | :hibernate}) ::
+          no_return()
+  def system_terminate(reason, _parent, _debug, {s, state, _timeout}), do: stop(reason, s, state)
+
+  @doc false
+  def system_get_state({_s, state, _timeout}), do: {:ok, state}
+
+  @doc false
+  def system_replace_state(replace, {s, state, timeout}) do
+    state = replace.(state)
+    {:ok, state, {s, state, timeout}}
   end
 
   @doc false
-  def system_code_change(s, _module, _old, _extra), do: {:ok, s}
+  def system_code_change(misc, _module, _old, _extra), do: {:ok, misc}
 end

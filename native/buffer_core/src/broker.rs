@@ -26,23 +26,24 @@
 //!
 //! # Why no wake-up is lost
 //!
-//! A worker that finds nothing makes itself idle under the crew's lock, and *then* looks into every
-//! partition once more, under the partitions' locks. A message is put in under its partition's lock, and
-//! *then* its sender looks whether there is somebody to wake. If the worker's second look came before
-//! the message, the lock that both have held makes the sender see the worker as idle; if it came
-//! after, the worker sees the message. `wakeable` may be read without the crew's lock for that reason:
-//! whatever the worker wrote before it released the partition's lock is seen by who takes it next.
+//! A worker that finds nothing makes itself idle, and *then* looks at every partition once more, without its lock
+//! (`broker/lane.rs`). A message that is the first one of its partition is shown there, and *then* its sender looks
+//! whether there is somebody to wake. Between the two each of them has a fence, so that at least one sees what the
+//! other has written: the worker sees the message, or the sender sees the worker as idle. `wakeable` may be read
+//! without the crew's lock for that reason. A message that is not the first one of its partition needs no fence: as
+//! long as there is one before it, whoever looks sees that something waits; and who has taken that one held the
+//! partition's lock before the sender did, so that the sender sees all that was written before.
 //!
 //! A sender wakes nobody while a woken worker is on its way. That worker ceases to be on its way under
-//! the crew's lock before it looks into any partition; so by the same argument it sees the message, or
+//! the crew's lock before it looks at any partition; so by the same argument it sees the message, or
 //! the sender sees that it is on its way no more. Nor does it if only one is to be at work at a time
 //! ([`Broker::work_alone`]): that worker is not at work any more before it looks for the second time. Once it has taken, it looks into all partitions
 //! and wakes the next one if anything is left ([`pass_on`](Broker::pass_on)), with itself too. If it dies instead, or has
 //! to do something else, who notices does the same in its place.
 //!
-//! What is taken along leaves a partition under its lock, and `loads` is raised under it. So an idle worker that finds a
-//! partition empty sees that somebody has a load. It has that put back, and takes from there; who puts back sees to it that
-//! somebody is woken, as a sender does.
+//! What is taken along leaves a partition under its lock, and `loads` is raised before it is shown that the partition
+//! is empty. So an idle worker that finds it so sees that somebody has a load. It has that put back, and takes from
+//! there; who puts back sees to it that somebody is woken, as a sender does.
 //!
 //! # Files
 //!
@@ -87,7 +88,7 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicBool, AtomicI64, AtomicUsize, Mutex, Ordering};
+use crate::sync::{fence, AtomicBool, AtomicI64, AtomicUsize, Mutex, Ordering};
 use crate::{Arena, Retired, Segment};
 use config::Config;
 use crew::Crew;
@@ -101,7 +102,7 @@ use worker::{End, Worker};
 pub use ask::{Abandoned, Ask, Asked};
 pub use figures::Figures;
 pub use partition::Counts;
-pub use take::Taken;
+pub use take::{Rested, Taken};
 
 /// Messages in arenas `A`, for workers whose processes are `P`.
 pub struct Broker<A, P> {
@@ -115,6 +116,8 @@ pub struct Broker<A, P> {
     free: CachePadded<AtomicBool>,
     // How many workers have taken messages along that they have not started.
     loads: CachePadded<AtomicUsize>,
+    // Partitions control the delay of messages, and are told when nothing waits.
+    controls_delay: AtomicBool,
     // How many times some of those have come back.
     returns: AtomicUsize,
     dropped: Mutex<Dropped<A>>,
@@ -192,6 +195,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             wakeable: CachePadded::new(AtomicBool::new(false)),
             free: CachePadded::new(AtomicBool::new(false)),
             loads: CachePadded::new(AtomicUsize::new(0)),
+            controls_delay: AtomicBool::new(config.codel.is_some()),
             returns: AtomicUsize::new(0),
             dropped: Mutex::new(Dropped::default()),
             deferred: Mutex::new(Deferred::default()),
@@ -212,6 +216,8 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
 
     /// Changes how messages wait, those that wait already too. The reporter has to look afterwards.
     pub fn configure(&self, config: &Config, now: i64) {
+        let controls_delay = config.codel.is_some();
+        self.controls_delay.store(controls_delay, Ordering::Relaxed);
         for (index, partition) in self.partitions.iter().enumerate() {
             let mut partition = partition.lock();
             partition.config = config.share(index, self.partitions.len());
@@ -373,16 +379,23 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         }
     }
 
+    /// Whether anything waits, for who has just written that a worker is idle, or is on its way no more.
     fn any_waiting(&self) -> bool {
-        let mut partitions = self.partitions.iter();
-        partitions.any(|partition| {
-            let mut partition = partition.lock();
-            let waits = !partition.waiting.is_empty();
-            if !waits {
+        fence(Ordering::SeqCst);
+        self.partitions.iter().any(|lane| !self.is_empty(lane))
+            || self.loads.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether nothing waits in this partition, a moment ago. It is told so if that matters to it.
+    fn is_empty(&self, lane: &Lane<A, P>) -> bool {
+        let is_empty = lane.is_empty();
+        if is_empty && self.controls_delay.load(Ordering::Relaxed) {
+            let mut partition = lane.lock();
+            if partition.waiting.is_empty() {
                 partition.rest();
             }
-            waits
-        }) || self.loads.load(Ordering::Relaxed) > 0
+        }
+        is_empty
     }
 
     /// The partition with the oldest message, a moment ago; the first one of those that came at the same time.

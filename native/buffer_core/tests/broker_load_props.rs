@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 use buffer_core::broker::config::Config;
 use buffer_core::broker::waiting::Entry;
-use buffer_core::broker::worker::{State, Worker};
-use buffer_core::broker::{Ask, Asked, Broker, Taken};
+use buffer_core::broker::worker::{End, State, Worker};
+use buffer_core::broker::{Ask, Asked, Broker, Rested, Taken};
 use buffer_core::Segment;
 use ledger::Ints;
 use proptest::prelude::*;
@@ -39,6 +39,7 @@ enum Op {
     TakeAlong(usize),
     Begin(usize, usize),
     Take(usize),
+    Rest(usize),
     Withdraw(usize),
     Dismiss(usize),
     Die(usize),
@@ -53,6 +54,7 @@ fn op() -> impl Strategy<Value = Op> {
         12 => worker.clone().prop_map(Op::TakeAlong),
         8 => (worker.clone(), 1..40usize).prop_map(|(worker, count)| Op::Begin(worker, count)),
         3 => worker.clone().prop_map(Op::Take),
+        1 => worker.clone().prop_map(Op::Rest),
         1 => worker.clone().prop_map(Op::Withdraw),
         1 => worker.clone().prop_map(Op::Dismiss),
         1 => worker.prop_map(Op::Die),
@@ -115,6 +117,7 @@ impl Run {
                 }
             }
             Op::Take(worker) => self.take(index(worker), false),
+            Op::Rest(worker) => self.rest(index(worker)),
             Op::Withdraw(worker) => {
                 let hand = &mut self.hands[index(worker)];
                 hand.copies.clear();
@@ -200,6 +203,20 @@ impl Run {
             Taken::Idle => assert!(self.waiting.is_empty()),
             _ => unreachable!("no other answer is possible here"),
         }
+    }
+
+    /// What it has taken along and not begun waits again, and so it is needed.
+    fn rest(&mut self, index: usize) {
+        let hand = &mut self.hands[index];
+        let (_wanted, loaded) = hand.worker.settle_answered(End::Done, 0);
+        self.done += u64::from(std::mem::take(&mut hand.at_work));
+        hand.copies.clear();
+        let (rested, _) = self.desk.rest_unless_needed(&hand.worker, loaded);
+        let expected = match self.waiting.is_empty() {
+            true => Rested::Idle,
+            false => Rested::Needed,
+        };
+        assert_eq!(rested, expected);
     }
 
     fn begin(&mut self, index: usize) {

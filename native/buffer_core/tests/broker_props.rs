@@ -22,7 +22,7 @@ use std::sync::Arc;
 use buffer_core::broker::config::{Config, Order, Overflow};
 use buffer_core::broker::dropped::{Drop, Drops};
 use buffer_core::broker::worker::{End, State, Worker};
-use buffer_core::broker::{After, Ask, Asked, Broker, Taken};
+use buffer_core::broker::{After, Ask, Asked, Broker, Rested, Taken};
 use buffer_core::Segment;
 use ledger::Ints;
 use proptest::prelude::*;
@@ -44,6 +44,7 @@ enum Op {
         hand_over: bool,
     },
     Take(usize),
+    Rest(usize),
     Start(usize),
     Done(usize, bool),
     Withdraw(usize),
@@ -103,6 +104,7 @@ fn op() -> impl Strategy<Value = Op> {
             hand_over,
         }),
         8 => (0..WORKERS).prop_map(Op::Take),
+        4 => (0..WORKERS).prop_map(Op::Rest),
         4 => (0..WORKERS).prop_map(Op::Start),
         1 => (0..WORKERS, any::<bool>()).prop_map(|(worker, failed)| Op::Done(worker, failed)),
         1 => (0..WORKERS).prop_map(Op::Withdraw),
@@ -314,6 +316,7 @@ impl Run {
                 hand_over,
             } => self.ask(home, due, caller, reply, alone, idle_only, hand_over),
             Op::Take(index) => self.take(index),
+            Op::Rest(index) => self.rest(index),
             Op::Start(index) => self.start(index),
             Op::Done(index, failed) => {
                 let end = if failed { End::Failed } else { End::Done };
@@ -534,6 +537,29 @@ impl Run {
         assert_eq!(after.wake.map(|worker| worker.pid), wakes);
     }
 
+    /// It is through with what it has, and takes nothing.
+    fn rest(&mut self, index: usize) {
+        // A worker that was sent a message starts that before.
+        self.start(index);
+        let worker = Arc::clone(&self.hands[index].worker);
+        assert_eq!(worker.settle_answered(End::Done, self.now), (true, false));
+        self.done += u64::from(self.hands[index].in_flight.take().is_some());
+        let woken = self.rise(index);
+        let (rested, after) = self.desk.rest_unless_needed(&worker, false);
+        let idle = self.partitions.iter().all(VecDeque::is_empty);
+        self.hands[index].at_work = !idle;
+        if idle {
+            assert_eq!(rested, Rested::Idle);
+            self.hands[index].state = State::Idle;
+            self.idle.push_back(index);
+            assert!(after.wake.is_none());
+        } else {
+            assert_eq!(rested, Rested::Needed);
+            let wakes = woken.then(|| self.pass_on()).flatten();
+            assert_eq!(after.wake.map(|worker| worker.pid), wakes);
+        }
+    }
+
     fn find(&mut self, index: usize) -> Option<Message> {
         self.hands[index].next += 1;
         let (first, count) = (self.hands[index].next, self.partitions.len());
@@ -613,6 +639,8 @@ impl Run {
             .desk
             .take(&worker, || self.now, 1, |_| true, |_: &Ints, _, _| ());
         assert!(matches!(taken, Taken::Gone));
+        let (rested, _) = self.desk.rest_unless_needed(&worker, false);
+        assert_eq!(rested, Rested::Gone);
         self.done += u64::from(self.hands[index].in_flight.take().is_some());
         let woken = pid(self.desk.leave(&worker, self.now));
         assert_eq!(woken, self.pass_on());

@@ -26,7 +26,7 @@ use std::sync::Arc as Shared; // workers come in one of these
 use buffer_core::broker::config::Config;
 use buffer_core::broker::dropped::Drop;
 use buffer_core::broker::worker::{End, State, Worker};
-use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Taken};
+use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Rested, Taken};
 use buffer_core::Segment;
 use loom::sync::Arc;
 use loom::thread;
@@ -218,6 +218,33 @@ fn a_worker_that_gets_idle_and_a_message_find_each_other() {
                 taken.extend(take_all(&desk, &worker));
             }
             assert!(taken == [10] || desk.waiting() == 1 && worker.state() == State::Running);
+        });
+    }
+}
+
+#[test]
+fn a_worker_that_rests_and_a_message_find_each_other() {
+    for handed_over in [false, true] {
+        check(move || {
+            let desk = Arc::new(Desk::in_lanes(2, &Config::default()));
+            let worker = desk.join(1);
+            assert_eq!(take(&desk, &worker), None);
+            let (id, _) = hand_over(&desk, 9);
+            assert_eq!(worker.start(id, Some(1)), Some(1));
+            let sender = {
+                let desk = Arc::clone(&desk);
+                thread::spawn(move || match handed_over {
+                    true => hand_over(&desk, 10).1.map(|worker| worker.pid),
+                    false => ask_at(&desk, 1, 10, false).1.wake.map(|worker| worker.pid),
+                })
+            };
+            assert_eq!(worker.settle_answered(End::Done, 1), (true, false));
+            let (rested, _) = desk.rest_unless_needed(&worker, false);
+            let told = sender.join().unwrap();
+            // It sees the message, or the sender sees it.
+            assert!(rested == Rested::Needed || told == Some(1));
+            assert_nobody_is_forgotten(&desk, &[&worker]);
+            assert_eq!(take_all(&desk, &worker), [10]);
         });
     }
 }
@@ -443,7 +470,7 @@ fn a_caller_that_gives_up_knows_whether_an_answer_comes() {
             // It answers if it took the message and somebody still waits for it.
             thread::spawn(move || {
                 let taken = take(&desk, &worker).is_some();
-                (taken, worker.settle_answered(End::Done, 2) && taken)
+                (taken, worker.settle_answered(End::Done, 2).0 && taken)
             })
         };
         let abandoned = desk.abandon(id).0;
@@ -568,7 +595,7 @@ fn a_caller_takes_back_what_was_handed_over_wherever_it_is() {
             false => Abandoned::TakenBack,
         };
         assert_eq!(abandoned, expected);
-        assert_eq!(other.settle_answered(End::Done, 2), !taken);
+        assert_eq!(other.settle_answered(End::Done, 2).0, !taken);
         assert_eq!(desk.waiting(), 0);
         assert_account(&desk);
     });

@@ -17,7 +17,7 @@ use buffer_core::broker::codel::Codel;
 use buffer_core::broker::config::{Config, Order, Overflow};
 use buffer_core::broker::waiting::Entry;
 use buffer_core::broker::worker::{End, Worker};
-use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Taken};
+use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Rested, Taken};
 use buffer_core::sync::Mutex;
 use buffer_core::{Retired, Segment};
 use dashmap::DashMap;
@@ -126,13 +126,18 @@ impl Member {
     /// The worker is through with its message, and answers it, if there is an answer and anybody waits for
     /// it. The moment.
     pub fn answer(&self, env: Env<'_>, end: End, answer: Option<(LocalPid, Term<'_>)>) -> i64 {
+        self.settle(env, end, answer).0
+    }
+
+    /// The same; and whether the worker may have taken messages along.
+    fn settle(&self, env: Env<'_>, end: End, answer: Option<(LocalPid, Term<'_>)>) -> (i64, bool) {
         let now = clock::now();
-        let wanted = self.worker.settle_answered(end, now);
+        let (wanted, loaded) = self.worker.settle_answered(end, now);
         if let Some((to, answer)) = answer.filter(|_| wanted) {
             // Nobody there is nobody to be answered.
             _ = env.send(&to, answer);
         }
-        now
+        (now, loaded)
     }
 
     /// The worker starts the message that it was sent, if it is to, as `broker_start` does.
@@ -760,11 +765,11 @@ fn broker_reply<'a>(
     atoms::ok()
 }
 
-nif!(broker_reply_take / 4, reply_take);
+nif!(broker_reply_take / 3, reply_take);
 
-/// `broker_reply` and `broker_take` in one call: no message is taken before the answer was sent. Without `any`
-/// none is taken: `:heavy` if one waits. `:elsewhere`, and nothing is done, if `to` is not a process of this node.
-fn reply_take<'a>(env: Env<'a>, [worker, to, answer, any]: [Term<'a>; 4]) -> Term<'a> {
+/// `broker_reply` and `broker_take` in one call: no message is taken before the answer was sent. `:elsewhere`, and
+/// nothing is done, if `to` is not a process of this node.
+fn reply_take<'a>(env: Env<'a>, [worker, to, answer]: [Term<'a>; 3]) -> Term<'a> {
     let Ok(to) = to.decode() else {
         return atoms::elsewhere().encode(env);
     };
@@ -772,9 +777,30 @@ fn reply_take<'a>(env: Env<'a>, [worker, to, answer, any]: [Term<'a>; 4]) -> Ter
         return atoms::gone().encode(env);
     };
     let now = member.answer(env, End::Done, Some((to, answer)));
-    let any = any.as_c_arg() == true_().as_c_arg();
-    let heaviest = if any { Limits::BYTES as u32 } else { 0 };
-    take(env, member, || now, heaviest, four(env))
+    take(env, member, || now, Limits::BYTES as u32, four(env))
+}
+
+nif!(broker_reply_rest / 3, reply_rest);
+
+/// `broker_reply`, and the worker is `:idle`, as after `broker_take`; or, since something waits, it is to take
+/// (`:again`). Or `:gone`, or `:elsewhere` as above.
+fn reply_rest<'a>(env: Env<'a>, [worker, to, answer]: [Term<'a>; 3]) -> Term<'a> {
+    let Ok(to) = to.decode() else {
+        return atoms::elsewhere().encode(env);
+    };
+    let Ok(Handle(member)) = worker.decode::<Handle<Member>>() else {
+        return atoms::gone().encode(env);
+    };
+    let (_now, loaded) = member.settle(env, End::Done, Some((to, answer)));
+    let Member { broker, worker } = member;
+    let (rested, after) = broker.core.rest_unless_needed(worker, loaded);
+    broker.finish(env, after);
+    let rested = match rested {
+        Rested::Idle => atoms::idle(),
+        Rested::Needed => atoms::again(),
+        Rested::Gone => atoms::gone(),
+    };
+    rested.encode(env)
 }
 
 /// The worker is none any more. O(workers).

@@ -298,11 +298,12 @@ pub fn load(env: Env<'_>, _info: Term<'_>) -> bool {
     if !expected || !registered {
         return false;
     }
-    Layout::learn(env);
+    // The threads of this library run its code.
+    let pinned = Shared::new(String::new(), Kind::Queue, 0);
+    Handle::pin_library(Arc::clone(&pinned));
+    Layout::learn(env, Handle::make(env, pinned));
     packed::learn(env);
     // Makes all atoms, those that serde needs among them.
     let _ = atoms::ok();
-    // The threads of this library run its code.
-    Handle::pin_library(Shared::new(String::new(), Kind::Queue, 0));
     true
 }

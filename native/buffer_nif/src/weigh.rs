@@ -165,8 +165,8 @@ impl Scale {
             TermType::Integer if term.decode::<i64>().is_ok() => 2 * WORD,
             // A closure's environment can't be looked into, nor can a larger integer.
             TermType::Integer | TermType::Fun => 8 * WORD + self.external_size(term)?,
-            // References, and what comes from other nodes.
-            _ => 6 * WORD,
+            // References, if the VM's are not known, and what comes from other nodes.
+            _ => Layout::REFERENCE_WORDS as u64 * WORD,
         };
         Ok((bytes, None))
     }
@@ -184,7 +184,7 @@ impl Scale {
 /// Steps and bytes of what is small.
 #[inline]
 fn light(term: Term<'_>) -> Option<(usize, u64)> {
-    match Layout::get().words(term) {
+    match Layout::get().words_with_references(term) {
         Some(words) => Some((1 + words / 2, (1 + words as u64) * WORD)),
         None => flat(term),
     }

@@ -1,14 +1,18 @@
 //! A partition behind its lock, and beside it when its oldest message came.
 //!
-//! Where all partitions have one order, workers look for the oldest message of all without taking any lock. Who has
-//! changed what is the oldest one says so before it lets the lock go.
+//! So workers look without taking any lock whether anything waits, and, where all partitions have one order, for the
+//! oldest message of all. Who has changed what is the oldest one says so before it lets the lock go.
+//!
+//! A worker that is about to rest says that it is idle, and then looks; who puts the first message into a partition
+//! says that there is one, and then looks for somebody who is idle. With a fence between the two on either side one of
+//! them sees the other.
 
 use std::ops::{Deref, DerefMut};
 
 use crossbeam_utils::CachePadded;
 
 use super::partition::Partition;
-use crate::sync::{AtomicI64, Mutex, MutexGuard, Ordering};
+use crate::sync::{fence, AtomicI64, Mutex, MutexGuard, Ordering};
 
 pub(super) struct Lane<A, P> {
     partition: CachePadded<Mutex<Partition<A, P>>>,
@@ -40,6 +44,11 @@ impl<A, P> Lane<A, P> {
     pub(super) fn front(&self) -> i64 {
         self.front.load(Ordering::Acquire)
     }
+
+    /// Whether none waits, a moment ago.
+    pub(super) fn is_empty(&self) -> bool {
+        self.front() == i64::MAX
+    }
 }
 
 impl<A, P> Deref for Locked<'_, A, P> {
@@ -59,8 +68,13 @@ impl<A, P> DerefMut for Locked<'_, A, P> {
 impl<A, P> Drop for Locked<'_, A, P> {
     fn drop(&mut self) {
         let front = self.partition.waiting.front_at();
-        if self.front.load(Ordering::Relaxed) != front {
+        let before = self.front.load(Ordering::Relaxed);
+        if before != front {
             self.front.store(front, Ordering::Release);
+            if before == i64::MAX {
+                // See `Broker::any_waiting`.
+                fence(Ordering::SeqCst);
+            }
         }
     }
 }

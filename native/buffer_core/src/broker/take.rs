@@ -30,10 +30,20 @@ pub enum Taken<R, A, P> {
     Gone,
 }
 
+/// What became of a worker that is to be idle unless it is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rested {
+    /// Nothing waits. It is idle and will be woken.
+    Idle,
+    /// Something waits. It is not idle, and takes.
+    Needed,
+    /// The worker has left, or is to leave.
+    Gone,
+}
+
 impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     /// The worker is through with what it had, and takes the next message, if that is no heavier than
-    /// `heaviest`; with 0 it takes none. `read` makes something of
-    /// it under the partition's lock, unless it is alone in its chunk: that is handed over. Both come
+    /// `heaviest`. `read` makes something of it under the partition's lock, unless it is alone in its chunk: that is handed over. Both come
     /// with the moment at which it was taken.
     pub fn take<R>(
         &self,
@@ -85,7 +95,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         if task.works() {
             task.settle(End::Done, *moment.insert(now()));
         }
-        if let Some((&entry, arena)) = task.handed().filter(|_| heaviest > 0) {
+        if let Some((&entry, arena)) = task.handed() {
             // It was sent this one, and does not know yet. It will not start it again.
             let now = moment.unwrap_or_else(&now);
             let value = read(arena, &entry, now);
@@ -105,30 +115,16 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         // It takes another one first, or is not to take any along.
         woken |= has_load && self.give_back(worker, &mut effects);
         let mut read = Some(read);
-        if heaviest == 0 {
-            // It is not going to take any, so it need not look before it is idle.
-            return match self.rest(worker) {
-                false => (Taken::Gone, self.after_take(woken, effects)),
-                true if !self.any_waiting() => {
-                    self.tell_of_room(true, &mut effects);
-                    (Taken::Idle, effects.into())
-                }
-                true => {
-                    woken |= self.take_up(worker);
-                    (Taken::Heavy, self.after_take(woken, effects))
-                }
-            };
-        }
         // Who is woken for nothing again and again is better off receiving its messages in between.
         for _ in 0..4 {
             let mut again = false;
             let mut turns = Turns::from(first);
             while let Some(index) = turns.next(self) {
-                let mut partition = self.partitions[index].lock();
-                if partition.waiting.is_empty() {
-                    partition.rest();
+                let lane = &self.partitions[index];
+                if self.is_empty(lane) {
                     continue;
                 }
+                let mut partition = lane.lock();
                 let now = *moment.get_or_insert_with(&now);
                 let found = look(&mut partition, now, &alive, &self.dropped, &mut effects);
                 let place = match found {
@@ -186,6 +182,32 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             woken |= self.take_up(worker);
         }
         (Taken::Again, self.after_take(woken, effects))
+    }
+
+    /// The worker has been settled, and takes no message: it is idle now, unless one waits. `loaded`: it may have taken
+    /// messages along.
+    pub fn rest_unless_needed(
+        &self,
+        worker: &Arc<Worker<A, P>>,
+        loaded: bool,
+    ) -> (Rested, After<A, P>) {
+        let mut effects = Effects::default();
+        let mut woken = match worker.state() {
+            State::Running => false,
+            State::Leaving | State::Gone => return (Rested::Gone, effects.into()),
+            State::Idle | State::Woken => self.take_up(worker),
+        };
+        woken |= loaded && self.give_back(worker, &mut effects);
+        // It is not going to take any, so it need not look before it is idle.
+        if !self.rest(worker) {
+            return (Rested::Gone, self.after_take(woken, effects));
+        }
+        if !self.any_waiting() {
+            self.tell_of_room(true, &mut effects);
+            return (Rested::Idle, effects.into());
+        }
+        woken |= self.take_up(worker);
+        (Rested::Needed, self.after_take(woken, effects))
     }
 
     /// Copies of the next few messages that the worker has taken along, or does now: how many.

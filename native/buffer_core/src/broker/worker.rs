@@ -189,15 +189,13 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         self.task.lock().settle(end, now)
     }
 
-    /// As `settle`; answers whether anybody still waits for the answer.
-    pub fn settle_answered(&self, end: End, now: i64) -> bool {
+    /// As `settle`; answers whether anybody still waits for the answer, and whether the worker has taken messages along.
+    pub fn settle_answered(&self, end: End, now: i64) -> (bool, bool) {
         let mut task = self.task.lock();
-        let abandoned = task
-            .in_flight
-            .as_ref()
-            .is_some_and(|flight| flight.abandoned);
+        let flight = task.in_flight.as_ref();
+        let abandoned = flight.is_some_and(|flight| flight.abandoned);
         task.settle(end, now);
-        !abandoned
+        (!abandoned, !task.load.is_empty())
     }
 
     /// Whether the answer to this message is up to who asks, and no more to the worker; `None` if the worker does not

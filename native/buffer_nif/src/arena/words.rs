@@ -11,8 +11,8 @@
 //! library is loaded, has them copied, and compares. If anything is not as expected there, or a term has
 //! anything in it that is of another kind, the VM copies it.
 //!
-//! What is copied here refers to nothing outside: neither to binaries that are shared, nor to functions,
-//! references or other nodes. So there is nothing to be given back when it is freed.
+//! What is copied here refers to nothing outside: neither to binaries that are shared, nor to functions, other
+//! nodes, or references to what is counted. So there is nothing to be given back when it is freed.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -47,6 +47,12 @@ static LAYOUT: AtomicU64 = AtomicU64::new(0);
 static SMALL_MAP: AtomicUsize = AtomicUsize::new(0);
 pub(super) const BEFORE_VALUES: usize = 3;
 
+/// The first word of references as `make_ref/0` makes them, which are numbers and nothing else; 0: the VM copies all of
+/// them. Others are of the same kind. Those that refer to something that is counted may have the same first word,
+/// but behind it an address, where these have a mark that is no address.
+static REFERENCE: AtomicUsize = AtomicUsize::new(0);
+const MARK: usize = u32::MAX as usize;
+
 /// Which kinds are known.
 #[derive(Clone, Copy)]
 pub struct Layout(u64);
@@ -61,6 +67,9 @@ impl Layout {
         Self(LAYOUT.load(Ordering::Relaxed))
     }
 
+    /// What references count as that the VM copies.
+    pub const REFERENCE_WORDS: usize = 6;
+
     /// How many words a copy takes besides the term's own; `None`: the VM is to copy it.
     #[inline]
     pub fn words(self, term: Term<'_>) -> Option<usize> {
@@ -69,21 +78,37 @@ impl Layout {
 
     #[inline]
     pub(super) fn words_of(self, term: NIF_TERM) -> Option<usize> {
+        self.measured::<false>(term)
+    }
+
+    /// The same, with all references of this node, whoever copies them.
+    #[inline]
+    pub fn words_with_references(self, term: Term<'_>) -> Option<usize> {
+        self.measured::<true>(term.as_c_arg())
+    }
+
+    #[inline]
+    fn measured<const ALL: bool>(self, term: NIF_TERM) -> Option<usize> {
         let mut left = Self::MOST;
-        self.measure(term, &mut left, DEPTH)?;
+        self.measure::<ALL>(term, &mut left, DEPTH)?;
         Some(Self::MOST - left)
     }
 
     #[inline(always)]
-    fn measure(self, term: NIF_TERM, left: &mut usize, depth: usize) -> Option<()> {
+    fn measure<const ALL: bool>(
+        self,
+        term: NIF_TERM,
+        left: &mut usize,
+        depth: usize,
+    ) -> Option<()> {
         if is_immediate_word(term) {
             return Some(());
         }
         if term & TAG != BOXED {
-            return self.measure_list(term, left, depth);
+            return self.measure_list::<ALL>(term, left, depth);
         }
         let Some(thing) = self.known(term) else {
-            return self.measure_map(term, left, depth);
+            return self.measure_other::<ALL>(term, left, depth);
         };
         *left = left.checked_sub(thing.len())?;
         if !is_tuple(thing) {
@@ -91,14 +116,19 @@ impl Layout {
         }
         for &element in &thing[1..] {
             if !is_immediate_word(element) {
-                self.measure_inner(element, left, depth)?;
+                self.measure_inner::<ALL>(element, left, depth)?;
             }
         }
         Some(())
     }
 
     #[inline]
-    fn measure_inner(self, term: NIF_TERM, left: &mut usize, depth: usize) -> Option<()> {
+    fn measure_inner<const ALL: bool>(
+        self,
+        term: NIF_TERM,
+        left: &mut usize,
+        depth: usize,
+    ) -> Option<()> {
         // What there mostly is inside a tuple.
         if term & TAG == BOXED {
             if let Some(thing) = self.known(term).filter(|thing| !is_tuple(thing)) {
@@ -106,21 +136,47 @@ impl Layout {
                 return Some(());
             }
         }
-        self.measure_deeper(term, left, depth)
+        self.measure_deeper::<ALL>(term, left, depth)
     }
 
     #[inline(never)]
-    fn measure_deeper(self, term: NIF_TERM, left: &mut usize, depth: usize) -> Option<()> {
-        self.measure(term, left, depth.checked_sub(1)?)
+    fn measure_deeper<const ALL: bool>(
+        self,
+        term: NIF_TERM,
+        left: &mut usize,
+        depth: usize,
+    ) -> Option<()> {
+        self.measure::<ALL>(term, left, depth.checked_sub(1)?)
     }
 
     #[inline(never)]
-    fn measure_map(self, boxed: NIF_TERM, left: &mut usize, depth: usize) -> Option<()> {
+    fn measure_other<const ALL: bool>(
+        self,
+        boxed: NIF_TERM,
+        left: &mut usize,
+        depth: usize,
+    ) -> Option<()> {
+        if let Some(reference) = self.reference(boxed) {
+            *left = left.checked_sub(reference.len())?;
+            return Some(());
+        }
+        if ALL && is_reference(boxed) {
+            *left = left.checked_sub(Self::REFERENCE_WORDS)?;
+            return Some(());
+        }
         let map = self.map(boxed)?;
         *left = left.checked_sub(map.len())?;
         let terms = &map[BEFORE_VALUES - 1..];
         let mut inner = terms.iter().filter(|&&term| !is_immediate_word(term));
-        inner.try_for_each(|&term| self.measure_deeper(term, left, depth))
+        inner.try_for_each(|&term| self.measure_deeper::<ALL>(term, left, depth))
+    }
+
+    /// The words of a reference, if it is one of numbers only and they are known.
+    #[inline]
+    fn reference<'a>(self, boxed: NIF_TERM) -> Option<&'a [usize]> {
+        let known = REFERENCE.load(Ordering::Relaxed);
+        let thing = (known != 0 && first_word(boxed) == known).then(|| thing(boxed))?;
+        (thing[1] & MARK == MARK).then_some(thing)
     }
 
     /// The words of a small map, if that is what a term is and they are known.
@@ -140,7 +196,12 @@ impl Layout {
     }
 
     #[inline(never)]
-    fn measure_list(self, mut term: NIF_TERM, left: &mut usize, depth: usize) -> Option<()> {
+    fn measure_list<const ALL: bool>(
+        self,
+        mut term: NIF_TERM,
+        left: &mut usize,
+        depth: usize,
+    ) -> Option<()> {
         if self.0 == 0 {
             return None;
         }
@@ -148,14 +209,14 @@ impl Layout {
             let [head, tail] = cell(term);
             *left = left.checked_sub(2)?;
             if !is_immediate_word(head) {
-                self.measure_inner(head, left, depth)?;
+                self.measure_inner::<ALL>(head, left, depth)?;
             }
             term = tail;
         }
         if is_immediate_word(term) {
             return Some(());
         }
-        self.measure_inner(term, left, depth)
+        self.measure_inner::<ALL>(term, left, depth)
     }
 
     /// The words that a term refers to, if they are of a kind that is known.
@@ -168,10 +229,13 @@ impl Layout {
     }
 
     /// Looks at how this VM lays terms out. Called while the library is loaded.
-    pub fn learn(env: Env<'_>) {
+    ///
+    /// `counted` is a reference to something that is counted.
+    pub fn learn(env: Env<'_>, counted: Term<'_>) {
         let layout = Self::examine(env).unwrap_or(Self(0));
         LAYOUT.store(layout.0, Ordering::Relaxed);
         layout.learn_maps(env);
+        layout.learn_references(env, counted);
     }
 
     fn examine(env: Env<'_>) -> Option<Self> {
@@ -205,6 +269,44 @@ impl Layout {
             SMALL_MAP.store(0, Ordering::Relaxed);
         }
     }
+}
+
+impl Layout {
+    /// The same for references.
+    fn learn_references(self, env: Env<'_>, counted: Term<'_>) {
+        let references = [(); 3].map(|()| Term::from(env.make_ref()));
+        let [first, ..] = references.map(|reference| reference.as_c_arg());
+        let counted = counted.as_c_arg();
+        if self.0 == 0 || [first, counted].iter().any(|term| term & TAG != BOXED) {
+            return;
+        }
+        let [word, other] = [first, counted].map(first_word);
+        // They are of a kind of their own, and those that are counted can be told from others.
+        let words = 1 + (word >> KIND_BITS);
+        let is_new = self.0 & (1 << (word & KIND)) == 0 && word != small_map();
+        if !is_new || word & KIND != other & KIND || !(2..=4).contains(&words) {
+            return;
+        }
+        REFERENCE.store(word, Ordering::Relaxed);
+        let as_expected = references.into_iter().all(|reference| {
+            let pair = (true, reference).encode(env);
+            self.words(reference) == Some(words)
+                && is_copied_well(self, env, reference, words)
+                && is_copied_well(self, env, pair, 3 + words)
+        });
+        // SAFETY: this only reads both terms.
+        let differ = unsafe { enif_is_identical(first, references[1].as_c_arg()) } == 0;
+        if !as_expected || !differ || self.reference(counted).is_some() {
+            REFERENCE.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether a term is a reference of this node, as far as is known.
+#[inline]
+fn is_reference(boxed: NIF_TERM) -> bool {
+    let known = REFERENCE.load(Ordering::Relaxed);
+    known != 0 && first_word(boxed) & KIND == known & KIND
 }
 
 /// Copies of terms, in blocks that never move.
@@ -463,7 +565,7 @@ fn copy(layout: Layout, block: &mut impl Block, term: NIF_TERM, depth: usize) ->
         return copy_list(layout, block, term, depth);
     }
     let Some(thing) = layout.known(term) else {
-        return copy_map(layout, block, term, depth);
+        return copy_other(layout, block, term, depth);
     };
     let at = block.append(thing)?;
     if is_tuple(thing) {
@@ -505,12 +607,16 @@ fn copy_deeper(
 }
 
 #[inline(never)]
-fn copy_map(
+fn copy_other(
     layout: Layout,
     block: &mut impl Block,
     boxed: NIF_TERM,
     depth: usize,
 ) -> Option<NIF_TERM> {
+    if let Some(reference) = layout.reference(boxed) {
+        let at = block.append(reference)?;
+        return Some(block.address(at) | BOXED);
+    }
     let map = layout.map(boxed)?;
     let at = block.append(map)?;
     for (index, &term) in map.iter().enumerate().skip(BEFORE_VALUES - 1) {
