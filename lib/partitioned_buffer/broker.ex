@@ -113,6 +113,14 @@ defmodule PartitionedBuffer.Broker do
   @spec erase_name(t(), atom()) :: :ok
   def erase_name(broker, name), do: Native.broker_erase_name(broker, name)
 
+  @doc "From now on `post/2` finds it by the name of this pool."
+  @spec put_pool(t(), atom()) :: :ok
+  def put_pool(broker, pool), do: Native.broker_put_pool(broker, pool)
+
+  @doc "From now on it does not."
+  @spec erase_pool(t(), atom()) :: :ok
+  def erase_pool(broker, pool), do: Native.broker_erase_pool(broker, pool)
+
   # A reason may refer to the broker, as `from` of a request does: as a term, the broker would keep it, and it the broker.
   @doc "Who serves the broker is about to end, for this reason. The first one counts."
   @spec put_end(t(), term()) :: :ok
@@ -134,6 +142,15 @@ defmodule PartitionedBuffer.Broker do
   @spec send_to(term(), term()) :: :ok | {:wait, id()} | :queue_full | :other
   def send_to(name, message) do
     case Native.broker_send(name, message) do
+      :ok -> :ok
+      asked -> by_name(asked)
+    end
+  end
+
+  @doc "`send_to/2` for the broker of the pool of this name: always all there is to do, unless the message is large."
+  @spec post(atom(), term()) :: :ok | {:wait, id()} | :queue_full | :other
+  def post(pool, message) do
+    case Native.broker_post(pool, message) do
       :ok -> :ok
       asked -> by_name(asked)
     end
@@ -176,18 +193,8 @@ defmodule PartitionedBuffer.Broker do
     end
   end
 
-  @doc "The same of nobody who waits."
-  @spec post(t(), Keeper.server(), term()) :: id() | :queue_full | :closed
-  def post(broker, keeper, message) do
-    case Native.broker_post(broker, message) do
-      id when is_integer(id) -> id
-      :heavy -> ask(broker, keeper, message, nil, nil)
-      other -> asked(other, keeper)
-    end
-  end
-
   @doc """
-  The same for a caller, which is the calling process; and if a worker is idle and nothing waits, the message is handed
+  `ask/5` for a caller, which is the calling process; and if a worker is idle and nothing waits, the message is handed
   over to that one: it is sent `handed/3`. For brokers whose workers call `start/2` then.
 
   Until they do, a message that was handed over can be taken back, and is given to another worker if this one does
@@ -297,8 +304,9 @@ defmodule PartitionedBuffer.Broker do
   @doc """
   The same; or, of messages that nobody waits for, a list of some. The worker starts each by `begin/1`, in order.
 
-  Until it does they wait: any worker that has nothing else to do takes those that are left. So does this one, if it
-  takes again instead.
+  Until it does they wait: any worker that has nothing else to do takes those that are left, or that is about to take a newer
+  message that somebody waits for, or newer ones at all if this one does not come back to them. So does this one, if it takes
+  again instead.
   """
   @spec take_along(worker()) ::
           {message :: term(), reply :: term(), non_neg_integer(), id()}

@@ -109,7 +109,10 @@ defmodule PartitionedBuffer.GenPool do
 
     * A handler that crashes does not take the server along, and its caller gets `{:error, reason}` instead of
       an exit. `reason` is that of the exit.
-    * The order of requests is kept in the queue. With several workers, handlers overtake each other.
+    * The order of requests is kept in the queue. With several workers, handlers overtake each other. If each has a state of
+      its own and the queue no bounds, a worker takes up to 256 casts that wait along, and others begin newer ones
+      meanwhile; those that it has not come to are any idle worker's, and go first if it does not come back to them within
+      10 ms. A call begins after all casts that were accepted before it.
     * `cast/2` says whether it was accepted.
     * `self()` in a handler is a worker. A timer or a task that a handler starts sends to that worker, which
       handles the message whenever it is free, unless it was killed meanwhile; `Process.whereis(pool)` is the
@@ -481,22 +484,39 @@ defmodule PartitionedBuffer.GenPool do
   def cast(pool, message, opts) when is_atom(pool) do
     errors = Options.cast!(opts)
 
-    with {:ok, %{broker: broker, keeper: keeper}} <- Handle.fetch(pool),
-         id when is_integer(id) <- Broker.post(broker, keeper, {:cast, message}) do
-      :ok
-    else
-      :queue_full ->
-        Telemetry.dropped(pool, 1, :queue_full)
-        refused(:queue_full, errors)
-
-      _closed_or_unknown ->
-        {:error, :noproc}
+    case Broker.post(pool, {:cast, message}) do
+      :ok -> :ok
+      {:wait, _id} -> flush(pool)
+      :queue_full -> cast_refused(pool, errors)
+      :other -> cast_other(pool, message, errors)
     end
   end
 
   def cast(pool, message, opts) do
     _ = Options.cast!(opts)
     GenServer.cast(pool, message)
+  end
+
+  # Who causes more to be dropped than is reported waits until that is done.
+  defp flush(pool) do
+    with {:ok, %{keeper: keeper}} <- Handle.fetch(pool), do: Keeper.flush(keeper)
+    :ok
+  end
+
+  # It may be one that takes long to copy.
+  defp cast_other(pool, message, errors) do
+    with {:ok, %{broker: broker, keeper: keeper}} <- Handle.fetch(pool),
+         id when is_integer(id) <- Broker.ask(broker, keeper, {:cast, message}, nil, nil) do
+      :ok
+    else
+      :queue_full -> cast_refused(pool, errors)
+      _closed_or_unknown -> {:error, :noproc}
+    end
+  end
+
+  defp cast_refused(pool, errors) do
+    Telemetry.dropped(pool, 1, :queue_full)
+    refused(:queue_full, errors)
   end
 
   @doc """

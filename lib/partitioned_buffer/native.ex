@@ -558,9 +558,14 @@ defmodule PartitionedBuffer.Native do
           | :heavy
   def broker_hand_over(_broker, _message, _reply), do: not_loaded()
 
-  @spec broker_post(broker(), term()) ::
-          message_id() | {:wait, message_id()} | :queue_full | :closed | :heavy
-  def broker_post(_broker, _message), do: not_loaded()
+  @spec broker_post(atom(), term()) :: :ok | asked_by_name()
+  def broker_post(_pool, _message), do: not_loaded()
+
+  @spec broker_put_pool(broker(), atom()) :: :ok
+  def broker_put_pool(_broker, _pool), do: not_loaded()
+
+  @spec broker_erase_pool(broker(), atom()) :: :ok
+  def broker_erase_pool(_broker, _pool), do: not_loaded()
 
   @spec broker_put_name(broker(), atom(), boolean(), boolean()) :: :ok
   def broker_put_name(_broker, _name, _plain_send?, _plain_call?), do: not_loaded()

@@ -158,17 +158,22 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
   end
 
   defp open(name, config, pool) do
-    case Native.open(name, 1, config) do
+    case Native.open(name, places(config), config) do
       {:created, broker} -> broker
       {:adopted, old} -> take_over(old, name, config, pool)
     end
   end
 
+  # What is in one order need not be in one place, if nothing is bounded.
+  defp places(%{order: :fifo, max: :infinity, timeout: :infinity, codel: nil}), do: :lanes
+  defp places(_config), do: 1
+
   # Its former workers may still hold the old one, so it is given up.
   defp take_over(old, name, config, pool) do
     :ok = Native.close(old)
     :ok = Native.release(old)
-    {:created, new} = Native.open(name, 1, %{config | max: :infinity, timeout: :infinity})
+    unbounded = %{config | max: :infinity, timeout: :infinity}
+    {:created, new} = Native.open(name, places(config), unbounded)
     calls = move(old, new, 0)
     :ok = Native.configure(new, config)
     if calls > 0, do: Telemetry.dropped(pool, calls, :caller_down)

@@ -1,6 +1,6 @@
 defmodule PartitionedBuffer.GenPool.Handle do
   @moduledoc false
-  # From a pool's name to its broker: one read of `:persistent_term`.
+  # From a pool's name to its broker: one read of `:persistent_term`; and natively, for those who need nothing besides.
   #
   # Invariant: the handle of a running pool is there from before its first worker starts until its requests
   # are refused. One that a killed pool has left refers to a broker that nobody takes from; who asks it sees
@@ -22,7 +22,8 @@ defmodule PartitionedBuffer.GenPool.Handle do
   @spec put(atom(), BrokerServer.handle(), pid()) :: :ok
   def put(pool, %{broker: broker, keeper: keeper}, watch) do
     handle = %__MODULE__{broker: broker, keeper: keeper, watch: watch}
-    :persistent_term.put(key(pool), handle)
+    :ok = :persistent_term.put(key(pool), handle)
+    Broker.put_pool(broker, pool)
   end
 
   @doc "Why the process that is watched has ended; `reason` is that of a monitor, perhaps of one that came too late."
@@ -48,6 +49,7 @@ defmodule PartitionedBuffer.GenPool.Handle do
   @doc "Another pool of the name may have put its own meanwhile."
   @spec erase(atom(), Broker.t()) :: :ok
   def erase(pool, broker) do
+    :ok = Broker.erase_pool(broker, pool)
     with {:ok, %{broker: ^broker}} <- fetch(pool), do: :persistent_term.erase(key(pool))
     :ok
   end

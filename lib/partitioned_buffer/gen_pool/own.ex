@@ -74,7 +74,7 @@ defmodule PartitionedBuffer.GenPool.Own do
     after
       0 ->
         case Signals.attention(elem(own, 3)) do
-          0 -> taken(own, state, w, Broker.take(elem(own, 0)))
+          0 -> taken(own, state, w, Broker.take_along(elem(own, 0)))
           _to_be_fetched -> w |> Worker.with_state(state) |> Worker.loop()
         end
     end
@@ -120,6 +120,35 @@ defmodule PartitionedBuffer.GenPool.Own do
     end
   end
 
+  def taken(own, state, w, [_ | _] = casts), do: along(own, state, w, casts)
   def taken(own, state, w, :idle), do: rest(own, state, w)
   def taken(_own, state, w, other), do: w |> Worker.with_state(state) |> Worker.taken(other)
+
+  # Casts that nobody waits for. Each is any worker's until it has been begun: whatever comes in between, those that are
+  # left are taken again, by this one or by another.
+  defp along(own, state, w, [{:cast, message} | casts]) do
+    if Broker.begin(elem(own, 0)) do
+      case Callback.cast(elem(own, 2), message, state) do
+        {:noreply, state} -> along_next(own, state, w, casts)
+        outcome -> w |> Worker.with_state(state) |> Worker.returned(:cast, outcome, nil, nil)
+      end
+    else
+      next(own, state, w)
+    end
+  end
+
+  defp along_next(own, state, w, []), do: next(own, state, w)
+
+  # As `next/3`.
+  defp along_next(own, state, w, casts) do
+    receive do
+      message -> w |> Worker.with_state(state) |> Worker.mailbox(message)
+    after
+      0 ->
+        case Signals.attention(elem(own, 3)) do
+          0 -> along(own, state, w, casts)
+          _to_be_fetched -> w |> Worker.with_state(state) |> Worker.loop()
+        end
+    end
+  end
 end

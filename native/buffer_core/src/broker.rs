@@ -44,6 +44,8 @@
 //! What is taken along leaves a partition under its lock, and `loads` is raised before it is shown that the partition
 //! is empty. So an idle worker that finds it so sees that somebody has a load. It has that put back, and takes from
 //! there; who puts back sees to it that somebody is woken, as a sender does.
+//! A message that somebody waits for is started after all older ones: whoever finds it has what others have taken along put back
+//! first, and it is not handed over beside that.
 //!
 //! # Files
 //!
@@ -409,9 +411,14 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
 
     /// Whether a message of this partition that came at this moment has to wait for one of another.
     fn is_older_elsewhere(&self, index: usize, at: i64) -> bool {
-        let mut others = self.partitions.iter().enumerate();
-        self.ordered
-            && others.any(|(other, lane)| other != index && (lane.front(), other) < (at, index))
+        self.ordered && self.fronts_before(index, at).any(|other| other != index)
+    }
+
+    /// Partitions whose oldest message goes before one of this partition that came at this moment.
+    fn fronts_before(&self, index: usize, at: i64) -> impl Iterator<Item = usize> + '_ {
+        let fronts = self.partitions.iter().map(Lane::front).enumerate();
+        let before = fronts.filter(move |&(other, front)| (front, other) < (at, index));
+        before.map(|(other, _)| other)
     }
 
     fn wake(&self, urgent: bool) -> Option<Arc<Worker<A, P>>> {

@@ -9,7 +9,9 @@
 //!    has failed, if it died.
 //! 4. What was taken along and not started is told as waiting: the account holds, and no message waits beside an idle
 //!    worker unless one has been woken.
-//! 5. When all messages have left, no arena holds a waiting one.
+//! 5. A message that is not loose is started when nothing older waits, whoever has taken that along. Who comes for more
+//!    long after another worker has looked at what it has taken along finds nothing older with that one.
+//! 6. When all messages have left, no arena holds a waiting one.
 #![cfg(not(loom))]
 
 #[path = "support/ledger.rs"]
@@ -29,6 +31,9 @@ use proptest::prelude::*;
 
 type Desk = Broker<Ints, u8>;
 
+// As long as a worker may keep what it has taken along from others, or longer.
+const LATE: i64 = 1_000_000_000;
+
 #[derive(Debug, Clone)]
 enum Op {
     Ask {
@@ -44,6 +49,7 @@ enum Op {
     Dismiss(usize),
     Die(usize),
     Bound(bool),
+    Pass,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -59,6 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => worker.clone().prop_map(Op::Dismiss),
         1 => worker.prop_map(Op::Die),
         1 => any::<bool>().prop_map(Op::Bound),
+        1 => Just(Op::Pass),
     ]
 }
 
@@ -66,15 +73,18 @@ struct Hand {
     worker: Arc<Worker<Ints, u8>>,
     // What it has copies of and has not begun.
     copies: VecDeque<u64>,
+    looked_at: i64,
     at_work: bool,
 }
 
 struct Run {
     desk: Desk,
     hands: Vec<Hand>,
-    // Those that were not started, with whether they are loose.
-    waiting: BTreeMap<u64, bool>,
+    // Those that were not started, with whether they are loose, and when they came.
+    waiting: BTreeMap<u64, (bool, i64)>,
     sent: u64,
+    // It passes when nothing else happens.
+    time: i64,
     started: u64,
     done: u64,
     failed: u64,
@@ -90,6 +100,7 @@ impl Run {
         let hands = (0..workers).map(|index| Hand {
             worker: desk.join(index as u8),
             copies: VecDeque::new(),
+            looked_at: i64::MIN,
             at_work: false,
         });
         let hands = hands.collect();
@@ -98,10 +109,15 @@ impl Run {
             hands,
             waiting: BTreeMap::new(),
             sent: 0,
+            time: 0,
             started: 0,
             done: 0,
             failed: 0,
         }
+    }
+
+    fn now(&self) -> i64 {
+        self.sent as i64 + self.time
     }
 
     fn step(&mut self, op: &Op) {
@@ -123,6 +139,7 @@ impl Run {
                 hand.copies.clear();
                 self.desk.withdraw(&hand.worker);
             }
+            Op::Pass => self.time += LATE,
             Op::Dismiss(worker) => self.leave(index(worker), true),
             Op::Die(worker) => self.leave(index(worker), false),
             Op::Bound(bound) => {
@@ -143,7 +160,7 @@ impl Run {
             let value = self.sent;
             let ask = Ask {
                 caller: None,
-                now: value as i64,
+                now: self.now(),
                 due: i64::MAX,
                 weight: 1,
                 alone: false,
@@ -160,21 +177,23 @@ impl Run {
                 self.desk.ask(lane, &ask, store).0,
                 Asked::Accepted(_)
             ));
-            self.waiting.insert(value, loose);
+            self.waiting.insert(value, (loose, self.now()));
         }
     }
 
     fn start(&mut self, index: usize, value: u64) {
         let oldest = self.waiting.keys().next().copied();
-        assert!(self.hands.len() > 1 || oldest == Some(value), "{oldest:?}");
-        assert!(self.waiting.remove(&value).is_some(), "{value} again");
+        let loose = self.waiting.remove(&value);
+        assert!(loose.is_some(), "{value} again");
+        let free = self.hands.len() > 1 && loose.is_some_and(|(loose, _)| loose);
+        assert!(free || oldest == Some(value), "{value}, not {oldest:?}");
         self.started += 1;
         self.done += u64::from(std::mem::replace(&mut self.hands[index].at_work, true));
     }
 
     fn take(&mut self, index: usize, along: bool) {
         let worker = Arc::clone(&self.hands[index].worker);
-        let now = || self.sent as i64;
+        let now = || self.now();
         let read = |arena: &Ints, entry: &Entry<u8>, _now| {
             let at = entry.message as usize;
             values(arena, at..at + 1)[0]
@@ -197,8 +216,14 @@ impl Run {
                 assert!(copies.is_sorted());
                 assert!(copies
                     .iter()
-                    .all(|value| self.waiting.get(value) == Some(&true)));
+                    .all(|value| self.waiting.get(value).is_some_and(|(loose, _)| *loose)));
+                let late = self.now() - LATE;
+                let mut others = self.hands.iter().enumerate();
+                if others.all(|(other, hand)| other == index || hand.looked_at <= late) {
+                    assert_eq!(self.waiting.keys().next(), copies.first());
+                }
                 self.hands[index].copies = copies.into();
+                self.hands[index].looked_at = self.now();
             }
             Taken::Idle => assert!(self.waiting.is_empty()),
             _ => unreachable!("no other answer is possible here"),
@@ -244,10 +269,11 @@ impl Run {
                 .take_along(&worker, || 0, 1, |_| true, |_, _| (), read);
             assert!(matches!(taken.0, Taken::Gone));
         }
-        self.desk.leave(&worker, self.sent as i64);
+        self.desk.leave(&worker, self.now());
         let hand = Hand {
             worker: self.desk.join(index as u8),
             copies: VecDeque::new(),
+            looked_at: i64::MIN,
             at_work: false,
         };
         let was_at_work = std::mem::replace(&mut self.hands[index], hand).at_work;
@@ -264,7 +290,7 @@ impl Run {
         let waiting = self.waiting.len();
         assert_eq!((figures.waiting, self.desk.waiting()), (waiting, waiting));
         assert_eq!(figures.bytes, waiting as u64);
-        let oldest = self.waiting.keys().next().map(|&value| value as i64);
+        let oldest = self.waiting.values().next().map(|&(_, at)| at);
         assert_eq!(figures.oldest, oldest);
         let counts = figures.counts;
         assert_eq!((counts.accepted, counts.started), (self.sent, self.started));

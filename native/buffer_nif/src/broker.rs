@@ -27,7 +27,7 @@ use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::{immediate_word, Arena, Copies, Frozen, Handle};
 use crate::entry::nif;
-use crate::names::BROKERS;
+use crate::names::{BROKERS, POOLS};
 use crate::reclaimer::reclaim;
 use crate::weigh::{account, Limits, Scale};
 use crate::{atoms, clock};
@@ -424,12 +424,26 @@ fn hand_over_to<'a>(env: Env<'a>, [broker, message, reply]: [Term<'a>; 3]) -> Te
 
 nif!(broker_post / 2, post);
 
-/// As `broker_send`, by a handle and whatever is to be done besides. Bounded.
-fn post<'a>(env: Env<'a>, [broker, message]: [Term<'a>; 2]) -> Term<'a> {
-    match broker.decode::<Handle<SharedBroker>>() {
-        Ok(broker) => ask_of_nobody(broker.0, message, How::Stored),
-        Err(_) => atoms::unknown().encode(env),
-    }
+/// As `broker_send`, to the broker of the pool of this name. Bounded.
+fn post<'a>(env: Env<'a>, [pool, message]: [Term<'a>; 2]) -> Term<'a> {
+    let asked = immediate_word(pool)
+        .and_then(|word| POOLS.with(word, |shared| ask_of_nobody(shared, message, How::Loose)));
+    asked.unwrap_or_else(|| atoms::unknown().encode(env))
+}
+
+/// From now on this atom is the name of the broker's pool. O(pools).
+#[rustler::nif]
+fn broker_put_pool(broker: Handle<'_, SharedBroker>, pool: Term<'_>) -> NifResult<Atom> {
+    let shared = broker.0.this.upgrade().ok_or(Error::BadArg)?;
+    POOLS.put(immediate_word(pool).ok_or(Error::BadArg)?, &shared);
+    Ok(atoms::ok())
+}
+
+/// From now on it is not, if it was. O(pools).
+#[rustler::nif]
+fn broker_erase_pool(broker: Handle<'_, SharedBroker>, pool: Term<'_>) -> NifResult<Atom> {
+    POOLS.erase(immediate_word(pool).ok_or(Error::BadArg)?, broker.0);
+    Ok(atoms::ok())
 }
 
 fn ask_of_nobody<'a>(shared: &SharedBroker, message: Term<'a>, how: How) -> Term<'a> {

@@ -26,8 +26,10 @@ pub struct Names<T: 'static>(Lazy<ArcSwap<Table<T>>>);
 
 /// Buffers.
 pub static BUFFERS: Names<Shared> = Names::new();
-/// Brokers.
+/// Brokers of GenBuffers.
 pub static BROKERS: Names<SharedBroker> = Names::new();
+/// Brokers of pools.
+pub static POOLS: Names<SharedBroker> = Names::new();
 
 /// Spreads the words of atoms, which count up in steps of 64.
 #[derive(Default)]

@@ -152,7 +152,8 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         store: &mut Option<impl FnOnce(&mut Segment<A>) -> Stored>,
         effects: &mut Effects<A, P>,
     ) -> Option<(u64, Arc<Worker<A, P>>)> {
-        if !self.free.load(Ordering::Relaxed) || self.ordered && self.oldest().is_some() {
+        let older = || self.oldest().is_some() || self.loads.load(Ordering::Relaxed) > 0;
+        if !self.free.load(Ordering::Relaxed) || self.ordered && older() {
             return None;
         }
         let count = self.partitions.len();

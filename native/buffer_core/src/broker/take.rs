@@ -42,6 +42,10 @@ pub enum Rested {
 }
 
 impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
+    /// Who has not come back for so many nanoseconds to what it has taken along does not keep it from others that would
+    /// take newer ones: its handler is slow.
+    const LATE: i64 = 10_000_000;
+
     /// The worker is through with what it had, and takes the next message, if that is no heavier than
     /// `heaviest`. `read` makes something of it under the partition's lock, unless it is alone in its chunk: that is handed over. Both come
     /// with the moment at which it was taken.
@@ -104,10 +108,18 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             return (Taken::Message(value), self.after_take(woken, effects));
         }
         let first = task.turn();
-        let has_load = !task.load.is_empty();
+        let mut has_load = !task.load.is_empty();
         drop(task);
         if let Some(copy) = copy.filter(|_| self.ordered) {
-            let count = self.copies(worker, || *moment.get_or_insert_with(&now), has_load, copy);
+            if self.others_have_load(has_load) {
+                // What came before goes first, if nobody comes to it.
+                let late = *moment.get_or_insert_with(&now) - Self::LATE;
+                while self.call_in(worker, late, &mut effects) {
+                    woken = true;
+                }
+            }
+            let moment = || *moment.get_or_insert_with(&now);
+            let count = self.copies(worker, moment, &mut has_load, copy);
             if count > 0 {
                 return (Taken::Copies(count), self.after_take(woken, effects));
             }
@@ -116,7 +128,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         woken |= has_load && self.give_back(worker, &mut effects);
         let mut read = Some(read);
         // Who is woken for nothing again and again is better off receiving its messages in between.
-        for _ in 0..4 {
+        'tries: for _ in 0..4 {
             let mut again = false;
             let mut turns = Turns::from(first);
             while let Some(index) = turns.next(self) {
@@ -141,6 +153,12 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 let in_order = partition.config.order == Order::Fifo;
                 if in_order && self.is_older_elsewhere(index, entry.at) {
                     continue;
+                }
+                // Somebody waits for this one, and not for those that others have taken along, but those came before.
+                if in_order && !entry.loose && self.others_have_load(false) {
+                    drop(partition);
+                    woken |= self.call_in(worker, i64::MAX, &mut effects);
+                    continue 'tries;
                 }
                 if entry.weight > heaviest {
                     drop(partition);
@@ -167,7 +185,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 break;
             }
             // Others have some that they have not come to yet.
-            if self.call_in(worker, &mut effects) {
+            if self.call_in(worker, i64::MAX, &mut effects) {
                 woken = true;
                 continue;
             }
@@ -210,23 +228,25 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         (Rested::Needed, self.after_take(woken, effects))
     }
 
-    /// Copies of the next few messages that the worker has taken along, or does now: how many.
+    /// Copies of the next few messages that the worker has taken along, or does now: how many. It may have taken some
+    /// along, and others go first.
     fn copies(
         &self,
         worker: &Worker<A, P>,
         now: impl FnOnce() -> i64,
-        has_load: bool,
+        has_load: &mut bool,
         mut copy: impl FnMut(&A, Range<usize>),
     ) -> usize {
-        let is_older = |index, at| self.is_older_elsewhere(index, at);
+        // In its own partition as well: what another worker had taken along may be there again.
+        let is_older = |index, at| self.fronts_before(index, at).next().is_some();
         let mut copies = |has_load| match has_load {
             true => worker.task.lock().load.copy(is_older, &mut copy),
             false => 0,
         };
-        let mut count = copies(has_load);
+        let mut count = copies(*has_load);
         if count == 0 {
-            let lent = self.lend(worker, has_load);
-            count = copies(lent);
+            *has_load = self.lend(worker, *has_load);
+            count = copies(*has_load);
         }
         if count > 0 {
             worker.task.lock().copied_at(now());
@@ -284,15 +304,21 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         any
     }
 
-    /// Has messages that another worker has taken along wait again. Whether there were any.
-    fn call_in(&self, worker: &Worker<A, P>, effects: &mut Effects<A, P>) -> bool {
-        if self.loads.load(Ordering::Relaxed) == 0 {
+    /// Whether anybody else has taken messages along.
+    fn others_have_load(&self, has_load: bool) -> bool {
+        self.loads.load(Ordering::Relaxed) > usize::from(has_load)
+    }
+
+    /// Has messages wait again that another worker has taken along and looked at no later than then. Whether there were
+    /// any.
+    fn call_in(&self, worker: &Worker<A, P>, until: i64, effects: &mut Effects<A, P>) -> bool {
+        if !self.others_have_load(false) {
             return false;
         }
         let workers = self.workers();
         let mut others = workers
             .iter()
-            .filter(|other| !std::ptr::eq(&***other, worker));
+            .filter(|other| !std::ptr::eq(&***other, worker) && other.looked_by(until));
         others.any(|other| self.give_back(other, effects))
     }
 

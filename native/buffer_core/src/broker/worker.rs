@@ -169,6 +169,11 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         Some((gone, task.load.is_empty()))
     }
 
+    /// Whether it was no later than then that it was given copies of what it has taken along.
+    pub(super) fn looked_by(&self, until: i64) -> bool {
+        self.task.lock().copied_at <= until
+    }
+
     /// The id of the message that was handed to it and that it has not started.
     pub(super) fn handed(&self) -> Option<u64> {
         self.task.lock().handed.map(|entry| entry.id)
