@@ -86,7 +86,7 @@ defmodule PartitionedBuffer.Broker do
 
   @doc """
   Sets or clears bits of what workers have to look after before they take. What they mean is up to who calls this. A
-  worker that is idle has to be woken besides.
+  worker that is idle has to be woken besides; of the first bit those are told that are about to be.
   """
   @spec attend(t(), 0..255, boolean()) :: :ok
   def attend(broker, bits, set?), do: Native.broker_attend(broker, bits, set?)
@@ -295,10 +295,11 @@ defmodule PartitionedBuffer.Broker do
 
   @doc """
   Is through with the message that was taken before, and takes the next one, with the nanoseconds that it
-  has waited, and its id. `:idle`: there is none, and `wake/0` will come. `:gone`: it has been dismissed, or has left.
+  has waited, and its id. `:idle`: there is none, and `wake/0` will come. `:attend`: the same, but there is something to
+  look after (`attend/3`). `:gone`: it has been dismissed, or has left.
   """
   @spec take(worker()) ::
-          {message :: term(), reply :: term(), non_neg_integer(), id()} | :idle | :gone
+          {message :: term(), reply :: term(), non_neg_integer(), id()} | :idle | :attend | :gone
   def take(worker), do: taken(Native.broker_take(worker), worker)
 
   @doc """
@@ -307,11 +308,15 @@ defmodule PartitionedBuffer.Broker do
   Until it does they wait: any worker that has nothing else to do takes those that are left, or that is about to take a newer
   message that somebody waits for, or newer ones at all if this one does not come back to them. So does this one, if it takes
   again instead.
+
+  `:attend`, if there is something to look after before: it has taken nothing, is not through with what it had, and may be
+  idle.
   """
   @spec take_along(worker()) ::
           {message :: term(), reply :: term(), non_neg_integer(), id()}
           | [message :: term(), ...]
           | :idle
+          | :attend
           | :gone
   def take_along(worker) do
     case Native.broker_take_along(worker) do
@@ -322,14 +327,14 @@ defmodule PartitionedBuffer.Broker do
 
   @doc """
   Is through with the message before, and starts the next one of the list. `false`: it is not the worker's any more,
-  nor are those behind it, and the worker takes again.
+  nor are those behind it, or there is something to look after; and the worker takes again.
   """
   @spec begin(worker()) :: boolean()
   def begin(worker), do: Native.broker_begin(worker)
 
   @doc "What `take/1` answers, if this is what the native call has answered that took."
   @spec taken(Native.taken(), worker()) ::
-          {message :: term(), reply :: term(), non_neg_integer(), id()} | :idle | :gone
+          {message :: term(), reply :: term(), non_neg_integer(), id()} | :idle | :attend | :gone
   def taken(:again, worker), do: take(worker)
   def taken(:heavy, worker), do: take_dirty(worker)
   def taken(taken, _worker), do: taken
@@ -365,10 +370,11 @@ defmodule PartitionedBuffer.Broker do
 
   @doc """
   `reply/3` and `take/1`: for a process of this node they are one native call. Whatever has come to the worker's
-  mailbox is to be looked at before: the message that is taken has been started.
+  mailbox is to be looked at before: the message that is taken has been started. `:attend`: it has taken nothing, and may be
+  idle.
   """
   @spec reply_take(worker(), pid() | Process.dest() | reference(), term()) ::
-          {message :: term(), reply :: term(), non_neg_integer(), id()} | :idle | :gone
+          {message :: term(), reply :: term(), non_neg_integer(), id()} | :idle | :attend | :gone
   def reply_take(worker, to, answer) do
     case Native.broker_reply_take(worker, to, answer) do
       :idle ->
@@ -385,11 +391,14 @@ defmodule PartitionedBuffer.Broker do
 
   @doc "The same, but if anything waits it answers `:more`, and takes nothing."
   @spec reply_rest(worker(), pid() | Process.dest() | reference(), term()) ::
-          :more | :idle | :gone
+          :more | :idle | :attend | :gone
   def reply_rest(worker, to, answer) do
     case Native.broker_reply_rest(worker, to, answer) do
       :idle ->
         :idle
+
+      :attend ->
+        :attend
 
       :elsewhere ->
         :ok = reply(worker, to, answer)

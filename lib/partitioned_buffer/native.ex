@@ -499,6 +499,7 @@ defmodule PartitionedBuffer.Native do
   @type taken ::
           {message :: term(), reply :: term(), non_neg_integer(), message_id()}
           | :idle
+          | :attend
           | :again
           | :heavy
           | :gone
@@ -619,7 +620,8 @@ defmodule PartitionedBuffer.Native do
   @spec broker_reply_take(worker(), term(), term()) :: taken() | :elsewhere
   def broker_reply_take(_worker, _to, _answer), do: not_loaded()
 
-  @spec broker_reply_rest(worker(), term(), term()) :: :idle | :again | :gone | :elsewhere
+  @spec broker_reply_rest(worker(), term(), term()) ::
+          :idle | :attend | :again | :gone | :elsewhere
   def broker_reply_rest(_worker, _to, _answer), do: not_loaded()
 
   @spec broker_put_end(broker(), term()) :: :ok

@@ -7,33 +7,25 @@ defmodule PartitionedBuffer.GenPool.Own do
   # words to look through and to copy, goes along as it is, and gets its state, and whatever is not usual, from here.
 
   alias PartitionedBuffer.Broker
-  alias PartitionedBuffer.GenPool.{Answer, Callback, Signals, Worker}
+  alias PartitionedBuffer.GenPool.{Answer, Callback, Worker}
 
   require Broker
 
   @typedoc "What never changes."
   @opaque t ::
-            {Broker.worker(), call :: fun(), cast :: fun(), Signals.t(), Broker.t(),
-             answers :: reference(), idle_ms :: timeout()}
+            {Broker.worker(), call :: fun(), cast :: fun(), Broker.t(), answers :: reference(),
+             idle_ms :: timeout()}
 
   @spec new(Worker.setup(), Broker.worker()) :: t()
   def new(%{module: module} = setup, worker) do
     # Calling them looks no function up.
-    {worker, &module.handle_call/3, &module.handle_cast/2, setup.signals, setup.broker,
-     setup.answers, setup.idle_ms}
-  end
-
-  # It has found nothing, but looks again: what came in between was not signalled to an idle worker.
-  defp rest(own, state, w) do
-    case Signals.attention(elem(own, 3)) do
-      0 -> wait(own, state, w)
-      _to_be_fetched -> w |> Worker.with_state(state) |> Worker.taken(:idle)
-    end
+    {worker, &module.handle_call/3, &module.handle_cast/2, setup.broker, setup.answers,
+     setup.idle_ms}
   end
 
   @doc "It is idle, and waits."
   @spec wait(t(), state :: term(), Worker.t()) :: no_return()
-  def wait({worker, _call, _cast, _signals, _broker, _answers, idle_ms} = own, state, w) do
+  def wait({worker, _call, _cast, _broker, _answers, idle_ms} = own, state, w) do
     receive do
       Broker.handed(id, {:call, message}, {_pid, ref} = caller) when is_reference(ref) ->
         # How long it has waited does not have to be known: nobody listens.
@@ -50,7 +42,7 @@ defmodule PartitionedBuffer.GenPool.Own do
   end
 
   # Mostly there is no other request: then it waits in its mailbox at once, and has no need to look into it before.
-  defp handed({worker, call, _, _, broker, answers, _} = own, state, w, message, caller, id) do
+  defp handed({worker, call, _, broker, answers, _} = own, state, w, message, caller, id) do
     from = Answer.from(caller, broker, id, answers)
 
     case Callback.call(call, message, from, state) do
@@ -58,7 +50,8 @@ defmodule PartitionedBuffer.GenPool.Own do
         {pid, ref} = caller
 
         case Broker.reply_rest(worker, pid, {ref, reply}) do
-          :idle -> rest(own, state, w)
+          :idle -> wait(own, state, w)
+          :attend -> taken(own, state, w, :attend)
           _more_or_gone -> next(own, state, w)
         end
 
@@ -67,16 +60,16 @@ defmodule PartitionedBuffer.GenPool.Own do
     end
   end
 
-  # What is in the mailbox first.
+  # What is in the mailbox first. A cast that it has just handled is over then; otherwise it is when the next one is taken.
   defp next(own, state, w) do
+    worker = elem(own, 0)
+
     receive do
-      message -> w |> Worker.with_state(state) |> Worker.mailbox(message)
+      message ->
+        :ok = Broker.done(worker, :done)
+        w |> Worker.with_state(state) |> Worker.mailbox(message)
     after
-      0 ->
-        case Signals.attention(elem(own, 3)) do
-          0 -> taken(own, state, w, Broker.take_along(elem(own, 0)))
-          _to_be_fetched -> w |> Worker.with_state(state) |> Worker.loop()
-        end
+      0 -> taken(own, state, w, Broker.take_along(worker))
     end
   end
 
@@ -84,7 +77,7 @@ defmodule PartitionedBuffer.GenPool.Own do
   @spec taken(t(), state :: term(), Worker.t(), term()) :: no_return()
   def taken(own, state, w, {{:call, message}, {_pid, ref} = caller, _ns, id})
       when is_reference(ref) do
-    {worker, call, _cast, signals, broker, answers, _idle_ms} = own
+    {worker, call, _cast, broker, answers, _idle_ms} = own
     from = Answer.from(caller, broker, id, answers)
 
     case Callback.call(call, message, from, state) do
@@ -98,13 +91,7 @@ defmodule PartitionedBuffer.GenPool.Own do
             :ok = Broker.reply(worker, pid, answer)
             w |> Worker.with_state(state) |> Worker.mailbox(message)
         after
-          0 ->
-            if Signals.attention(signals) == 0 do
-              taken(own, state, w, Broker.reply_take(worker, pid, answer))
-            else
-              :ok = Broker.reply(worker, pid, answer)
-              w |> Worker.with_state(state) |> Worker.loop()
-            end
+          0 -> taken(own, state, w, Broker.reply_take(worker, pid, answer))
         end
 
       outcome ->
@@ -113,7 +100,7 @@ defmodule PartitionedBuffer.GenPool.Own do
   end
 
   # Taking the next one settles a cast.
-  def taken({_, _, cast, _, _, _, _} = own, state, w, {{:cast, message}, nil, _ns, _id}) do
+  def taken({_, _, cast, _, _, _} = own, state, w, {{:cast, message}, nil, _ns, _id}) do
     case Callback.cast(cast, message, state) do
       {:noreply, state} -> next(own, state, w)
       outcome -> w |> Worker.with_state(state) |> Worker.returned(:cast, outcome, nil, nil)
@@ -121,7 +108,13 @@ defmodule PartitionedBuffer.GenPool.Own do
   end
 
   def taken(own, state, w, [_ | _] = casts), do: along(own, state, w, casts)
-  def taken(own, state, w, :idle), do: rest(own, state, w)
+  def taken(own, state, w, :idle), do: wait(own, state, w)
+
+  def taken(own, state, w, :attend) do
+    :ok = Broker.done(elem(own, 0), :done)
+    w |> Worker.with_state(state) |> Worker.taken(:attend)
+  end
+
   def taken(_own, state, w, other), do: w |> Worker.with_state(state) |> Worker.taken(other)
 
   # Casts that nobody waits for. Each is any worker's until it has been begun: whatever comes in between, those that are
@@ -142,13 +135,11 @@ defmodule PartitionedBuffer.GenPool.Own do
   # As `next/3`.
   defp along_next(own, state, w, casts) do
     receive do
-      message -> w |> Worker.with_state(state) |> Worker.mailbox(message)
+      message ->
+        :ok = Broker.done(elem(own, 0), :done)
+        w |> Worker.with_state(state) |> Worker.mailbox(message)
     after
-      0 ->
-        case Signals.attention(elem(own, 3)) do
-          0 -> along(own, state, w, casts)
-          _to_be_fetched -> w |> Worker.with_state(state) |> Worker.loop()
-        end
+      0 -> along(own, state, w, casts)
     end
   end
 end

@@ -235,6 +235,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
     do: request(w, message, caller, queue_ns, id, :taken)
 
   def taken(w, :idle), do: rest(w)
+  def taken(w, :attend), do: w |> withdraw() |> loop()
 
   # One that it was sent while it was idle, unless it was taken back since.
   defp handed(%{shared: shared} = w, id, message, caller) do

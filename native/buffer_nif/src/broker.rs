@@ -62,6 +62,9 @@ pub struct SharedBroker {
 const PLAIN_SEND: u8 = 1;
 const PLAIN_CALL: u8 = 2;
 
+/// Of what workers have to look after: that of which those are told that are about to be idle.
+const CALLED: u8 = 1;
+
 /// A worker of a broker.
 pub struct Member {
     broker: Arc<SharedBroker>,
@@ -154,6 +157,12 @@ impl Member {
         form: impl Fn(Term<'a>, Term<'a>, i64, u64) -> Term<'a>,
     ) -> Term<'a> {
         take(env, self, now, Limits::BYTES as u32, form)
+    }
+
+    /// Whether no worker is to be idle, nor to take, before it has looked after something.
+    fn is_called(&self) -> bool {
+        // Seen as below.
+        self.broker.attention.load(Ordering::Relaxed) & CALLED != 0
     }
 
     /// Whether there is anything that it has to look after before it takes.
@@ -255,8 +264,8 @@ fn broker_work_alone(broker: Handle<'_, SharedBroker>, alone: bool) -> Atom {
     atoms::ok()
 }
 
-/// Sets or clears bits of what its workers have to look after before they take; what they mean is up to them. Those
-/// that are idle then are not told. O(1).
+/// Sets or clears bits of what its workers have to look after before they take; what they mean is up to them, but that
+/// nobody becomes idle beside the first one. Those that are idle then are not told. O(1).
 #[rustler::nif]
 fn broker_attend(broker: Handle<'_, SharedBroker>, bits: u8, set: bool) -> Atom {
     let attention = &broker.0.attention;
@@ -636,11 +645,15 @@ fn broker_join<'a>(env: Env<'a>, broker: Handle<'_, SharedBroker>) -> NifResult<
 nif!(broker_take / 1, take_next);
 
 /// The worker is through with its message and takes the next one: `{message, reply, ns it has waited, id}`;
-/// `:idle` (it will be sent `:"$broker_wake"`, or a message); or, not idle, `:again`, `:heavy` (call the `_dirty`
+/// `:idle` (it will be sent `:"$broker_wake"`, or a message); `:attend` (the same, and the first bit of what has to be
+/// looked after is set); or, not idle, `:again`, `:heavy` (call the `_dirty`
 /// twin) or `:gone` (it has left). Bounded.
 fn take_next<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
     match worker.decode::<Handle<Member>>() {
-        Ok(worker) => take(env, worker.0, clock::now, Limits::BYTES as u32, four(env)),
+        Ok(Handle(member)) => {
+            let taken = take(env, member, clock::now, Limits::BYTES as u32, four(env));
+            attended(env, member, taken)
+        }
         Err(_) => atoms::gone().encode(env),
     }
 }
@@ -648,16 +661,21 @@ fn take_next<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
 /// The same for messages of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn broker_take_dirty<'a>(env: Env<'a>, worker: Handle<'_, Member>) -> Term<'a> {
-    take(env, worker.0, clock::now, u32::MAX, four(env))
+    let taken = take(env, worker.0, clock::now, u32::MAX, four(env));
+    attended(env, worker.0, taken)
 }
 
 nif!(broker_take_along / 1, take_along);
 
-/// As `broker_take`; or of messages that nobody waits for a list of some, each of which `broker_begin` starts. Bounded.
+/// As `broker_take`; or of messages that nobody waits for a list of some, each of which `broker_begin` starts; or
+/// `:attend`, if that bit is set, whether it is idle or not. Bounded.
 fn take_along<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
     let Ok(Handle(member)) = worker.decode::<Handle<Member>>() else {
         return atoms::gone().encode(env);
     };
+    if member.is_called() {
+        return atoms::attend().encode(env);
+    }
     let mut copies = Copies::with_capacity(env, 0);
     let copy = |arena: &Arena, range: Range<usize>| copies.extend(arena, range);
     let alive = |pid: LocalPid| pid.is_alive(env);
@@ -670,17 +688,29 @@ fn take_along<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
         member.broker.finish(env, after);
         return copies.into_list();
     }
-    taken_one(env, member, taken, after, four(env))
+    attended(env, member, taken_one(env, member, taken, after, four(env)))
+}
+
+/// The same; or `:attend`, if the worker is idle and has to look after anything, of which an idle worker is not told.
+fn attended<'a>(env: Env<'a>, member: &Member, taken: Term<'a>) -> Term<'a> {
+    let idle = taken.as_c_arg() == atoms::idle().as_c_arg();
+    match idle && member.is_called() {
+        true => atoms::attend().encode(env),
+        false => taken,
+    }
 }
 
 nif!(broker_begin / 1, begin);
 
 /// The worker is through with its message, and starts the next one of the list that it has got; or not, since it is
-/// given to another one, as are those behind it. O(1).
+/// given to another one, as are those behind it, or that bit is set. O(1).
 fn begin<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
     let Ok(Handle(member)) = worker.decode::<Handle<Member>>() else {
         return false.encode(env);
     };
+    if member.is_called() {
+        return false.encode(env);
+    }
     let (begun, after) = member.broker.core.begin(&member.worker);
     member.broker.finish(env, after);
     begun.encode(env)
@@ -781,8 +811,8 @@ fn broker_reply<'a>(
 
 nif!(broker_reply_take / 3, reply_take);
 
-/// `broker_reply` and `broker_take` in one call: no message is taken before the answer was sent. `:elsewhere`, and
-/// nothing is done, if `to` is not a process of this node.
+/// `broker_reply` and `broker_take_along` in one call, but it takes one message: none before the answer was sent.
+/// `:elsewhere`, and nothing is done, if `to` is not a process of this node.
 fn reply_take<'a>(env: Env<'a>, [worker, to, answer]: [Term<'a>; 3]) -> Term<'a> {
     let Ok(to) = to.decode() else {
         return atoms::elsewhere().encode(env);
@@ -791,12 +821,16 @@ fn reply_take<'a>(env: Env<'a>, [worker, to, answer]: [Term<'a>; 3]) -> Term<'a>
         return atoms::gone().encode(env);
     };
     let now = member.answer(env, End::Done, Some((to, answer)));
-    take(env, member, || now, Limits::BYTES as u32, four(env))
+    if member.is_called() {
+        return atoms::attend().encode(env);
+    }
+    let taken = take(env, member, || now, Limits::BYTES as u32, four(env));
+    attended(env, member, taken)
 }
 
 nif!(broker_reply_rest / 3, reply_rest);
 
-/// `broker_reply`, and the worker is `:idle`, as after `broker_take`; or, since something waits, it is to take
+/// `broker_reply`, and the worker is `:idle`, or `:attend`, as after `broker_take`; or, since something waits, it is to take
 /// (`:again`). Or `:gone`, or `:elsewhere` as above.
 fn reply_rest<'a>(env: Env<'a>, [worker, to, answer]: [Term<'a>; 3]) -> Term<'a> {
     let Ok(to) = to.decode() else {
@@ -806,10 +840,12 @@ fn reply_rest<'a>(env: Env<'a>, [worker, to, answer]: [Term<'a>; 3]) -> Term<'a>
         return atoms::gone().encode(env);
     };
     let (_now, loaded) = member.settle(env, End::Done, Some((to, answer)));
-    let Member { broker, worker } = member;
-    let (rested, after) = broker.core.rest_unless_needed(worker, loaded);
-    broker.finish(env, after);
+    let core = &member.broker.core;
+    let (rested, after) = core.rest_unless_needed(&member.worker, loaded);
+    member.broker.finish(env, after);
     let rested = match rested {
+        // What came in between was not told to an idle worker.
+        Rested::Idle if member.is_called() => atoms::attend(),
         Rested::Idle => atoms::idle(),
         Rested::Needed => atoms::again(),
         Rested::Gone => atoms::gone(),
