@@ -146,6 +146,9 @@ defmodule PartitionedBuffer.ProcessorRunner do
   end
 
   # It waits already: whoever has seen what it did may wake it.
+  defp advanced(:waits, job, me, begun, result),
+    do: advanced({:waits, nil, false}, job, me, begun, result)
+
   defp advanced({:waits, noted, much?}, job, me, _begun, _result) do
     if tidy?(me) do
       if job.empty?, do: Partition.waits(job.partition, noted)
@@ -447,8 +450,12 @@ defmodule PartitionedBuffer.ProcessorRunner do
     end
 
     if failure, do: exit({:shutdown, {:failed, elem(failure, 0)}})
-    if result == {:failed, []} and not job.stream?, do: :ok, else: result
+    plain(result, job)
   end
+
+  # That none has failed is no result of a stream's.
+  defp plain({:failed, []}, %{stream?: false}), do: :ok
+  defp plain(result, _job), do: result
 
   @spec raised(t(), :error | :throw | :exit, term(), list(), integer() | nil) :: no_return()
   defp raised(job, kind, reason, stacktrace, started) do
@@ -500,6 +507,7 @@ defmodule PartitionedBuffer.ProcessorRunner do
 
   # `{reason}` of a processor that says that it has failed, which is noted. Whatever comes back from a stream is what
   # whoever asked for it gets.
+  defp failure(_job, _batch, result) when not is_tuple(result), do: nil
   defp failure(%{stream?: true}, _batch, _result), do: nil
 
   # A list comes from a batch; a table has no entries to be named.

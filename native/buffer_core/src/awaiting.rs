@@ -4,11 +4,17 @@
 //! entry before it, whatever became of those. Somebody waits for a stretch of places, and is told when
 //! the last of them has left the partition, and whether an entry of the stretch was given up.
 //!
-//! Kept under a lock of its own, which is taken after all others of the partition.
+//! Kept under a lock of its own, which is taken after all others of the partition. How many wait can be read without it
+//! ([`Line::len`]): whoever makes places leave must have seen all those who wait for them, so it has a lock in common
+//! with each of these, or with who swapped out what they wait for.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+
+use smallvec::SmallVec;
 
 use crate::stats::Reason;
+use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// Who waits, `O`, and for what.
 #[derive(Debug)]
@@ -40,6 +46,73 @@ pub struct Passed<O> {
     pub token: u64,
     /// Why an entry of the stretch was given up, if one was.
     pub lost: Option<Reason>,
+}
+
+/// Those who wait no longer: mostly none, or one.
+pub type Told<O> = SmallVec<[Passed<O>; 1]>;
+
+/// All who wait, and their lock.
+#[derive(Debug)]
+pub struct Line<O> {
+    all: Mutex<Awaiting<O>>,
+    // Written under the lock.
+    len: AtomicUsize,
+}
+
+/// The lock, held.
+pub struct Held<'a, O: Copy> {
+    all: MutexGuard<'a, Awaiting<O>>,
+    len: &'a AtomicUsize,
+}
+
+impl<O> Default for Line<O> {
+    fn default() -> Self {
+        Self {
+            all: Mutex::default(),
+            len: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl<O: Copy> Line<O> {
+    /// Takes the lock.
+    pub fn lock(&self) -> Held<'_, O> {
+        Held {
+            all: self.all.lock(),
+            len: &self.len,
+        }
+    }
+
+    /// How many wait. Those count for certain whose entries came before something that the caller has seen under a lock.
+    pub fn len(&self) -> usize {
+        // Who waits has been counted under the lock of the live generation, or of what the caller looks at.
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody does.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<O: Copy> Deref for Held<'_, O> {
+    type Target = Awaiting<O>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.all
+    }
+}
+
+impl<O: Copy> DerefMut for Held<'_, O> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.all
+    }
+}
+
+impl<O: Copy> Drop for Held<'_, O> {
+    fn drop(&mut self) {
+        self.len.store(self.all.len(), Ordering::Relaxed);
+    }
 }
 
 impl<O> From<Stretch<O>> for Passed<O> {
@@ -102,7 +175,7 @@ impl<O: Copy> Awaiting<O> {
     }
 
     /// All places up to `last` have left.
-    pub fn pass(&mut self, last: u64, passed: &mut Vec<Passed<O>>) {
+    pub fn pass(&mut self, last: u64, passed: &mut Told<O>) {
         let alone = self.alone.take_if(|(key, _)| key.0 <= last);
         passed.extend(alone.map(|(_, stretch)| Passed::from(stretch)));
         while let Some(first) = self.waiting.first_entry() {
@@ -114,7 +187,7 @@ impl<O: Copy> Awaiting<O> {
     }
 
     /// Stretches that begin after `after` and end at `last` or before have left: earlier places have not.
-    pub fn pass_within(&mut self, after: u64, last: u64, passed: &mut Vec<Passed<O>>) {
+    pub fn pass_within(&mut self, after: u64, last: u64, passed: &mut Told<O>) {
         let is_within = |(key, stretch): &mut (Key, Stretch<O>)| {
             (after..=last).contains(&key.0) && stretch.after >= after
         };
@@ -151,7 +224,7 @@ mod tests {
         let mut awaiting = Awaiting::default();
         awaiting.add(1u8, 10, 0, 3);
         awaiting.add(1, 11, 3, 4);
-        let mut passed = Vec::new();
+        let mut passed = Told::new();
         awaiting.pass(2, &mut passed);
         assert!(passed.is_empty());
         awaiting.pass(3, &mut passed);
@@ -168,7 +241,7 @@ mod tests {
         awaiting.add(1, 11, 3, 6);
         awaiting.lose(1, 3, Reason::Killed);
         awaiting.lose(2, 3, Reason::Timeout);
-        let mut passed = Vec::new();
+        let mut passed = Told::new();
         awaiting.pass(6, &mut passed);
         assert_eq!(tokens(&passed), [(10, Some(Reason::Killed)), (11, None)]);
     }
@@ -178,7 +251,7 @@ mod tests {
         let mut awaiting = Awaiting::default();
         awaiting.add(1u8, 10, 0, 5);
         awaiting.add(1, 11, 4, 5);
-        let mut passed = Vec::new();
+        let mut passed = Told::new();
         awaiting.pass_within(4, 6, &mut passed);
         assert_eq!(tokens(&passed), [(11, None)]);
         assert!(awaiting.cancel(10));
@@ -190,7 +263,7 @@ mod tests {
         let mut awaiting = Awaiting::default();
         awaiting.add(1u8, 10, 0, 5);
         awaiting.add(2, 10, 0, 5);
-        let mut passed = Vec::new();
+        let mut passed = Told::new();
         awaiting.pass(5, &mut passed);
         let owners: Vec<u8> = passed.iter().map(|one| one.owner).collect();
         assert_eq!(owners, [1, 2]);

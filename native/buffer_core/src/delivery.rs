@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::awaiting::Passed;
+use crate::awaiting::Told;
 use crate::segment::Retired;
 use crate::stats::Reason;
 use crate::Arena;
@@ -157,7 +157,7 @@ pub struct After<A, O> {
     /// Memory to be freed.
     pub retired: Retired<A>,
     /// Who is to be told that what it waits for has been through.
-    pub passed: Vec<Passed<O>>,
+    pub passed: Told<O>,
     /// Writers wait for the room that was given back.
     pub room: bool,
 }
@@ -173,7 +173,7 @@ impl<A, O> Default for After<A, O> {
     fn default() -> Self {
         Self {
             retired: Retired::default(),
-            passed: Vec::new(),
+            passed: Told::new(),
             room: false,
         }
     }

@@ -162,7 +162,8 @@
 //! deleted leave the live generation under `live`, perhaps before older ones that drain. Who awaits live
 //! entries alone is told at once. Who awaits both is told by the drain, when that is through: it looks at what
 //! the live generation has lost meanwhile. If nothing drains, the writer tells; what it reads to know that
-//! is stored only after the drain has told of its last entries. The slot of a map that was deleted is left when
+//! is stored only after the drain has told of its last entries. Whether anybody waits is read without the lock
+//! (`awaiting.rs`): who has entries leave has seen a lock under which those who wait for these have come. The slot of a map that was deleted is left when
 //! its generation has been drained, or nothing is held any more.
 //!
 //! # Locks

@@ -48,7 +48,7 @@ pub mod turns;
 pub mod waiters;
 
 pub use arena::Arena;
-pub use awaiting::Passed;
+pub use awaiting::{Passed, Told};
 pub use buffer::Buffer;
 pub use capacity::{Capacity, Credit, NoRoom, Size};
 pub use cell::Cell;

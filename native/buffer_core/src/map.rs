@@ -64,7 +64,7 @@ use self::packed::Packed;
 pub use self::packed::PACKED;
 use self::snapshot::Snapshots;
 pub use self::snapshot::{Seen, Visited};
-use self::terms::{Block, Class, CLASSES};
+use self::terms::{Block, Classes, CLASSES};
 use self::versions::Versions;
 use crate::segment::Retired;
 use crate::{Arena, First, Generation, Tally};
@@ -90,7 +90,7 @@ pub struct Map<A> {
     free: Vec<u32>,
     blocks: Vec<Option<Block<A>>>,
     free_blocks: Vec<u32>,
-    classes: [Class; CLASSES],
+    classes: Classes,
     // The sum of those of the classes.
     alive_bytes: u64,
     packed: Packed,
@@ -118,7 +118,7 @@ impl<A> Default for Map<A> {
             free: Vec::new(),
             blocks: Vec::new(),
             free_blocks: Vec::new(),
-            classes: Default::default(),
+            classes: Classes::default(),
             alive_bytes: 0,
             packed: Packed::default(),
             many: BTreeMap::new(),

@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
-use crate::awaiting::Awaiting;
+use crate::awaiting;
 use crate::capacity::{Capacity, Size};
 use crate::delivery::{Batch, Discarded, Piece};
 use crate::kept::Kept;
@@ -85,7 +85,7 @@ pub struct Partition<G: Generation, O> {
     live: CachePadded<Mutex<Live<G, O>>>,
     ledger: CachePadded<Mutex<Ledger<O>>>,
     drain: Mutex<Drain<G>>,
-    awaiting: Mutex<Awaiting<O>>,
+    awaiting: awaiting::Line<O>,
     kept: Mutex<Kept<G::Arena>>,
     capacity: Arc<Capacity>,
     // `Ledger::len`, for writers. Relaxed is enough for the high-water mark, which may be late by one
@@ -213,7 +213,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
                 retired: Retired::default(),
                 taken: Size::default(),
             }),
-            awaiting: Mutex::default(),
+            awaiting: awaiting::Line::default(),
             kept: Mutex::default(),
             capacity,
             draining: AtomicUsize::new(0),

@@ -52,5 +52,10 @@ mod model {
                 .lock()
                 .expect("a model that panics under a lock has failed already")
         }
+
+        /// Takes the lock if it is free.
+        pub fn try_lock(&self) -> Option<loom::sync::MutexGuard<'_, T>> {
+            self.0.try_lock().ok()
+        }
     }
 }

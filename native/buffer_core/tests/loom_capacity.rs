@@ -19,7 +19,8 @@
 mod model;
 
 use buffer_core::{
-    After, Buffer, Credit, NoRoom, Passed, Queue, Reason, Rows, Size, Turn, Wait, Waiters, Wanted,
+    After, Buffer, Credit, NoRoom, Passed, Queue, Reason, Rows, Size, Told, Turn, Wait, Waiters,
+    Wanted,
 };
 use loom::sync::{Arc, Mutex};
 use loom::thread;
@@ -316,7 +317,7 @@ fn writers_and_a_drain_stay_within_the_limit_and_lose_nothing() {
 }
 
 /// Writes in place of the oldest entry. Who is told, and whether the write was made.
-fn write_in_place(partition: &Part, value: u8) -> (Vec<Passed<Owner>>, bool) {
+fn write_in_place(partition: &Part, value: u8) -> (Told<Owner>, bool) {
     let mut after = After::default();
     let rows = Rows {
         copy: None,
@@ -371,7 +372,7 @@ fn who_awaits_all_is_told_once_whatever_becomes_of_it() {
             token: 70,
             lost,
         };
-        assert_eq!(passed, [told]);
+        assert_eq!(passed[..], [told]);
         assert_eq!(shared.partition().awaiting(), 0);
     });
 }

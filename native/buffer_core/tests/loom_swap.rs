@@ -9,15 +9,17 @@
 //! 4. The same holds where only a part of what is live is swapped out.
 //! 5. A write that races with the close is either accepted, and then part of what is drained
 //!    afterwards, or refused and nowhere.
+//! 6. Who awaits an entry is told once, in the step that settles it, beside looks at whether anybody waits.
 #![cfg(loom)]
 
 #[path = "support/model.rs"]
 #[allow(dead_code, reason = "shared: each file needs a part of it")]
 mod model;
 
+use buffer_core::{After, Generation as _, Next, Queue, Wanted};
 use loom::sync::Arc;
 use loom::thread;
-use model::{assert_complete, check, drain, next, stats, swap, write_admitted, Part};
+use model::{assert_complete, check, drain, next, push, stats, swap, write_admitted, Ints, Part};
 
 #[test]
 fn nothing_is_lost_and_nothing_comes_twice() {
@@ -165,4 +167,48 @@ fn a_write_that_races_with_the_close_is_in_or_refused() {
         assert_complete(&all, &accepted);
         assert!(partition.is_closed() && stats(&partition).accepted == all.len() as u64);
     });
+}
+
+#[test]
+fn who_awaits_an_entry_is_told_once_when_it_has_left() {
+    check(|| {
+        let partition = Arc::new(Part::default());
+        assert!(model::write(&partition, 1).is_ok());
+        let writer = {
+            let partition = Arc::clone(&partition);
+            thread::spawn(move || {
+                let mut after = After::default();
+                let written = partition.write_and_await(&mut after, (7, 70), |live, _| {
+                    let before = live.places().1;
+                    push(live, 2);
+                    Ok::<_, ()>(before..before + 1)
+                });
+                assert!(written.is_ok_and(|written| written.result.is_ok()));
+                assert!(after.passed.is_empty());
+            })
+        };
+        let (mut all, mut told) = (Vec::new(), Vec::new());
+        drain_telling(&partition, &mut all, &mut told);
+        assert_eq!(told.len(), all.iter().filter(|value| **value == 2).count());
+        writer.join().unwrap();
+        drain_telling(&partition, &mut all, &mut told);
+        assert_eq!((all, told), (vec![1, 2], vec![70]));
+        assert_eq!(partition.awaiting(), 0);
+    });
+}
+
+/// What leaves with one swap, and the tokens of those who are told.
+fn drain_telling(partition: &Part, all: &mut Vec<u8>, told: &mut Vec<u64>) {
+    swap(partition);
+    loop {
+        let mut after = After::default();
+        let read =
+            |drain: &Queue<Ints>, batch: &buffer_core::Batch| model::values(drain, batch.len);
+        let next = partition.next(1, Wanted::entries(1), || 0, &|_, _| None, &mut after, read);
+        told.extend(after.passed.iter().map(|passed| passed.token));
+        match next {
+            Ok(Next::Batch(batch)) => all.extend(batch),
+            _ => break,
+        }
+    }
 }

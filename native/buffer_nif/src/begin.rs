@@ -59,6 +59,26 @@ pub fn begin<G: Generation>(
     trigger: Trigger,
 ) {
     let begun = partition.begin(trigger, part(shared), clock::now);
+    tell(env, begun);
+}
+
+/// The same for who has just written, at this moment.
+pub fn begin_at<G: Generation>(
+    env: Env<'_>,
+    shared: &Shared,
+    partition: &Partition<G, LocalPid>,
+    trigger: Trigger,
+    written: &clock::Once,
+) {
+    // Others may have written meanwhile: where that is asked for, they are not to be older than they are.
+    let now = || match shared.has_max_age() {
+        true => clock::now(),
+        false => written.now(),
+    };
+    tell(env, partition.begin(trigger, part(shared), now));
+}
+
+fn tell(env: Env<'_>, begun: Begun<LocalPid>) {
     if let (Some(tell), _) = told(begun) {
         tell.send(env);
     }

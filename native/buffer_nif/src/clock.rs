@@ -1,5 +1,6 @@
 //! Nanoseconds of a monotonic clock, counted from the library's first use.
 
+use std::cell::OnceCell;
 use std::time::Instant;
 
 use once_cell::sync::Lazy;
@@ -14,4 +15,15 @@ pub fn now() -> i64 {
 /// How long ago `then` was, in nanoseconds.
 pub fn since(then: i64) -> i64 {
     now().saturating_sub(then).max(0)
+}
+
+/// One look at the clock, for all of a call, when it is needed for the first time.
+#[derive(Default)]
+pub struct Once(OnceCell<i64>);
+
+impl Once {
+    /// When that was.
+    pub fn now(&self) -> i64 {
+        *self.0.get_or_init(now)
+    }
 }

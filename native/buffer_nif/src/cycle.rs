@@ -253,7 +253,10 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
             Ok(Step::Drains(cycle, next)) => begun(env, cycle, started(env, next)),
             Ok(Step::Waits(noted, taken)) => {
                 let much = !taken.fits(LITTLE);
-                (atoms::waits(), trigger_name(noted), much).encode(env)
+                match (noted, much) {
+                    (None, false) => atoms::waits().encode(env),
+                    _ => (atoms::waits(), trigger_name(noted), much).encode(env),
+                }
             }
             Ok(Step::Ends) => atoms::ends().encode(env),
             Err(NotOwner) => atoms::not_owner().encode(env),

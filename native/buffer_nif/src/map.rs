@@ -21,7 +21,7 @@ pub use self::list::write_granted;
 use self::versions::Record;
 use crate::arena::packed::{pack, unpack, Unpacked, SPACE, WORDS};
 use crate::arena::{immediate, immediate_word, Arena, Bare, Copies};
-use crate::begin::begin;
+use crate::begin::begin_at;
 use crate::cycle::Readable;
 use crate::entry::nif;
 use crate::names::Target;
@@ -451,7 +451,7 @@ fn put<'a>(
     let (key_given, given) = (key.taken.given(), value.given());
     let put = write(env, shared, partition, |map, room| {
         let found = slot_with_room(env, shared, map, room, &key, total)?;
-        put_at(map, &key, found, key_given, given);
+        put_at(map, &key, found, key_given, given, clock::now);
         Ok::<_, NoRoom>(())
     })?;
     if put.is_err() {
@@ -488,16 +488,17 @@ fn put_await<'a>(
     let total = key.taken.held() + value.held();
     let (key_given, given) = (key.taken.given(), value.given());
     let (mut todo, mut retired) = (Todo::default(), None);
+    let now = clock::Once::default();
     let written = partition.write_and_await(&mut todo, (env.pid(), token), |map, room| {
         let found = slot_with_room(env, shared, map, room, &key, total)?;
-        let slot = put_at(map, &key, found, key_given, given) as u64;
+        let slot = put_at(map, &key, found, key_given, given, || now.now()) as u64;
         retired = map.take_retired();
         Ok::<_, NoRoom>(slot..slot + 1)
     })?;
     reclaim(retired.unwrap_or_default());
     finish(env, shared, todo, None);
     signal(env, shared, partition, written).map_err(|_| Refused::Full)?;
-    begin(env, shared, partition, Trigger::Flush);
+    begin_at(env, shared, partition, Trigger::Flush, &now);
     Ok(())
 }
 
@@ -508,14 +509,15 @@ fn put_at(
     found: Option<usize>,
     key_given: Given<Arena, Copied<'_, '_>>,
     given: Given<Arena, Copied<'_, '_>>,
+    now: impl Fn() -> i64,
 ) -> usize {
     match found {
         Some(slot) => {
-            map.withdraw_version(|records| key.find(records), clock::now);
-            map.replace(slot, given, zero(), 0, clock::now);
+            map.withdraw_version(|records| key.find(records), &now);
+            map.replace(slot, given, zero(), 0, &now);
             slot
         }
-        None => map.insert(key.hash, key_given, given, zero(), clock::now),
+        None => map.insert(key.hash, key_given, given, zero(), &now),
     }
 }
 

@@ -277,7 +277,7 @@ nif!(partition_advance / 5, partition_advance);
 /// The same for a runner that this process has started, which goes on with the next cycle then, or waits: besides what
 /// `partition_next` answers, `{Trigger | nil, Size, Batch}` if a cycle begins with this batch, which may have entries of
 /// the one before it too, and what `partition_idle` answers instead of `:empty` and `:paused`: `{waits, Trigger | nil, Much}`
-/// also tells whether much was processed since it has waited before.
+/// also tells whether much was processed since it has waited before; `waits` is the same for nil and false.
 fn partition_advance<'a>(env: Env<'a>, arguments: [Term<'a>; 5]) -> Term<'a> {
     let advanced = advance(env, arguments);
     advanced.unwrap_or_else(|_| Refused::Improper.atom().encode(env))

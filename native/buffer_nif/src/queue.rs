@@ -12,7 +12,7 @@ use rustler::{Atom, Env, Term};
 pub use self::list::write_granted;
 use self::list::Items;
 use crate::arena::{Arena, Copies, Handle};
-use crate::begin::{begin, full};
+use crate::begin::{begin_at, full};
 use crate::clock;
 use crate::cycle::Readable;
 use crate::entry::nif;
@@ -80,16 +80,16 @@ fn push_await(
     if weight > COPIED_UNDER_LOCK {
         return Err(Refused::Heavy);
     }
-    let mut todo = Todo::default();
+    let (mut todo, now) = (Todo::default(), clock::Once::default());
     let written = partition.write_and_await(&mut todo, (env.pid(), token), |live, room| {
         take_room(env, shared, live, room, Size::one(weight))?;
         let before = live.places().1;
-        store(live, item, weight);
+        live.push(weight, || now.now(), |arena| arena.store(item));
         Ok::<_, NoRoom>(before..live.places().1)
     })?;
     finish(env, shared, todo, None);
     signal(env, shared, partition, written).map_err(|_| Refused::Full)?;
-    begin(env, shared, partition, Trigger::Flush);
+    begin_at(env, shared, partition, Trigger::Flush, &now);
     Ok(())
 }
 

@@ -22,8 +22,7 @@ impl<A: Arena + 'static> Map<A> {
         retired.append(&mut all.retired);
         let bytes = all.total_bytes();
         // Its tables and slots take as long to be freed as its terms.
-        let listed = all.classes.map(|class| class.listed);
-        let indexes = (all.tables, all.free, all.free_blocks, listed);
+        let indexes = (all.tables, all.free, all.free_blocks, all.classes);
         let terms = all.stored + all.packed.len;
         retired.extend_with(terms, bytes, (all.blocks, all.packed, all.chunks, indexes));
     }

@@ -2,6 +2,8 @@
 //!
 //! What is kept within bounds, and why it is, stands with [`Map`].
 
+use std::ops::{Index, IndexMut};
+
 use super::{Cell, Given, Map, Owner, Source};
 use crate::{Arena, Segment};
 
@@ -78,6 +80,43 @@ pub(super) struct Class {
     pub(super) alive_bytes: u64,
     pub(super) total_bytes: u64,
 }
+
+/// All classes. Many maps have terms of none: these take no memory, and are moved in no time.
+#[derive(Default)]
+pub(super) struct Classes(Option<Box<[Class; CLASSES]>>);
+
+impl Classes {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Class> {
+        self.0.iter().flat_map(|all| all.iter())
+    }
+}
+
+impl Index<usize> for Classes {
+    type Output = Class;
+
+    #[inline]
+    fn index(&self, class: usize) -> &Class {
+        match &self.0 {
+            Some(all) => &all[class],
+            None => &NONE,
+        }
+    }
+}
+
+impl IndexMut<usize> for Classes {
+    #[inline]
+    fn index_mut(&mut self, class: usize) -> &mut Class {
+        &mut self.0.get_or_insert_default()[class]
+    }
+}
+
+static NONE: Class = Class {
+    open: None,
+    listed: Vec::new(),
+    emptying: None,
+    alive_bytes: 0,
+    total_bytes: 0,
+};
 
 impl Class {
     pub(super) fn of(weight: u32) -> usize {
@@ -197,9 +236,10 @@ impl<A: Arena + 'static> Map<A> {
 
     /// No more terms are added to the open block of a class.
     pub(super) fn seal(&mut self, class: usize) {
-        let Some(at) = self.classes[class].open.take() else {
+        let Some(at) = self.classes[class].open else {
             return;
         };
+        self.classes[class].open = None;
         if let Some(block) = &mut self.blocks[at] {
             block.state = State::Sealed;
             // It may have died while it was open.

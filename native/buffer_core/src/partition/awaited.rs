@@ -7,7 +7,7 @@
 //! live generation after that, so what was evicted or deleted behind the last entry is told of too.
 
 use super::{Generation, Live, Partition};
-use crate::awaiting::Passed;
+use crate::awaiting::Told;
 use crate::sync::Ordering;
 
 impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
@@ -31,12 +31,15 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
 
     /// How many wait to be told.
     pub fn awaiting(&self) -> usize {
-        self.awaiting.lock().len()
+        self.awaiting.len()
     }
 
     /// Places of the live generation have been left: all up to `left`. `since` is the last of those that were
     /// swapped out. With the lock of the live generation held.
-    pub(super) fn pass_live(&self, since: u64, left: u64, passed: &mut Vec<Passed<O>>) {
+    pub(super) fn pass_live(&self, since: u64, left: u64, passed: &mut Told<O>) {
+        if self.awaiting.is_empty() {
+            return;
+        }
         let mut awaiting = self.awaiting.lock();
         // Pairs with the Release in `count_draining`.
         if self.draining.load(Ordering::Acquire) == 0 {
@@ -47,7 +50,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     }
 
     /// The last entry of a drain has left, and is counted no more.
-    pub(super) fn pass_all(&self, live: &Live<G, O>, passed: &mut Vec<Passed<O>>) {
+    pub(super) fn pass_all(&self, live: &Live<G, O>, passed: &mut Told<O>) {
         self.awaiting.lock().pass(live.left(), passed);
     }
 }

@@ -363,7 +363,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     fn lost_places(&self, drain: &Drain<G>, batch: &Batch) -> Vec<(u64, u64)> {
         let pending = batch.pending.as_ref();
         // Who comes later awaits either all or none of them.
-        match pending.filter(|_| !self.awaiting.lock().is_empty()) {
+        match pending.filter(|_| !self.awaiting.is_empty()) {
             None => vec![(batch.first - 1, batch.last)],
             Some(pending) => {
                 let place = |index: &u32| drain.generation.places_up_to(*index as usize);
@@ -392,7 +392,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     ) {
         ledger.bytes -= batch.bytes;
         let left = ledger.len - batch.held();
-        {
+        if !self.awaiting.is_empty() {
             let mut awaiting = self.awaiting.lock();
             for lost in lost.iter() {
                 for (from, last) in &lost.places {
@@ -404,7 +404,9 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         self.count_draining(ledger, left);
         if left == 0 {
             ledger.oldest = None;
-            self.pass_all(&self.live.lock(), &mut after.passed);
+            if !self.awaiting.is_empty() {
+                self.pass_all(&self.live.lock(), &mut after.passed);
+            }
         }
         if ledger.bounded {
             after.room |= self.capacity.give_back(Size {

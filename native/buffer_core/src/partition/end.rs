@@ -2,7 +2,7 @@
 
 use super::call::Call;
 use super::{Generation, Partition, Tally};
-use crate::awaiting::Passed;
+use crate::awaiting::Told;
 use crate::capacity::Size;
 use crate::delivery::{After, Discarded, Policy};
 use crate::kept::Kept;
@@ -127,7 +127,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         discarded
     }
 
-    fn tell_all(&self, reason: Reason, passed: &mut Vec<Passed<O>>) {
+    fn tell_all(&self, reason: Reason, passed: &mut Told<O>) {
         let mut awaiting = self.awaiting.lock();
         awaiting.lose(0, u64::MAX, reason);
         awaiting.pass(u64::MAX - 1, passed);

@@ -119,14 +119,15 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         part: Option<usize>,
         now: impl FnOnce() -> i64,
     ) -> Begun<O> {
-        {
+        let drain = self.drain.try_lock();
+        if drain.is_none() {
             // Without waiting for who copies a batch.
             let mut ledger = self.ledger.lock();
             if ledger.waiting.is_none() {
                 return self.begin_later(&mut ledger, trigger);
             }
         }
-        let mut drain = self.drain.lock();
+        let mut drain = drain.unwrap_or_else(|| self.drain.lock());
         let mut guard = self.ledger.lock();
         let ledger = &mut *guard;
         let Some(runner) = ledger.waiting else {
