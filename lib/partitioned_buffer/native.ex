@@ -727,12 +727,13 @@ defmodule PartitionedBuffer.Native do
           | {version() | :changed, message :: term(), reply :: term(), non_neg_integer(),
              message_id()}
           | {version(), :idle | :again | :heavy | :gone}
+          | {:changed, {version(), term()}}
           | :changed
           | :heavy
   def cell_answer_take(_cell, _version, _term, _worker, _to, _answer, _how), do: not_loaded()
 
-  @spec cell_respect(cell(), turns()) :: :ok
-  def cell_respect(_cell, _turns), do: not_loaded()
+  @spec cell_share(cell(), turns(), boolean()) :: :ok
+  def cell_share(_cell, _turns, _have?), do: not_loaded()
 
   @spec cell_start(cell(), version() | nil, worker(), message_id()) ::
           {version(), term()} | :unchanged | :heavy | nil

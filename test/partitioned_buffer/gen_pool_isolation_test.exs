@@ -401,6 +401,42 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
       GenPool.stop(name)
     end
 
+    test "one that reads waits for no writer after many have written either, nor does one of many that read" do
+      name = unique_name()
+      {:ok, _pid} = GenPool.start_link(ReadsAreNamed, 0, name: name, pool_size: 4)
+      test = self()
+
+      held = fn name, kind, new ->
+        fun = fn state ->
+          send(test, {kind, self()})
+
+          receive do
+            :go -> {:reply, state, new.(state)}
+          end
+        end
+
+        Task.async(fn -> GenPool.call(name, {kind, fun}) end)
+      end
+
+      # By now one worker does all of it.
+      for n <- 0..199, do: assert(GenPool.call(name, {:write, &{:reply, &1, &1 + 1}}) == n)
+
+      writer = held.(name, :write, &(&1 + 1))
+      assert_receive {:write, writes}, 5_000
+      readers = for _ <- 1..2, do: held.(name, :read, & &1)
+      reads = for _ <- 1..2, do: assert_receive({:read, _pid}, 5_000)
+      :ok = GenPool.cast(name, {:read, &{:noreply, tap(&1, fn n -> send(test, {:cast, n}) end)}})
+      assert_receive {:cast, 200}, 5_000
+      for _ <- 1..20, do: assert(GenPool.call(name, {:read, &{:reply, &1, &1}}) == 200)
+
+      for {:read, reader} <- reads, do: send(reader, :go)
+      assert Task.await_many(readers) == [200, 200]
+      send(writes, :go)
+      assert Task.await(writer) == 200
+      assert GenPool.call(name, {:read, &{:reply, &1, &1}}) == 201
+      GenPool.stop(name)
+    end
+
     test "a worker that has written and reads then does not keep the turn meanwhile" do
       name = unique_name()
       {:ok, _pid} = GenPool.start_link(ReadsAreNamed, 0, name: name, pool_size: 2)

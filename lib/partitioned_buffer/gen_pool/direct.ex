@@ -51,9 +51,9 @@ defmodule PartitionedBuffer.GenPool.Direct do
     receive do
       Broker.handed(id, message, caller) ->
         case Native.cell_start(cell, version, worker, id) do
-          :unchanged -> run(direct, version, state, w, message, caller, id)
+          :unchanged -> run(direct, version, state, w, message, caller, id, 1)
           nil -> w |> Worker.with_known(version, state) |> Worker.loop()
-          {version, state} -> run(direct, version, state, w, message, caller, id)
+          {version, state} -> run(direct, version, state, w, message, caller, id, 1)
           :heavy -> w |> Worker.with_known(version, state) |> Worker.started(message, caller, id)
         end
 
@@ -72,9 +72,19 @@ defmodule PartitionedBuffer.GenPool.Direct do
           Worker.t(),
           message :: term(),
           Answer.caller(),
-          Broker.id()
+          Broker.id(),
+          attempt :: pos_integer()
         ) :: no_return()
-  def run(direct, version, state, w, {:call, message} = request, {_pid, ref} = caller, id)
+  def run(
+        direct,
+        version,
+        state,
+        w,
+        {:call, message} = request,
+        {_pid, ref} = caller,
+        id,
+        attempt
+      )
       when is_reference(ref) do
     {_worker, _cell, call, _cast, broker, answers, _idle_ms, _how, reads} = direct
 
@@ -84,12 +94,13 @@ defmodule PartitionedBuffer.GenPool.Direct do
       case Callback.call(call, message, from, state) do
         {:reply, reply, new} ->
           {pid, ref} = caller
-          settle(direct, version, state, w, request, from, caller, new, pid, {ref, reply})
+          run = {request, from, caller, id, attempt}
+          settle(direct, version, state, w, run, new, pid, {ref, reply})
 
         outcome ->
           w
           |> Worker.with_known(version, state)
-          |> Worker.settle(request, from, caller, outcome)
+          |> Worker.settle(request, from, caller, outcome, attempt)
           |> Worker.loop()
       end
     else
@@ -97,18 +108,18 @@ defmodule PartitionedBuffer.GenPool.Direct do
     end
   end
 
-  def run(direct, version, state, w, {:cast, message} = request, nil, id) do
+  def run(direct, version, state, w, {:cast, message} = request, nil, id, attempt) do
     {_worker, _cell, _call, cast, _broker, _answers, _idle_ms, _how, reads} = direct
 
     if in_place?(reads, w, :cast, message) do
       case Callback.cast(cast, message, state) do
         {:noreply, new} ->
-          settle(direct, version, state, w, request, nil, nil, new, nil, nil)
+          settle(direct, version, state, w, {request, nil, nil, id, attempt}, new, nil, nil)
 
         outcome ->
           w
           |> Worker.with_known(version, state)
-          |> Worker.settle(request, nil, nil, outcome)
+          |> Worker.settle(request, nil, nil, outcome, attempt)
           |> Worker.loop()
       end
     else
@@ -117,7 +128,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
   end
 
   # It came through the pool's process, or was only to wake it.
-  def run(_direct, version, state, w, request, caller, id),
+  def run(_direct, version, state, w, request, caller, id, _attempt),
     do: w |> Worker.with_known(version, state) |> Worker.unusual(request, caller, 0, id)
 
   # One that only reads keeps nobody waiting, and one that may write needs the turn.
@@ -127,14 +138,14 @@ defmodule PartitionedBuffer.GenPool.Direct do
   defp in_place?(_free, _w, _kind, _message), do: true
 
   # What is in the mailbox goes before the next request.
-  defp settle(direct, version, state, w, request, from, caller, new, pid, answer) do
-    how = how(direct, request, state, new)
+  defp settle(direct, version, state, w, run, new, pid, answer) do
+    how = how(direct, run, state, new)
 
     receive do
       message ->
         w
         |> Worker.with_known(version, state)
-        |> Worker.settle(request, from, caller, outcome(answer, new))
+        |> settle_otherwise(run, new, answer)
         |> Worker.mailbox(message)
     after
       0 ->
@@ -145,7 +156,10 @@ defmodule PartitionedBuffer.GenPool.Direct do
             wait(direct, version, new, w)
 
           {version, message, caller, _ns, id} when is_integer(version) ->
-            run(direct, version, new, w, message, caller, id)
+            run(direct, version, new, w, message, caller, id, 1)
+
+          {:changed, {now, term}} ->
+            again(direct, version, state, w, run, new, answer, now, term)
 
           {:changed, message, caller, _ns, id} ->
             w |> Worker.with_known(nil, nil) |> Worker.started(message, caller, id)
@@ -156,18 +170,35 @@ defmodule PartitionedBuffer.GenPool.Direct do
           {version, _again} ->
             w |> Worker.with_known(version, new) |> Worker.loop()
 
-          # It was changed, or takes more than one call, or is not to be written.
+          # It takes more than one call, or is not to be written.
           _nothing_was_done ->
             w
             |> Worker.with_known(version, state)
-            |> Worker.settle(request, from, caller, outcome(answer, new))
+            |> settle_otherwise(run, new, answer)
             |> Worker.loop()
         end
     end
   end
 
+  # It was changed underneath. The last attempt is made with the turn.
+  defp again(direct, version, state, w, run, new, answer, now, term) do
+    {{kind, _message} = request, _from, caller, id, attempt} = run
+
+    if Worker.again?(w, kind, attempt) do
+      run(direct, now, term, w, request, caller, id, attempt + 1)
+    else
+      w
+      |> Worker.with_known(version, state)
+      |> settle_otherwise(run, new, answer)
+      |> Worker.loop()
+    end
+  end
+
+  defp settle_otherwise(w, {request, from, caller, _id, attempt}, new, answer),
+    do: Worker.settle(w, request, from, caller, outcome(answer, new), attempt)
+
   # `nil`: there is more to it. What a handler answers by itself leaves after its state.
-  defp how(direct, request, state, new) do
+  defp how(direct, {request, _from, _caller, _id, _attempt}, state, new) do
     cond do
       Answer.held?() -> nil
       new === state -> @as_it_was

@@ -215,7 +215,8 @@ defmodule PartitionedBuffer.GenPool.Owner do
   defp share(%{backend: {backend, config}} = opts, user_state) do
     with {:ok, ref, _version} <- backend.new(config, user_state) do
       turns = Native.turns_new()
-      _ = if backend == Backend.Native, do: Native.cell_respect(ref, turns)
+      exclusive? = opts.isolation == :exclusive
+      _ = if backend == Backend.Native, do: Native.cell_share(ref, turns, exclusive?)
 
       {:ok,
        %Shared{

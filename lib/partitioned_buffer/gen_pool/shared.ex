@@ -68,9 +68,10 @@ defmodule PartitionedBuffer.GenPool.Shared do
 
   def run(shared, request), do: attempt(shared, request, 1)
 
-  @doc "Goes on with the outcome of a callback that was run once, as `run/2`."
-  @spec settle(t(), request(), Callback.outcome()) :: {Callback.outcome(), pos_integer(), t()}
-  def settle(shared, request, outcome), do: settled(outcome, shared, request, 1)
+  @doc "Goes on with the outcome of a callback that was run, in this attempt, as `run/2`."
+  @spec settle(t(), request(), Callback.outcome(), pos_integer()) ::
+          {Callback.outcome(), pos_integer(), t()}
+  def settle(shared, request, outcome, attempt), do: settled(outcome, shared, request, attempt)
 
   defp attempt(shared, request, attempt) do
     shared = refresh(shared)

@@ -411,8 +411,8 @@ defmodule PartitionedBuffer.GenPool.Worker do
   def mailbox(w, message), do: w |> aside() |> handle(:info, message, nil, nil, 0) |> loop()
 
   # It does something else than requests: they may come to another worker meanwhile.
-  defp aside(%{in_turns?: true} = w), do: withdraw(w)
-  defp aside(w), do: w
+  defp aside(%{in_turns?: false, direct: nil} = w), do: w
+  defp aside(w), do: withdraw(w)
 
   # The usual case.
   defp request(
@@ -439,7 +439,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
        )
        when direct != nil do
     %{shared: %{version: version, state: state}} = w = refresh(w, how)
-    Direct.run(direct, version, state, w, message, caller, id)
+    Direct.run(direct, version, state, w, message, caller, id, 1)
   end
 
   defp request(w, message, caller, queue_ns, id, _how),
@@ -491,15 +491,23 @@ defmodule PartitionedBuffer.GenPool.Worker do
     w |> finish_request(kind, outcome, attempts, from, answer, nil, 0) |> loop()
   end
 
-  @doc "What came out of the first attempt becomes part of the state, or it is tried again."
-  @spec settle(t(), {:call | :cast, term()}, GenServer.from() | nil, Answer.caller(), outcome) ::
+  @doc "What came out of this attempt becomes part of the state, or it is tried again."
+  @spec settle(t(), request, GenServer.from() | nil, Answer.caller(), outcome, pos_integer()) ::
           t()
-        when outcome: Callback.outcome()
-  def settle(w, {kind, message}, from, caller, outcome) do
+        when request: {:call | :cast, term()}, outcome: Callback.outcome()
+  def settle(w, {kind, message}, from, caller, outcome, attempt) do
     answer = {w.worker, caller}
     run = run_of(w, kind, message, from, answer)
-    {outcome, attempts, shared} = Shared.settle(w.shared, run, outcome)
+    {outcome, attempts, shared} = Shared.settle(w.shared, run, outcome, attempt)
     finish_request(%{w | shared: shared}, kind, outcome, attempts, from, answer, nil, 0)
+  end
+
+  @doc "An attempt was in vain: whether the next one may be made without the turn."
+  @spec again?(t(), :call | :cast, pos_integer()) :: boolean()
+  def again?(%{shared: shared} = w, kind, attempt) do
+    again? = attempt < shared.max_attempts
+    _ = if again?, do: retried(w, kind, attempt)
+    again?
   end
 
   defp stay(%{in_turn: :infinity} = w), do: w

@@ -55,6 +55,8 @@
 //! | `take.rs` | the worker's side: taking the next message, or several |
 //! | `worker.rs`, `load.rs` | what a worker has: a message, or some that it has taken along |
 //! | `crew.rs` | which workers are idle, and who is woken |
+//! | `gather.rs` | when only one of them is to be at work |
+//! | `company.rs` | whether they get into each other's way |
 //! | `lane.rs`, `partition.rs`, `waiting.rs` | where messages wait |
 //! | `config.rs`, `codel.rs` | for how many, and for how long |
 //! | `dropped.rs`, `deferred.rs` | what somebody is to be told of; what is to be answered later |
@@ -73,11 +75,13 @@
 
 mod ask;
 pub mod codel;
+pub mod company;
 pub mod config;
 mod crew;
 mod deferred;
 pub mod dropped;
 mod figures;
+mod gather;
 mod lane;
 mod load;
 mod partition;
@@ -116,6 +120,10 @@ pub struct Broker<A, P> {
     wakeable: CachePadded<AtomicBool>,
     // What `Crew::is_free` says. It may be wrong: then a message waits that could have been handed over.
     free: CachePadded<AtomicBool>,
+    // What `Crew` says of that, and whether it is for a while only. They hardly ever change.
+    alone: AtomicBool,
+    gathered: AtomicBool,
+    crowded: AtomicBool,
     // How many workers have taken messages along that they have not started.
     loads: CachePadded<AtomicUsize>,
     // Partitions control the delay of messages, and are told when nothing waits.
@@ -196,6 +204,9 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             crew: Mutex::new(Crew::new(config.workers)),
             wakeable: CachePadded::new(AtomicBool::new(false)),
             free: CachePadded::new(AtomicBool::new(false)),
+            alone: AtomicBool::new(false),
+            gathered: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
             loads: CachePadded::new(AtomicUsize::new(0)),
             controls_delay: AtomicBool::new(config.codel.is_some()),
             returns: AtomicUsize::new(0),
@@ -236,6 +247,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     pub fn work_alone(&self, alone: bool) {
         let mut crew = self.crew.lock();
         crew.alone = alone;
+        self.gathered.store(false, Ordering::Relaxed);
         self.publish(&crew);
     }
 
@@ -459,6 +471,15 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     fn publish(&self, crew: &Crew<A, P>) {
         self.wakeable.store(crew.is_wakeable(), Ordering::Relaxed);
         self.free.store(crew.is_free(), Ordering::Relaxed);
+        // Others read these with each message: they are written when they change.
+        for (word, now) in [
+            (&self.alone, crew.alone),
+            (&self.crowded, crew.is_crowded()),
+        ] {
+            if word.load(Ordering::Relaxed) != now {
+                word.store(now, Ordering::Relaxed);
+            }
+        }
     }
 
     /// When the reporter has to call [`expire`](Self::expire), at the latest. It is told to look when this
@@ -477,17 +498,26 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         // Before any partition is looked into: who comes later and sees that arms again.
         self.armed.store(i64::MAX, Ordering::Relaxed);
         let mut next: Option<i64> = None;
+        let mut stuck = false;
         for partition in &self.partitions {
             let mut partition = partition.lock();
             partition.expire(now, DROPS * 8, &self.dropped, &mut effects);
-            let due = partition.next_due(now);
+            let mut due = partition.next_due(now);
+            if !partition.waiting.is_empty() {
+                stuck |= self.is_stuck(&partition, now);
+                due = self.look_at(due, now);
+            }
             next = next.into_iter().chain(due).min();
         }
         if let Some(due) = next {
             self.armed.fetch_min(due, Ordering::Relaxed);
         }
         self.tell_of_room(true, &mut effects);
-        effects.into()
+        let mut after = After::from(effects);
+        if stuck {
+            after.wake = self.relieve();
+        }
+        after
     }
 
     /// Drops messages of dead callers: looks at up to `count` of those in a partition whose id is

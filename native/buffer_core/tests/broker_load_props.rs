@@ -233,7 +233,7 @@ impl Run {
     /// What it has taken along and not begun waits again, and so it is needed.
     fn rest(&mut self, index: usize) {
         let hand = &mut self.hands[index];
-        let (_wanted, loaded) = hand.worker.settle_answered(End::Done, 0);
+        let (_wanted, loaded, _took) = hand.worker.settle_answered(End::Done, 0);
         self.done += u64::from(std::mem::take(&mut hand.at_work));
         hand.copies.clear();
         let (rested, _) = self.desk.rest_unless_needed(&hand.worker, loaded);

@@ -57,6 +57,8 @@ enum Op {
     Sweep,
     Report(usize),
     Configure(Config),
+    Gather,
+    Scatter,
 }
 
 fn order() -> impl Strategy<Value = Order> {
@@ -117,6 +119,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Sweep),
         1 => (0..5usize).prop_map(Op::Report),
         1 => config().prop_map(Op::Configure),
+        1 => Just(Op::Gather),
+        1 => Just(Op::Scatter),
     ]
 }
 
@@ -152,6 +156,7 @@ struct Run {
     desk: Desk,
     ordered: bool,
     alone: bool,
+    gathered: bool,
     config: Config,
     partitions: Vec<VecDeque<Message>>,
     next: Vec<u64>,
@@ -182,6 +187,7 @@ impl Run {
             },
             ordered,
             alone,
+            gathered: false,
             config,
             partitions: vec![VecDeque::new(); partitions],
             next: vec![1; partitions],
@@ -346,6 +352,16 @@ impl Run {
             Op::Configure(config) => {
                 self.desk.configure(&config, self.now);
                 self.config = config;
+            }
+            Op::Gather => {
+                assert!(self.desk.gather(self.now).wake.is_none());
+                self.gathered |= !self.alone;
+                self.alone = true;
+            }
+            Op::Scatter => {
+                self.alone &= !self.gathered;
+                self.gathered = false;
+                assert_eq!(pid(self.desk.scatter()), self.pass_on());
             }
         }
         self.check();
@@ -516,7 +532,11 @@ impl Run {
         self.hands[index].at_work = true;
         self.done += u64::from(self.hands[index].in_flight.take().is_some());
         let handed = self.hands[index].handed.take();
-        let expected = handed.or_else(|| self.find(index));
+        let at_work = self.hands.iter().filter(|hand| hand.at_work).count();
+        // Another one is at work already.
+        let steps_back = self.alone && at_work > 1 && !woken && handed.is_none();
+        self.hands[index].next += usize::from(steps_back);
+        let expected = handed.or_else(|| (!steps_back).then(|| self.find(index)).flatten());
         assert_eq!(
             taken,
             expected.map(|message| (message.value, message.reply))
@@ -542,7 +562,8 @@ impl Run {
         // A worker that was sent a message starts that before.
         self.start(index);
         let worker = Arc::clone(&self.hands[index].worker);
-        assert_eq!(worker.settle_answered(End::Done, self.now), (true, false));
+        let (wanted, loaded, _took) = worker.settle_answered(End::Done, self.now);
+        assert_eq!((wanted, loaded), (true, false));
         self.done += u64::from(self.hands[index].in_flight.take().is_some());
         let woken = self.rise(index);
         let (rested, after) = self.desk.rest_unless_needed(&worker, false);
@@ -763,7 +784,8 @@ proptest! {
         run.config.timeout = None;
         run.desk.configure(&run.config, run.now);
         while run.partitions.iter().any(|partition| !partition.is_empty()) {
-            run.step(&Op::Take(0));
+            // One of them is at work, and takes.
+            (0..WORKERS).for_each(|index| run.step(&Op::Take(index)));
         }
         run.step(&Op::Report(usize::MAX));
         prop_assert!(run.told.is_empty());

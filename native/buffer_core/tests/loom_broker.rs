@@ -202,6 +202,60 @@ fn one_that_works_alone_is_relied_on_for_as_long_as_it_does() {
 }
 
 #[test]
+fn one_of_two_at_work_steps_back_and_nothing_is_left() {
+    check(|| {
+        let desk = desk(1, &Config::default());
+        let (one, other) = (desk.join(1), desk.join(2));
+        ask(&desk, 0, 1);
+        ask(&desk, 0, 2);
+        let mut taken: Vec<u8> = [&one, &other]
+            .iter()
+            .filter_map(|worker| take(&desk, worker))
+            .collect();
+        let gatherer = {
+            let (desk, one) = (Arc::clone(&desk), Shared::clone(&one));
+            thread::spawn(move || {
+                desk.gather(1);
+                take_all(&desk, &one)
+            })
+        };
+        ask(&desk, 0, 3);
+        taken.extend(take_all(&desk, &other));
+        taken.extend(gatherer.join().unwrap());
+        assert_nobody_is_forgotten(&desk, &[&one, &other]);
+        for worker in [&one, &other] {
+            if worker.state() == State::Woken {
+                taken.extend(take_all(&desk, worker));
+            }
+        }
+        taken.sort_unstable();
+        assert_eq!(taken, [1, 2, 3]);
+    });
+}
+
+#[test]
+fn one_that_takes_long_is_not_left_alone() {
+    check(|| {
+        let desk = desk(1, &Config::default());
+        let (one, other) = (desk.join(1), desk.join(2));
+        assert_eq!(take(&desk, &other), None);
+        ask(&desk, 0, 1);
+        assert_eq!(take(&desk, &one), Some(1));
+        let sender = {
+            let desk = Arc::clone(&desk);
+            // Who sends it sees that the worker has taken nothing for long.
+            thread::spawn(move || ask_when(&desk, 0, 2, 1_000_000, false, false))
+        };
+        desk.gather(1);
+        sender.join().unwrap();
+        // Or the reporter does, if it was sent before they were gathered.
+        desk.expire(desk.armed().unwrap_or(10_000_000).max(1_000_000));
+        assert_eq!(other.state(), State::Woken, "{:?}", desk.figures());
+        assert_eq!(take(&desk, &other), Some(2));
+    });
+}
+
+#[test]
 fn a_worker_that_gets_idle_and_a_message_find_each_other() {
     for partitions in [1, 2] {
         check(move || {
@@ -238,7 +292,8 @@ fn a_worker_that_rests_and_a_message_find_each_other() {
                     false => ask_at(&desk, 1, 10, false).1.wake.map(|worker| worker.pid),
                 })
             };
-            assert_eq!(worker.settle_answered(End::Done, 1), (true, false));
+            let (wanted, loaded, _took) = worker.settle_answered(End::Done, 1);
+            assert_eq!((wanted, loaded), (true, false));
             let (rested, _) = desk.rest_unless_needed(&worker, false);
             let told = sender.join().unwrap();
             // It sees the message, or the sender sees it.

@@ -127,20 +127,47 @@ impl SharedBroker {
 
 impl Member {
     /// The worker is through with its message, and answers it, if there is an answer and anybody waits for
-    /// it. The moment.
-    pub fn answer(&self, env: Env<'_>, end: End, answer: Option<(LocalPid, Term<'_>)>) -> i64 {
-        self.settle(env, end, answer).0
+    /// it. The moment, and how long it has worked on it.
+    pub fn answer(
+        &self,
+        env: Env<'_>,
+        end: End,
+        answer: Option<(LocalPid, Term<'_>)>,
+    ) -> (i64, i64) {
+        let (now, _loaded, took) = self.settle(env, end, answer);
+        (now, took)
     }
 
     /// The same; and whether the worker may have taken messages along.
-    fn settle(&self, env: Env<'_>, end: End, answer: Option<(LocalPid, Term<'_>)>) -> (i64, bool) {
+    fn settle(
+        &self,
+        env: Env<'_>,
+        end: End,
+        answer: Option<(LocalPid, Term<'_>)>,
+    ) -> (i64, bool, i64) {
         let now = clock::now();
-        let (wanted, loaded) = self.worker.settle_answered(end, now);
+        let (wanted, loaded, took) = self.worker.settle_answered(end, now);
         if let Some((to, answer)) = answer.filter(|_| wanted) {
             // Nobody there is nobody to be answered.
             _ = env.send(&to, answer);
         }
-        (now, loaded)
+        (now, loaded, took)
+    }
+
+    /// Whether only one worker is to be at work at a time, for now.
+    pub fn is_gathered(&self) -> bool {
+        self.broker.core.is_gathered()
+    }
+
+    /// One worker had better be alone at work, or all may be.
+    pub fn gather(&self, env: Env<'_>, alone: bool, now: i64) {
+        let core = &self.broker.core;
+        let after = match alone {
+            true if core.is_alone() => return,
+            true => core.gather(now),
+            false => core.scatter(),
+        };
+        self.broker.finish(env, after);
     }
 
     /// The worker starts the message that it was sent, if it is to, as `broker_start` does.
@@ -820,7 +847,7 @@ fn reply_take<'a>(env: Env<'a>, [worker, to, answer]: [Term<'a>; 3]) -> Term<'a>
     let Ok(Handle(member)) = worker.decode::<Handle<Member>>() else {
         return atoms::gone().encode(env);
     };
-    let now = member.answer(env, End::Done, Some((to, answer)));
+    let (now, _took) = member.answer(env, End::Done, Some((to, answer)));
     if member.is_called() {
         return atoms::attend().encode(env);
     }
@@ -839,7 +866,7 @@ fn reply_rest<'a>(env: Env<'a>, [worker, to, answer]: [Term<'a>; 3]) -> Term<'a>
     let Ok(Handle(member)) = worker.decode::<Handle<Member>>() else {
         return atoms::gone().encode(env);
     };
-    let (_now, loaded) = member.settle(env, End::Done, Some((to, answer)));
+    let (_now, loaded, _took) = member.settle(env, End::Done, Some((to, answer)));
     let core = &member.broker.core;
     let (rested, after) = core.rest_unless_needed(&member.worker, loaded);
     member.broker.finish(env, after);

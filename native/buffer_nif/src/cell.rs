@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 
+use buffer_core::broker::company::Company;
 use buffer_core::broker::worker::End;
 use buffer_core::cell::{Changed, FIRST};
 use buffer_core::sync::Mutex;
@@ -114,8 +115,8 @@ type Settle<'a, 'm> = (&'m Member, Option<LocalPid>, Option<Term<'a>>);
 /// What a cell on the BEAM refers to.
 pub struct SharedCell {
     cell: buffer_core::Cell<Stored>,
-    // Those that have the turn may not be overtaken.
-    turns: OnceCell<ResourceArc<SharedTurns>>,
+    // Those that have the turn may not be overtaken, and how those get on that work on it.
+    shared: OnceCell<(ResourceArc<SharedTurns>, Company)>,
 }
 
 /// A term on its way into a cell.
@@ -130,7 +131,7 @@ impl SharedCell {
         count(stored.bytes);
         Self {
             cell: buffer_core::Cell::new(stored),
-            turns: OnceCell::new(),
+            shared: OnceCell::new(),
         }
     }
 
@@ -149,8 +150,44 @@ impl SharedCell {
         }
     }
 
+    /// A handler has run in vain.
+    fn in_vain(&self) {
+        if let Some((_, company)) = self.shared.get() {
+            company.in_vain();
+        }
+    }
+
     fn is_held(&self) -> bool {
-        self.turns.get().is_some_and(|turns| turns.is_held())
+        self.shared.get().is_some_and(|(turns, _)| turns.is_held())
+    }
+
+    /// A handler has come to its end, and took so long. Nothing at all, unless it has written.
+    fn settled(&self, env: Env<'_>, worker: &Member, wrote: bool, now: i64, took: i64) {
+        let Some((_, company)) = self.shared.get() else {
+            return;
+        };
+        if wrote {
+            if company.wrote(took) {
+                worker.gather(env, true, now);
+            }
+        } else if company.read() && worker.is_gathered() {
+            worker.gather(env, false, now);
+        }
+    }
+
+    /// The worker has taken its next message, or is idle.
+    fn went_on(&self, env: Env<'_>, worker: &Member, is_idle: bool, now: i64) {
+        let Some((_, company)) = self.shared.get() else {
+            return;
+        };
+        match (worker.is_gathered(), is_idle) {
+            (true, true) if company.rests() => worker.gather(env, false, now),
+            (true, true) => {}
+            (true, false) => company.goes_on(),
+            // There is more to do than workers.
+            (false, false) if company.is_a_crowd() => worker.gather(env, true, now),
+            (false, _) => {}
+        }
     }
 }
 
@@ -269,7 +306,8 @@ fn replace<'a>(
             match answer {
                 Some((worker, Some(to), None)) => worker.defer(env, to),
                 Some((worker, to, answer)) => {
-                    worker.answer(env, End::Done, to.zip(answer));
+                    let (now, took) = worker.answer(env, End::Done, to.zip(answer));
+                    cell.settled(env, worker, true, now, took);
                 }
                 None => {}
             }
@@ -332,7 +370,7 @@ const UNLESS_HELD: u64 = 2;
 /// `cell_answer`, and the next message as `broker_take` has it. With `how` 0 the state is as it was and nothing is put
 /// in; with 2 it is not if anybody has the turn; with 1 it is. Answers
 ///
-/// * `changed` or `heavy`: nothing is done;
+/// * `changed` or `heavy`: nothing is done; `{changed, {version, term}}`: nor is it, and this is there now;
 /// * the version: all is done, nothing waits, and the worker is idle;
 /// * `{version, message, reply, ns it has waited, id}`: it has started this one, and this version was there when it did, or
 ///   `changed` if it was replaced meanwhile;
@@ -354,7 +392,7 @@ fn answer_take<'a>(
     let mut version = known;
     if how != AS_IT_WAS {
         if cell.cell.version() != known || how == UNLESS_HELD && cell.is_held() {
-            return atoms::changed().encode(env);
+            return changed(env, cell, known);
         }
         let Ok(stored) = Stored::new(&mut Scale::bounded(), term) else {
             return atoms::heavy().encode(env);
@@ -362,11 +400,12 @@ fn answer_take<'a>(
         account(env, 0, u64::from(stored.bytes));
         match cell.replace(known, stored) {
             Some(new) => version = new,
-            None => return atoms::changed().encode(env),
+            None => return changed(env, cell, known),
         }
     }
     let to: Option<LocalPid> = to.decode().ok();
-    let now = worker.answer(env, End::Done, to.zip(given(answer)));
+    let (now, took) = worker.answer(env, End::Done, to.zip(given(answer)));
+    cell.settled(env, worker, how != AS_IT_WAS, now, took);
     if worker.has_to_attend() {
         return (version, atoms::again()).encode(env);
     }
@@ -380,12 +419,23 @@ fn answer_take<'a>(
     );
     // What came in between is not signalled to an idle worker.
     let is_idle = taken.as_c_arg() == atoms::idle().as_c_arg();
+    cell.went_on(env, worker, is_idle, now);
     if is_idle && !worker.has_to_attend() {
         version.encode(env)
     } else if taken.is_atom() {
         (version, taken).encode(env)
     } else {
         taken
+    }
+}
+
+/// The handler has run in vain. What is there now, unless nobody may write, or it is large.
+#[cold]
+fn changed<'a>(env: Env<'a>, cell: &SharedCell, known: u64) -> Term<'a> {
+    cell.in_vain();
+    match look(env, cell, Some(known)) {
+        other if other.is_atom() => atoms::changed().encode(env),
+        now => (atoms::changed(), now).encode(env),
     }
 }
 
@@ -410,10 +460,11 @@ fn start<'a>(env: Env<'a>, [cell, known, worker, id]: [Term<'a>; 4]) -> Term<'a>
     look(env, cell, known.decode().ok())
 }
 
-/// From now on `cell_answer_take` can respect these turns. O(1).
+/// The handlers of several workers write it, which have the turn then or may not overtake who has. From now on `cell_answer_take`
+/// respects that, and sees to it that they do not get into each other's way. O(1).
 #[rustler::nif]
-fn cell_respect(cell: Handle<'_, SharedCell>, turns: ResourceArc<SharedTurns>) -> Atom {
-    _ = cell.0.turns.set(turns);
+fn cell_share(cell: Handle<'_, SharedCell>, turns: ResourceArc<SharedTurns>, have: bool) -> Atom {
+    _ = cell.0.shared.set((turns, Company::new(have)));
     atoms::ok()
 }
 

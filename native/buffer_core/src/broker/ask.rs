@@ -132,10 +132,12 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             let home = home % self.partitions.len();
             self.partitions[home].lock().counts.refused += 1;
         }
+        let stuck = effects.stuck;
         let crowded = effects.dropped && self.dropped.lock().len() >= Self::CROWDED;
         let mut after = After::from(effects);
         after.crowded = crowded;
         after.wake = match (asked, reserved) {
+            (Asked::Accepted(_), None) if stuck => self.relieve(),
             (Asked::Accepted(_), None) => self.wake(false),
             // It has to look whether it is needed, as it would if it had found nothing.
             (_, reserved) => reserved,
@@ -169,7 +171,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         let mut task = worker.task.lock();
         drop(crew);
         let id = partition.next_id(index, count);
-        partition.hand();
+        partition.hand(ask.now);
         drop(partition);
         let entry = ask.entry(id);
         effects.kept = task.hand(entry, store.take()?);
@@ -215,7 +217,8 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 partition.waiting.push(entry, store);
             }
             partition.counts.accepted += 1;
-            let due = partition.next_due(ask.now);
+            let due = self.look_at(partition.next_due(ask.now), ask.now);
+            effects.stuck |= self.is_stuck(&partition, ask.now);
             drop(partition);
             effects.look |= due.is_some_and(|due| self.arm(due));
             return Asked::Accepted(id);

@@ -65,6 +65,15 @@ impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
         self.woken == 0 && self.is_free()
     }
 
+    /// Whether more are at work than are to be.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.alone && self.at_work > 1
+    }
+
+    pub(super) fn is_at_work(&self) -> bool {
+        self.at_work > 0
+    }
+
     fn takes_more(&self) -> bool {
         !self.alone || self.at_work == 0
     }

@@ -43,6 +43,8 @@ pub(super) struct Effects<A, P> {
     pub(super) kept: Option<Box<Segment<A>>>,
     /// The reporter has to be told.
     pub(super) look: bool,
+    /// It is not to be left to the one worker that is at work.
+    pub(super) stuck: bool,
     /// Something was dropped that is to be told to somebody.
     pub(super) dropped: bool,
 }
@@ -53,6 +55,7 @@ impl<A, P> Default for Effects<A, P> {
             freed: Vec::new(),
             kept: None,
             look: false,
+            stuck: false,
             dropped: false,
         }
     }
@@ -67,6 +70,8 @@ pub(super) struct Partition<A, P> {
     /// How many messages have come back that had been handed to a worker.
     pub(super) returns: u64,
     pub(super) counts: Counts,
+    /// When a worker has started a message the last time.
+    pub(super) taken_at: i64,
     codel: codel::State,
     next: u64,
 }
@@ -80,6 +85,7 @@ impl<A: Arena, P: Copy> Partition<A, P> {
             over: false,
             returns: 0,
             counts: Counts::default(),
+            taken_at: 0,
             codel: codel::State::default(),
             next: 1,
         }
@@ -230,7 +236,8 @@ impl<A: Arena, P: Copy> Partition<A, P> {
     }
 
     /// A message is handed to a worker, past all that wait: there are none.
-    pub(super) fn hand(&mut self) {
+    pub(super) fn hand(&mut self, now: i64) {
+        self.taken_at = now;
         self.counts.accepted += 1;
         self.counts.started += 1;
         self.rest();
@@ -285,7 +292,8 @@ impl<A: Arena, P: Copy> Partition<A, P> {
     }
 
     /// Takes one message out that a worker starts.
-    pub(super) fn start(&mut self, place: Place) -> Option<Left<A, P>> {
+    pub(super) fn start(&mut self, place: Place, now: i64) -> Option<Left<A, P>> {
+        self.taken_at = now;
         let left = self.waiting.remove(place)?;
         self.counts.started += 1;
         Some(left)

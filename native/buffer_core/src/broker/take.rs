@@ -110,6 +110,9 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         let first = task.turn();
         let mut has_load = !task.load.is_empty();
         drop(task);
+        if !woken && !has_load && self.step_back(worker) {
+            return (Taken::Idle, effects.into());
+        }
         if let Some(copy) = copy.filter(|_| self.ordered) {
             if self.others_have_load(has_load) {
                 // What came before goes first, if nobody comes to it.
@@ -168,7 +171,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 effects.kept = worker.task.lock().start(entry.id, now, reply);
                 let read = read.take_if(|_| !entry.alone);
                 let value = read.map(|read| read(arena, &entry, now));
-                let chunk = partition.start(place).and_then(|(_, chunk)| chunk);
+                let chunk = partition.start(place, now).and_then(|(_, chunk)| chunk);
                 drop(partition);
                 let taken = match (value, chunk) {
                     (Some(value), chunk) => {

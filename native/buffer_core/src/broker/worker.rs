@@ -194,13 +194,15 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         self.task.lock().settle(end, now)
     }
 
-    /// As `settle`; answers whether anybody still waits for the answer, and whether the worker has taken messages along.
-    pub fn settle_answered(&self, end: End, now: i64) -> (bool, bool) {
+    /// As `settle`; answers whether anybody still waits for the answer, whether the worker has taken messages along, and for
+    /// how long it has worked on this one.
+    pub fn settle_answered(&self, end: End, now: i64) -> (bool, bool, i64) {
         let mut task = self.task.lock();
         let flight = task.in_flight.as_ref();
         let abandoned = flight.is_some_and(|flight| flight.abandoned);
+        let took = flight.map_or(0, |flight| now.saturating_sub(flight.taken_at));
         task.settle(end, now);
-        (!abandoned, !task.load.is_empty())
+        (!abandoned, !task.load.is_empty(), took)
     }
 
     /// Whether the answer to this message is up to who asks, and no more to the worker; `None` if the worker does not
