@@ -584,4 +584,24 @@ defmodule PartitionedBuffer.GenPoolTest do
     assert length(info.workers) == 2
     release(busy)
   end
+
+  describe "many pools" do
+    test "that start and stop at the same time are found as long as they run" do
+      1..24
+      |> Task.async_stream(
+        fn n ->
+          name = unique_name()
+          {:ok, _pid} = GenPool.start_link(Scripted, fn -> {:ok, n} end, name: name)
+          assert GenPool.call(name, &{:reply, &1, &1}) == n
+          if rem(n, 2) == 0, do: :ok = GenPool.stop(name)
+          assert call(name, &{:reply, &1, &1}) |> is_integer() == (rem(n, 2) == 1)
+          if rem(n, 2) == 1, do: :ok = GenPool.stop(name)
+          assert {:exit, {:noproc, _call}} = call(name, &{:reply, &1, &1})
+          assert GenPool.cast(name, & &1) == {:error, :noproc}
+        end,
+        max_concurrency: 8
+      )
+      |> Enum.each(&assert {:ok, true} = &1)
+    end
+  end
 end
