@@ -311,16 +311,21 @@ defmodule PartitionedBuffer.Broker do
 
   `:attend`, if there is something to look after before: it has taken nothing, is not through with what it had, and may be
   idle.
+
+  One that is `patient?` is told `:soon` if less waits than is worth to be taken along, be it nothing, and if nobody
+  waits for any of it. Then it is not idle: it lets others run, looks into its mailbox, and takes again.
   """
-  @spec take_along(worker()) ::
+  @spec take_along(worker(), boolean()) ::
           {message :: term(), reply :: term(), non_neg_integer(), id()}
           | [message :: term(), ...]
+          | :soon
           | :idle
           | :attend
           | :gone
-  def take_along(worker) do
-    case Native.broker_take_along(worker) do
+  def take_along(worker, patient? \\ false) do
+    case Native.broker_take_along(worker, patient?) do
       [_ | _] = messages -> messages
+      :soon -> :soon
       other -> taken(other, worker)
     end
   end

@@ -599,8 +599,9 @@ defmodule PartitionedBuffer.Native do
   @spec broker_take(worker()) :: taken()
   def broker_take(_worker), do: not_loaded()
 
-  @spec broker_take_along(worker()) :: taken() | [message :: term(), ...]
-  def broker_take_along(_worker), do: not_loaded()
+  @spec broker_take_along(worker(), patient? :: boolean()) ::
+          taken() | [message :: term(), ...] | :soon
+  def broker_take_along(_worker, _patient?), do: not_loaded()
 
   @spec broker_begin(worker()) :: boolean()
   def broker_begin(_worker), do: not_loaded()

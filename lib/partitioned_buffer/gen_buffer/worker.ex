@@ -22,6 +22,9 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   @shutdown_ms 5_000
   @heap_words 2_000
 
+  # So often a worker lets others run before it takes less than is worth to be taken along, or is idle.
+  @patience 3
+
   # What stays as it is. The state and the timeout, which change with each message, are arguments besides.
   @enforce_keys [:buffer, :observed?, :worker, :module, :handler, :parent, :info?]
   defstruct @enforce_keys
@@ -129,7 +132,7 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
 
   # What is to be measured is taken one by one.
   defp take(%{observed?: false} = s, state, timeout),
-    do: taken(Broker.take_along(s.worker), s, state, timeout)
+    do: taken(Broker.take_along(s.worker, false), s, state, timeout)
 
   defp take(s, state, timeout), do: taken(Broker.take(s.worker), s, state, timeout)
 
@@ -152,7 +155,7 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   end
 
   # As `next/3`.
-  defp along_next([], s, state), do: next(s, state, :infinity)
+  defp along_next([], s, state), do: again(s, state, @patience)
 
   defp along_next(messages, s, state) do
     receive do
@@ -160,6 +163,27 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
       other -> other(other, s, state, :infinity)
     after
       0 -> along(messages, s, state)
+    end
+  end
+
+  # As `next/3`, after a message that nobody waits for: mostly more of them come. To be given some at a time is cheaper than
+  # one by one, and to be runnable for a moment cheaper than to be idle and woken. Meanwhile whoever is idle may take them.
+  defp again(%{observed?: true} = s, state, _patience), do: next(s, state, :infinity)
+
+  defp again(s, state, patience) do
+    receive do
+      Broker.wake() -> again(s, state, patience)
+      other -> other(other, s, state, :infinity)
+    after
+      0 ->
+        case Broker.take_along(s.worker, patience > 0) do
+          :soon ->
+            :erlang.yield()
+            again(s, state, patience - 1)
+
+          taken ->
+            taken(taken, s, state, :infinity)
+        end
     end
   end
 
@@ -234,7 +258,7 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   end
 
   # Taking the next message settles one that nobody waits for.
-  defp result({:ok, _answer, state}, nil, _how, s, _before), do: next(s, state, :infinity)
+  defp result({:ok, _answer, state}, nil, _how, s, _before), do: again(s, state, @patience)
 
   # Mostly there is no other: then it waits in its mailbox at once, and has no need to look into it before.
   defp result({:ok, answer, state}, {destination, ref}, :handed, s, _before) do

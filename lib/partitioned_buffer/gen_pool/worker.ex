@@ -232,7 +232,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   @doc false
   @spec taken(t(), term()) :: no_return()
   def taken(w, {message, caller, queue_ns, id}),
-    do: request(w, message, caller, queue_ns, id)
+    do: request(w, message, caller, queue_ns, id, :taken)
 
   def taken(w, :idle), do: rest(w)
   def taken(w, :attend), do: w |> withdraw() |> loop()
@@ -245,7 +245,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
     # How long it has waited only has to be known if somebody may listen.
     case Broker.start(w.worker, id, w.listening? or not w.looked?) do
       nil -> take(w)
-      queue_ns -> request(w, message, caller, queue_ns, id)
+      queue_ns -> request(w, message, caller, queue_ns, id, :handed)
     end
   end
 
@@ -273,6 +273,10 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp await_turn(w), do: w
 
   defp take_turn(w), do: %{w | shared: Shared.take_turn(w.shared, w.parent)}
+
+  # The request came with the state of that moment.
+  defp refresh(w, :fresh), do: w
+  defp refresh(w, _taken), do: with_shared(w, Shared.refresh(w.shared))
 
   defp attend(w) do
     case Signals.attention(w.signals) do
@@ -416,7 +420,8 @@ defmodule PartitionedBuffer.GenPool.Worker do
          message,
          caller,
          queue_ns,
-         id
+         id,
+         _how
        )
        when own != nil and message != :fetch and
               not (is_tuple(caller) and elem(caller, 0) == :forwarded),
@@ -429,14 +434,15 @@ defmodule PartitionedBuffer.GenPool.Worker do
          message,
          caller,
          _queue_ns,
-         id
+         id,
+         how
        )
        when direct != nil do
-    %{shared: %{version: version, state: state}} = w = with_shared(w, Shared.refresh(w.shared))
+    %{shared: %{version: version, state: state}} = w = refresh(w, how)
     Direct.run(direct, version, state, w, message, caller, id, 1)
   end
 
-  defp request(w, message, caller, queue_ns, id),
+  defp request(w, message, caller, queue_ns, id, _how),
     do: unusual(w, message, caller, queue_ns, id)
 
   @doc "Handles a request that has been started, whatever there is to it."
@@ -455,7 +461,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   @doc "The same of one that `Direct` has started, if there may be something to attend to."
   @spec started(t(), term(), Answer.caller(), Broker.id()) :: no_return()
   def started(w, message, caller, id),
-    do: w |> attend() |> request(message, caller, 0, id)
+    do: w |> attend() |> request(message, caller, 0, id, :taken)
 
   defp with_shared(%{shared: shared} = w, shared), do: w
   defp with_shared(w, shared), do: %{w | shared: shared}

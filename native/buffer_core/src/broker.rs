@@ -65,8 +65,8 @@
 //!
 //! # Locks
 //!
-//! In the order in which they may be taken: one partition, `crew`, a worker's task, then `dropped` or `deferred`. Nobody holds
-//! two partitions or two tasks. Under a lock nothing is sent and no chunk is freed; both are left to the
+//! In the order in which they may be taken: one partition, `crew`, a worker's task, then `dropped`, `deferred`, or a
+//! partition's spare chunk. Nobody holds two partitions or two tasks. Under a lock nothing is sent and no chunk is freed; both are left to the
 //! caller in [`After`].
 //!
 //! A message changes between a partition and a task under both of their locks. So it is never in neither, but

@@ -9,9 +9,10 @@
 //!    has failed, if it died.
 //! 4. What was taken along and not started is told as waiting: the account holds, and no message waits beside an idle
 //!    worker unless one has been woken.
-//! 5. A message that is not loose is started when nothing older waits, whoever has taken that along. Who comes for more
+//! 5. A worker comes early only if nobody waits for a message that it would take, and few wait.
+//! 6. A message that is not loose is started when nothing older waits, whoever has taken that along. Who comes for more
 //!    long after another worker has looked at what it has taken along finds nothing older with that one.
-//! 6. When all messages have left, no arena holds a waiting one.
+//! 7. When all messages have left, no arena holds a waiting one.
 #![cfg(not(loom))]
 
 #[path = "support/ledger.rs"]
@@ -42,6 +43,7 @@ enum Op {
         loose: bool,
     },
     TakeAlong(usize),
+    BeEarly(usize),
     Begin(usize, usize),
     Take(usize),
     Rest(usize),
@@ -58,6 +60,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => ask.prop_map(|(lane, count, loose)| Op::Ask { lane, count, loose }),
         12 => worker.clone().prop_map(Op::TakeAlong),
+        4 => worker.clone().prop_map(Op::BeEarly),
         8 => (worker.clone(), 1..40usize).prop_map(|(worker, count)| Op::Begin(worker, count)),
         3 => worker.clone().prop_map(Op::Take),
         1 => worker.clone().prop_map(Op::Rest),
@@ -126,6 +129,7 @@ impl Run {
         match *op {
             Op::Ask { lane, count, loose } => self.ask(lane, count, loose),
             Op::TakeAlong(worker) => self.take(index(worker), true),
+            Op::BeEarly(worker) => self.be_early(index(worker)),
             Op::Begin(worker, count) => {
                 let worker = index(worker);
                 for _ in 0..count {
@@ -227,6 +231,23 @@ impl Run {
             }
             Taken::Idle => assert!(self.waiting.is_empty()),
             _ => unreachable!("no other answer is possible here"),
+        }
+    }
+
+    fn be_early(&mut self, index: usize) {
+        let hand = &mut self.hands[index];
+        let was_running = hand.worker.state() == State::Running;
+        let early = self.desk.is_early(&hand.worker, || 0);
+        if early {
+            assert!(was_running && hand.copies.is_empty());
+            assert!(self.waiting.values().all(|(loose, _)| *loose));
+            let few = 8 * self.desk.partitions();
+            assert!(self.hands.len() > 1 || self.waiting.len() < few);
+        }
+        let done = self.desk.figures().tally.done;
+        if done > self.done {
+            let hand = &mut self.hands[index];
+            self.done += u64::from(std::mem::take(&mut hand.at_work));
         }
     }
 

@@ -287,9 +287,9 @@ fn a_worker_that_rests_and_a_message_find_each_other() {
             assert_eq!(worker.start(id, Some(1)), Some(1));
             let sender = {
                 let desk = Arc::clone(&desk);
-                thread::spawn(move || match handed_over {
-                    true => hand_over(&desk, 10).1.map(|worker| worker.pid),
-                    false => ask_at(&desk, 1, 10, false).1.wake.map(|worker| worker.pid),
+                thread::spawn(move || {
+                    let (_, after) = ask_how(&desk, 1, 10, false, handed_over);
+                    after.handed.or(after.wake).map(|worker| worker.pid)
                 })
             };
             let (wanted, loaded, _took) = worker.settle_answered(End::Done, 1);

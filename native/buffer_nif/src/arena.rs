@@ -20,10 +20,10 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use rustler::sys::{
-    enif_alloc_env, enif_alloc_resource, enif_free_env, enif_get_resource, enif_get_tuple,
-    enif_init_resource_type, enif_inspect_binary, enif_is_identical, enif_make_copy,
-    enif_make_list_from_array, enif_make_resource, enif_release_resource, ErlNifBinary, ErlNifEnv,
-    ErlNifResourceFlags, ErlNifResourceType, ErlNifResourceTypeInit,
+    enif_alloc_env, enif_alloc_resource, enif_clear_env, enif_free_env, enif_get_resource,
+    enif_get_tuple, enif_init_resource_type, enif_inspect_binary, enif_is_identical,
+    enif_make_copy, enif_make_list_from_array, enif_make_resource, enif_release_resource,
+    ErlNifBinary, ErlNifEnv, ErlNifResourceFlags, ErlNifResourceType, ErlNifResourceTypeInit,
 };
 use rustler::wrapper::NIF_TERM;
 use rustler::{Decoder, Env, Error, NifResult, Term};
@@ -188,27 +188,6 @@ impl<'a> Bare<'a> {
         // it is this one.
         unsafe { Term::new(env, self.0) }
     }
-
-    /// The first word that the term refers to, if the VM lays terms out as expected. For those who want the processor to
-    /// have it.
-    #[inline]
-    pub fn first_word(self) -> Option<usize> {
-        let is_known = Layout::get().is_known() && self.0 & words::TAG == words::BOXED;
-        is_known.then(|| words::first_word(self.0))
-    }
-
-    /// The elements of a tuple, if it has so many.
-    #[inline]
-    pub fn of_tuple<const N: usize>(tuple: Term<'a>) -> Option<[Self; N]> {
-        let word = tuple.as_c_arg();
-        if let Some(elements) = words::elements(Layout::get(), word) {
-            // What a tuple refers to belongs to its environment.
-            let elements: &[NIF_TERM; N] = elements.try_into().ok()?;
-            return Some(elements.map(|element| Self(element, PhantomData)));
-        }
-        let elements = tuple_elements(tuple).filter(|elements| elements.len() == N)?;
-        elements.map(Self::of).collect::<Vec<_>>().try_into().ok()
-    }
 }
 
 /// Goes through a list. What is left of it then is the empty list, if it is a proper one.
@@ -350,9 +329,14 @@ impl buffer_core::Arena for Arena {
     }
 
     fn clear(&mut self) -> bool {
-        let little = self.env.is_none() && self.words.clear();
+        let little = self.words.clear();
         if little && !self.terms.is_empty() {
             self.terms.clear();
+            if let Some(env) = self.env {
+                // SAFETY: allocated by `have_copied`, nobody else uses it during `&mut self`, and the words of its terms
+                // have just been forgotten.
+                unsafe { enif_clear_env(env.as_ptr()) };
+            }
             ALIVE.fetch_sub(1, Ordering::Relaxed);
         }
         little

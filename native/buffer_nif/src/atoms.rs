@@ -102,6 +102,7 @@ rustler::atoms! {
     // what it answers
     elsewhere,
     observed,
+    soon,
     idle,
     gone,
     no_worker,

@@ -692,16 +692,21 @@ fn broker_take_dirty<'a>(env: Env<'a>, worker: Handle<'_, Member>) -> Term<'a> {
     attended(env, worker.0, taken)
 }
 
-nif!(broker_take_along / 1, take_along);
+nif!(broker_take_along / 2, take_along);
 
 /// As `broker_take`; or of messages that nobody waits for a list of some, each of which `broker_begin` starts; or
-/// `:attend`, if that bit is set, whether it is idle or not. Bounded.
-fn take_along<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
+/// `:attend`, if that bit is set, whether it is idle or not; or, if it is `patient`, `:soon`, not idle, since there are not
+/// enough of them yet. Bounded.
+fn take_along<'a>(env: Env<'a>, [worker, patient]: [Term<'a>; 2]) -> Term<'a> {
     let Ok(Handle(member)) = worker.decode::<Handle<Member>>() else {
         return atoms::gone().encode(env);
     };
     if member.is_called() {
         return atoms::attend().encode(env);
+    }
+    let patient = patient.as_c_arg() == true_().as_c_arg();
+    if patient && member.broker.core.is_early(&member.worker, clock::now) {
+        return atoms::soon().encode(env);
     }
     let mut copies = Copies::with_capacity(env, 0);
     let copy = |arena: &Arena, range: Range<usize>| copies.extend(arena, range);

@@ -73,6 +73,27 @@ defmodule PartitionedBuffer.GenBuffer.TakeAlongTest do
     end
   end
 
+  test "what messages refer to is there, however often the memory of those before is used again",
+       %{
+         buffer: buffer
+       } do
+    for _round <- 1..200 do
+      {counters, text} = {:counters.new(40, []), :binary.copy("text", 100)}
+      for n <- 1..40, do: GenBuffer.send(buffer, {:count, counters, n})
+      for n <- 1..10, do: GenBuffer.send(buffer, {self(), {n, make_ref(), text, counters}})
+      :erlang.garbage_collect()
+
+      for _ <- 1..10 do
+        assert_receive {:handled, {_n, reference, ^text, ^counters}, _worker}, 5_000
+        assert is_reference(reference)
+      end
+
+      await(fn -> Enum.all?(1..40, &(:counters.get(counters, &1) == 1)) end)
+    end
+
+    await(fn -> match?(%{size: 0, in_flight: 0, bytes: 0}, figures(buffer)) end)
+  end
+
   test "they are handled in order", %{buffer: buffer} do
     gate = close_gate(buffer)
     send_all(buffer, 1..2_000)

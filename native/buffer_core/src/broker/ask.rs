@@ -214,7 +214,8 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 (entry.message, entry.reply) = stored;
                 partition.waiting.push_stored(entry, segment);
             } else if let Some(store) = store.take() {
-                partition.waiting.push(entry, store);
+                let spare = || self.partitions[index].spare();
+                partition.waiting.push(entry, spare, store);
             }
             partition.counts.accepted += 1;
             let due = self.look_at(partition.next_due(ask.now), ask.now);

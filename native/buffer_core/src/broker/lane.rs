@@ -12,46 +12,81 @@ use std::ops::{Deref, DerefMut};
 use crossbeam_utils::CachePadded;
 
 use super::partition::Partition;
-use crate::sync::{fence, AtomicI64, Mutex, MutexGuard, Ordering};
+use super::waiting::Chunk;
+use crate::sync::{fence, AtomicBool, AtomicI64, Mutex, MutexGuard, Ordering};
+use crate::Arena;
 
 pub(super) struct Lane<A, P> {
     partition: CachePadded<Mutex<Partition<A, P>>>,
-    front: CachePadded<AtomicI64>,
+    shown: CachePadded<Shown>,
+    // A chunk that has been cleared, for the next one that is needed.
+    spare: Mutex<Option<Box<Chunk<A, P>>>>,
+}
+
+/// What is readable without the lock. It changes under it.
+struct Shown {
+    front: AtomicI64,
+    // See `Lane::is_worth_it`.
+    worth_it: AtomicBool,
 }
 
 /// A partition whose lock is held.
-pub(super) struct Locked<'a, A, P> {
+pub(super) struct Locked<'a, A: Arena, P: Copy> {
     partition: MutexGuard<'a, Partition<A, P>>,
-    front: &'a AtomicI64,
+    shown: &'a Shown,
 }
 
-impl<A, P> Lane<A, P> {
+impl<A: Arena, P: Copy> Lane<A, P> {
     pub(super) fn new(partition: Partition<A, P>) -> Self {
         Self {
-            front: CachePadded::new(AtomicI64::new(partition.waiting.front_at())),
+            shown: CachePadded::new(Shown {
+                front: AtomicI64::new(partition.waiting.front_at()),
+                worth_it: AtomicBool::new(false),
+            }),
             partition: CachePadded::new(Mutex::new(partition)),
+            spare: Mutex::new(None),
         }
     }
 
     pub(super) fn lock(&self) -> Locked<'_, A, P> {
         Locked {
             partition: self.partition.lock(),
-            front: &self.front,
+            shown: &self.shown,
         }
     }
 
     /// When the oldest message came, a moment ago; `i64::MAX`: none waits.
     pub(super) fn front(&self) -> i64 {
-        self.front.load(Ordering::Acquire)
+        self.shown.front.load(Ordering::Acquire)
     }
 
     /// Whether none waits, a moment ago.
     pub(super) fn is_empty(&self) -> bool {
         self.front() == i64::MAX
     }
+
+    /// Whether a worker that takes messages along should look at it, a moment ago: there are enough, or what waits is
+    /// to be taken one by one.
+    pub(super) fn is_worth_it(&self) -> bool {
+        // In a model whatever waits is worth it, and one word to be read is less to be tried.
+        match cfg!(loom) {
+            true => !self.is_empty(),
+            false => self.shown.worth_it.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Keeps a chunk that has been cleared. Answers the one that it kept before.
+    pub(super) fn keep(&self, chunk: Box<Chunk<A, P>>) -> Option<Box<Chunk<A, P>>> {
+        self.spare.lock().replace(chunk)
+    }
+
+    /// The chunk that it keeps.
+    pub(super) fn spare(&self) -> Option<Box<Chunk<A, P>>> {
+        self.spare.lock().take()
+    }
 }
 
-impl<A, P> Deref for Locked<'_, A, P> {
+impl<A: Arena, P: Copy> Deref for Locked<'_, A, P> {
     type Target = Partition<A, P>;
 
     fn deref(&self) -> &Partition<A, P> {
@@ -59,18 +94,22 @@ impl<A, P> Deref for Locked<'_, A, P> {
     }
 }
 
-impl<A, P> DerefMut for Locked<'_, A, P> {
+impl<A: Arena, P: Copy> DerefMut for Locked<'_, A, P> {
     fn deref_mut(&mut self) -> &mut Partition<A, P> {
         &mut self.partition
     }
 }
 
-impl<A, P> Drop for Locked<'_, A, P> {
+impl<A: Arena, P: Copy> Drop for Locked<'_, A, P> {
     fn drop(&mut self) {
         let front = self.partition.waiting.front_at();
-        let before = self.front.load(Ordering::Relaxed);
+        let worth_it = self.partition.is_worth_it();
+        if cfg!(not(loom)) && self.shown.worth_it.load(Ordering::Relaxed) != worth_it {
+            self.shown.worth_it.store(worth_it, Ordering::Relaxed);
+        }
+        let before = self.shown.front.load(Ordering::Relaxed);
         if before != front {
-            self.front.store(front, Ordering::Release);
+            self.shown.front.store(front, Ordering::Release);
             if before == i64::MAX {
                 // See `Broker::any_waiting`.
                 fence(Ordering::SeqCst);

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::waiting::{Chunk, Gone};
+use super::waiting::{Chunk, Emptied};
 use crate::Arena;
 
 pub(super) struct Load<A, P> {
@@ -147,9 +147,9 @@ impl<A: Arena, P: Copy> Load<A, P> {
         count
     }
 
-    /// The worker starts the next one of those that it has copies of: its id, and the chunk if nothing is left in it.
-    /// `None`: there is none, or somebody has taken it back.
-    pub(super) fn start(&mut self) -> Option<(u64, Gone<A, P>)> {
+    /// The worker starts the next one of those that it has copies of: its id, and the chunk if nothing is left in it, with
+    /// its partition. `None`: there is none, or somebody has taken it back.
+    pub(super) fn start(&mut self) -> Option<(u64, Emptied<A, P>)> {
         let (index, left) = self.copied.front_mut()?;
         let index = *index;
         *left -= 1;
@@ -160,6 +160,7 @@ impl<A: Arena, P: Copy> Load<A, P> {
         let entry = chunk.as_mut()?.pop()?;
         self.held -= 1;
         self.bytes -= u64::from(entry.weight);
-        Some((entry.id, chunk.take_if(|chunk| chunk.held() == 0)))
+        let gone = chunk.take_if(|chunk| chunk.held() == 0);
+        Some((entry.id, gone.map(|gone| (index, gone))))
     }
 }

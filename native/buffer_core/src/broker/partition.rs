@@ -77,6 +77,9 @@ pub(super) struct Partition<A, P> {
 }
 
 impl<A: Arena, P: Copy> Partition<A, P> {
+    /// So many messages are worth to be taken along.
+    pub(super) const LEAST: usize = if cfg!(loom) { 1 } else { 8 };
+
     pub(super) fn new(config: Config) -> Self {
         Self {
             waiting: Waiting::default(),
@@ -258,9 +261,8 @@ impl<A: Arena, P: Copy> Partition<A, P> {
         }
     }
 
-    /// Lends messages to a worker, which will start them. Only where nothing else may happen to them meanwhile, and in
-    /// order.
-    pub(super) fn lend(&mut self, least: usize) -> Option<Box<Chunk<A, P>>> {
+    /// Whether messages may be lent: nothing else may happen to them meanwhile, and they are taken in order.
+    fn lends(&self) -> bool {
         let Config {
             order,
             max,
@@ -269,7 +271,19 @@ impl<A: Arena, P: Copy> Partition<A, P> {
             ..
         } = self.config;
         let free = max == usize::MAX && timeout.is_none() && codel.is_none();
-        if order != Order::Fifo || !free {
+        order == Order::Fifo && free
+    }
+
+    /// Whether a worker that takes messages along is to look: as many wait as it takes along, or they are none to be
+    /// taken along.
+    pub(super) fn is_worth_it(&self) -> bool {
+        let waiting = self.waiting.len();
+        waiting >= Self::LEAST || waiting > 0 && !(self.waiting.lends() && self.lends())
+    }
+
+    /// Lends messages to a worker, which will start them.
+    pub(super) fn lend(&mut self, least: usize) -> Option<Box<Chunk<A, P>>> {
+        if !self.lends() {
             return None;
         }
         let chunk = self.waiting.lend(least)?;

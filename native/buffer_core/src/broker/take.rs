@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::config::Order;
 use super::dropped::{Drop, Dropped};
+use super::lane::Lane;
 use super::partition::{Effects, Partition};
 use super::waiting::{Chunk, Entry, Place};
 use super::worker::{End, State, Worker};
@@ -205,6 +206,21 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         (Taken::Again, self.after_take(woken, effects))
     }
 
+    /// The worker is through with what it had. Whether it comes early if it is to take messages along: not enough of them
+    /// wait yet, and nobody waits for any. It is at work all the same.
+    pub fn is_early(&self, worker: &Worker<A, P>, now: impl FnOnce() -> i64) -> bool {
+        if !self.ordered || worker.state() != State::Running || !worker.is_at_work() {
+            return false;
+        }
+        let mut task = worker.task.lock();
+        if task.works() {
+            task.settle(End::Done, now());
+        }
+        let has_any = task.has_any() || !task.load.is_empty();
+        drop(task);
+        !has_any && !self.partitions.iter().any(Lane::is_worth_it)
+    }
+
     /// The worker has been settled, and takes no message: it is idle now, unless one waits. `loaded`: it may have taken
     /// messages along.
     pub fn rest_unless_needed(
@@ -259,11 +275,15 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
 
     /// The worker takes messages along, if there are enough for it to be worth its while.
     fn lend(&self, worker: &Worker<A, P>, mut has_load: bool) -> bool {
-        // With fewer a chunk costs more than it saves. Once there are enough, it takes what came at the same time.
-        const LEAST: usize = if cfg!(loom) { 1 } else { 16 };
         for _ in 0..2 {
             for (index, lane) in self.partitions.iter().enumerate() {
-                if lane.front() == i64::MAX {
+                // Once it has some, it takes what came at the same time.
+                let worth_it = if has_load {
+                    !lane.is_empty()
+                } else {
+                    lane.is_worth_it()
+                };
+                if !worth_it {
                     continue;
                 }
                 let mut partition = lane.lock();
@@ -271,7 +291,11 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 if task.load.has(index) {
                     continue;
                 }
-                if let Some(chunk) = partition.lend(if has_load { 1 } else { LEAST }) {
+                if let Some(chunk) = partition.lend(if has_load {
+                    1
+                } else {
+                    Partition::<A, P>::LEAST
+                }) {
                     if task.load.is_empty() {
                         self.loads.fetch_add(1, Ordering::Relaxed);
                     }
@@ -338,7 +362,14 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         if last {
             self.loads.fetch_sub(1, Ordering::Relaxed);
         }
-        after.freed.extend(gone);
+        if let Some((index, mut chunk)) = gone {
+            // Nothing depends on it, and models get twice as large.
+            let freed = match cfg!(not(loom)) && chunk.clear() {
+                true => self.partitions[index].keep(chunk),
+                false => Some(chunk),
+            };
+            after.freed.extend(freed);
+        }
         (true, after)
     }
 

@@ -44,8 +44,8 @@ pub type Stored = (u32, Option<u32>);
 /// A message that left, and its chunk if that went with it.
 pub type Left<A, P> = (Entry<P>, Option<Box<Chunk<A, P>>>);
 
-/// A chunk that nothing is left in, if that is so.
-pub type Gone<A, P> = Option<Box<Chunk<A, P>>>;
+/// A chunk that nothing is left in, and its partition, if that is so.
+pub(super) type Emptied<A, P> = Option<(usize, Box<Chunk<A, P>>)>;
 
 /// A segment and the messages in it.
 pub struct Chunk<A, P> {
@@ -77,6 +77,20 @@ impl<A: Arena, P: Copy> Chunk<A, P> {
             bytes: 0,
             lendable: true,
         }
+    }
+
+    /// Makes it as good as new, if it has nothing in it and is small; otherwise nothing is done, and the answer is
+    /// `false`.
+    pub(super) fn clear(&mut self) -> bool {
+        self.held == 0 && self.segment.clear()
+    }
+
+    /// Opens one that has been cleared.
+    fn open_again(&mut self, now: i64, first: u64) {
+        self.segment.open_again(now);
+        self.entries.clear();
+        self.first = first;
+        (self.sealed, self.lendable) = (false, true);
     }
 
     fn push(&mut self, entry: Entry<P>) {
@@ -208,11 +222,23 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
     }
 
     /// Adds a message at the back. `store` puts its terms into the segment and says where they are.
-    pub fn push(&mut self, mut entry: Entry<P>, store: impl FnOnce(&mut Segment<A>) -> Stored) {
+    /// `spare`: a chunk that has been cleared, if there is one.
+    pub(super) fn push(
+        &mut self,
+        mut entry: Entry<P>,
+        spare: impl FnOnce() -> Option<Box<Chunk<A, P>>>,
+        store: impl FnOnce(&mut Segment<A>) -> Stored,
+    ) {
         let chunk = match self.chunks.back_mut() {
             Some(chunk) if chunk.takes_more() => chunk,
             _ => {
-                let chunk = Box::new(Chunk::open(entry.at, entry.id));
+                let chunk = match spare() {
+                    Some(mut chunk) => {
+                        chunk.open_again(entry.at, entry.id);
+                        chunk
+                    }
+                    None => Box::new(Chunk::open(entry.at, entry.id)),
+                };
                 self.chunks.push_back(chunk);
                 self.chunks.back_mut().expect("there is one, just pushed")
             }
@@ -267,6 +293,11 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
         self.bytes -= chunk.bytes;
         self.see_front();
         Some(chunk)
+    }
+
+    /// Whether the first chunk may be lent, if there is one.
+    pub(super) fn lends(&self) -> bool {
+        self.chunks.front().is_none_or(|first| first.lendable)
     }
 
     /// A chunk that was lent comes back. From now on its messages are taken one by one: there are not enough for all
@@ -400,6 +431,11 @@ mod tests {
             self.0 += 1;
         }
 
+        fn clear(&mut self) -> bool {
+            self.0 = 0;
+            true
+        }
+
         fn len(&self) -> usize {
             self.0
         }
@@ -420,11 +456,15 @@ mod tests {
     }
 
     fn push(waiting: &mut Waiting<Count, u8>, id: u64, weight: u32) {
-        waiting.push(entry(id, weight), |segment| {
-            let at = segment.arena().len();
-            segment.push(weight, |arena| arena.0 += 1);
-            (at as u32, None)
-        });
+        waiting.push(
+            entry(id, weight),
+            || None,
+            |segment| {
+                let at = segment.arena().len();
+                segment.push(weight, |arena| arena.0 += 1);
+                (at as u32, None)
+            },
+        );
     }
 
     fn remove(waiting: &mut Waiting<Count, u8>, id: u64) -> bool {
@@ -466,6 +506,49 @@ mod tests {
                 .map_or(0, |chunk| chunk.segment.bytes());
             assert!(kept <= Chunk::<Count, u8>::IDLE_BYTES);
         }
+    }
+
+    #[test]
+    fn a_chunk_that_was_cleared_is_as_good_as_new() {
+        let mut waiting = Waiting::default();
+        let loose = |id| Entry {
+            loose: true,
+            ..entry(id, 1)
+        };
+        let store = |segment: &mut Segment<Count>| {
+            let at = segment.arena().len();
+            segment.push(1, |arena| arena.0 += 1);
+            (at as u32, None)
+        };
+        let mut spare = None;
+        for round in 0..10 {
+            for id in 10 * round..10 * round + 10 {
+                waiting.push(loose(id), || spare.take(), store);
+            }
+            let mut chunk = waiting.lend(1).expect("all of it is loose");
+            let ids: Vec<u64> = std::iter::from_fn(|| chunk.pop().map(|entry| entry.id)).collect();
+            assert_eq!(ids, Vec::from_iter(10 * round..10 * round + 10));
+            assert_eq!((chunk.arena().len(), chunk.bytes()), (10, 0));
+            assert!(chunk.clear() && chunk.arena().len() == 0);
+            spare = Some(chunk);
+        }
+        // What has come back from a worker is lent no more, but may be cleared.
+        waiting.push(loose(200), || spare.take(), store);
+        assert!(spare.is_none() && waiting.find(200).is_some());
+        let lent = waiting.lend(1).expect("it is loose");
+        waiting.take_back(lent);
+        assert!(!waiting.lends() && waiting.lend(1).is_none());
+        push(&mut waiting, 201, 1);
+        assert!(remove(&mut waiting, 200) && remove(&mut waiting, 201));
+    }
+
+    #[test]
+    fn one_with_messages_in_it_is_not_cleared() {
+        let mut chunk: Chunk<Count, u8> = Chunk::open(0, 1);
+        chunk.push(entry(1, 1));
+        assert!(!chunk.clear());
+        assert_eq!(chunk.pop().map(|entry| entry.id), Some(1));
+        assert!(chunk.clear());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A worker: whether it is free, and what it works on.
 
 use super::load::Load;
-use super::waiting::{Entry, Gone, Stored};
+use super::waiting::{Emptied, Entry, Stored};
 use crate::sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, Ordering};
 use crate::{Arena, Segment};
 
@@ -157,9 +157,9 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         Some(now.saturating_sub(entry.at).max(0))
     }
 
-    /// It starts the next of the messages that it has taken along, and is through with the one before. With the chunk to
-    /// be freed, and whether that was the last one. Time is not asked for: that takes as long as all the rest.
-    pub(super) fn begin(&self) -> Option<(Gone<A, P>, bool)> {
+    /// It starts the next of the messages that it has taken along, and is through with the one before. With the chunk that
+    /// nothing is left in, and its partition, and whether that was the last one. Time is not asked for: that takes as long as all the rest.
+    pub(super) fn begin(&self) -> Option<(Emptied<A, P>, bool)> {
         let mut task = self.task.lock();
         let (id, gone) = task.load.start()?;
         let taken_at = task.in_flight.as_ref().map(|flight| flight.taken_at);
