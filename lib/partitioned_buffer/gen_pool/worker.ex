@@ -232,7 +232,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   @doc false
   @spec taken(t(), term()) :: no_return()
   def taken(w, {message, caller, queue_ns, id}),
-    do: request(w, message, caller, queue_ns, id, :taken)
+    do: request(w, message, caller, queue_ns, id)
 
   def taken(w, :idle), do: rest(w)
   def taken(w, :attend), do: w |> withdraw() |> loop()
@@ -245,7 +245,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
     # How long it has waited only has to be known if somebody may listen.
     case Broker.start(w.worker, id, w.listening? or not w.looked?) do
       nil -> take(w)
-      queue_ns -> request(w, message, caller, queue_ns, id, :handed)
+      queue_ns -> request(w, message, caller, queue_ns, id)
     end
   end
 
@@ -273,10 +273,6 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp await_turn(w), do: w
 
   defp take_turn(w), do: %{w | shared: Shared.take_turn(w.shared, w.parent)}
-
-  # The request came with the state of that moment.
-  defp refresh(w, :fresh), do: w
-  defp refresh(w, _taken), do: with_shared(w, Shared.refresh(w.shared))
 
   defp attend(w) do
     case Signals.attention(w.signals) do
@@ -420,8 +416,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
          message,
          caller,
          queue_ns,
-         id,
-         _how
+         id
        )
        when own != nil and message != :fetch and
               not (is_tuple(caller) and elem(caller, 0) == :forwarded),
@@ -434,15 +429,14 @@ defmodule PartitionedBuffer.GenPool.Worker do
          message,
          caller,
          _queue_ns,
-         id,
-         how
+         id
        )
        when direct != nil do
-    %{shared: %{version: version, state: state}} = w = refresh(w, how)
+    %{shared: %{version: version, state: state}} = w = with_shared(w, Shared.refresh(w.shared))
     Direct.run(direct, version, state, w, message, caller, id, 1)
   end
 
-  defp request(w, message, caller, queue_ns, id, _how),
+  defp request(w, message, caller, queue_ns, id),
     do: unusual(w, message, caller, queue_ns, id)
 
   @doc "Handles a request that has been started, whatever there is to it."
@@ -461,7 +455,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   @doc "The same of one that `Direct` has started, if there may be something to attend to."
   @spec started(t(), term(), Answer.caller(), Broker.id()) :: no_return()
   def started(w, message, caller, id),
-    do: w |> attend() |> request(message, caller, 0, id, :taken)
+    do: w |> attend() |> request(message, caller, 0, id)
 
   defp with_shared(%{shared: shared} = w, shared), do: w
   defp with_shared(w, shared), do: %{w | shared: shared}

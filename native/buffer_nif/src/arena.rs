@@ -188,6 +188,27 @@ impl<'a> Bare<'a> {
         // it is this one.
         unsafe { Term::new(env, self.0) }
     }
+
+    /// The first word that the term refers to, if the VM lays terms out as expected. For those who want the processor to
+    /// have it.
+    #[inline]
+    pub fn first_word(self) -> Option<usize> {
+        let is_known = Layout::get().is_known() && self.0 & words::TAG == words::BOXED;
+        is_known.then(|| words::first_word(self.0))
+    }
+
+    /// The elements of a tuple, if it has so many.
+    #[inline]
+    pub fn of_tuple<const N: usize>(tuple: Term<'a>) -> Option<[Self; N]> {
+        let word = tuple.as_c_arg();
+        if let Some(elements) = words::elements(Layout::get(), word) {
+            // What a tuple refers to belongs to its environment.
+            let elements: &[NIF_TERM; N] = elements.try_into().ok()?;
+            return Some(elements.map(|element| Self(element, PhantomData)));
+        }
+        let elements = tuple_elements(tuple).filter(|elements| elements.len() == N)?;
+        elements.map(Self::of).collect::<Vec<_>>().try_into().ok()
+    }
 }
 
 /// Goes through a list. What is left of it then is the empty list, if it is a proper one.

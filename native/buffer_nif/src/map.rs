@@ -5,6 +5,7 @@
 //!
 //! Each takes the index of a partition, or nil for a key that is its own routing key.
 
+mod gathered;
 mod list;
 pub mod scatter;
 mod snapshot;

@@ -70,6 +70,12 @@ impl Layout {
     /// What references count as that the VM copies.
     pub const REFERENCE_WORDS: usize = 6;
 
+    /// Whether the VM lays terms out as expected.
+    #[inline]
+    pub fn is_known(self) -> bool {
+        self.0 != 0
+    }
+
     /// How many words a copy takes besides the term's own; `None`: the VM is to copy it.
     #[inline]
     pub fn words(self, term: Term<'_>) -> Option<usize> {
@@ -707,7 +713,17 @@ pub(super) fn thing<'a>(boxed: NIF_TERM) -> &'a [usize] {
 /// The words of the head and the tail of a list, if the VM lays terms out as expected.
 #[inline]
 pub fn head_and_tail(layout: Layout, list: NIF_TERM) -> Option<[NIF_TERM; 2]> {
-    (layout.0 != 0 && list & TAG == LIST).then(|| cell(list))
+    (layout.is_known() && list & TAG == LIST).then(|| cell(list))
+}
+
+/// The words of the elements of a tuple that has some, if the VM lays terms out as expected.
+#[inline]
+pub fn elements<'a>(layout: Layout, tuple: NIF_TERM) -> Option<&'a [NIF_TERM]> {
+    if !layout.is_known() || tuple & TAG != BOXED {
+        return None;
+    }
+    let thing = layout.known(tuple).filter(|thing| is_tuple(thing))?;
+    Some(&thing[1..])
 }
 
 /// The head and the tail of a list's cell.
