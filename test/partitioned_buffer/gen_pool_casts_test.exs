@@ -13,7 +13,10 @@ defmodule PartitionedBuffer.GenPoolCastsTest do
 
     for n <- numbers do
       :ok =
-        GenPool.cast(pool, fn state -> send(test, {:handled, n, self()}) && {:noreply, state} end)
+        GenPool.cast(pool, fn state ->
+          send(test, {:handled, n, self()})
+          {:noreply, state}
+        end)
     end
   end
 
@@ -74,7 +77,8 @@ defmodule PartitionedBuffer.GenPoolCastsTest do
     caller =
       Task.async(fn ->
         GenPool.call(pool, fn state ->
-          send(test, {:handled, :call, self()}) && {:reply, :ok, state}
+          send(test, {:handled, :call, self()})
+          {:reply, :ok, state}
         end)
       end)
 
@@ -120,7 +124,11 @@ defmodule PartitionedBuffer.GenPoolCastsTest do
 
     let_go(worker, ref, fn state ->
       {:noreply, state,
-       {:continue, fn state -> send(test, {:handled, :continue, self()}) && {:noreply, state} end}}
+       {:continue,
+        fn state ->
+          send(test, {:handled, :continue, self()})
+          {:noreply, state}
+        end}}
     end)
 
     assert handled(101) == [:continue | Enum.to_list(51..150)]
@@ -132,7 +140,10 @@ defmodule PartitionedBuffer.GenPoolCastsTest do
     test = self()
 
     info = fn what ->
-      fn state -> send(test, {:handled, what, self()}) && {:noreply, state} end
+      fn state ->
+        send(test, {:handled, what, self()})
+        {:noreply, state}
+      end
     end
 
     send(worker, info.(:worker))
@@ -202,7 +213,10 @@ defmodule PartitionedBuffer.GenPoolCastsTest do
     test = self()
 
     :ok =
-      GenPool.cast(pool, fn state -> send(test, {:length, length(large)}) && {:noreply, state} end)
+      GenPool.cast(pool, fn state ->
+        send(test, {:length, length(large)})
+        {:noreply, state}
+      end)
 
     assert_receive {:length, 300_000}, 5_000
   end
