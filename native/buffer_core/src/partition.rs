@@ -48,7 +48,7 @@ use crate::delivery::{Batch, Discarded, Piece};
 use crate::kept::Kept;
 use crate::segment::Retired;
 use crate::stats::Reason;
-use crate::sync::{AtomicUsize, Mutex};
+use crate::sync::{lock_soon, AtomicUsize, Mutex};
 
 use call::Call;
 use generation::size_of;
@@ -233,7 +233,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
 
     /// Reads the live generation, unless the partition is closed.
     pub fn read_live<R>(&self, read: impl FnOnce(&G) -> R) -> Result<R, Closed> {
-        let live = self.live.lock();
+        let live = lock_soon(&self.live);
         if live.closed {
             return Err(Closed);
         }

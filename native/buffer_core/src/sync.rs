@@ -22,6 +22,37 @@ pub use loom::sync::MutexGuard;
 #[cfg(loom)]
 pub use loom::thread::yield_now;
 
+/// Takes a lock that is never held for long: a waiting thread looks at it for a while before it sleeps.
+#[cfg(not(loom))]
+#[inline]
+pub fn lock_soon<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    match mutex.try_lock() {
+        Some(guard) => guard,
+        None => lock_looking(mutex),
+    }
+}
+
+#[cfg(not(loom))]
+#[cold]
+#[inline(never)]
+fn lock_looking<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    for _ in 0..100 {
+        std::hint::spin_loop();
+        if !mutex.is_locked() {
+            if let Some(guard) = mutex.try_lock() {
+                return guard;
+            }
+        }
+    }
+    mutex.lock()
+}
+
+/// loom tries every order anyway.
+#[cfg(loom)]
+pub fn lock_soon<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock()
+}
+
 /// Releases a lock to the one who has waited longest, if anybody has.
 #[cfg(not(loom))]
 pub fn unlock_fairly<T>(guard: MutexGuard<'_, T>) {

@@ -171,10 +171,9 @@ impl<'a, 'b> Taken<'a, 'b> {
         term: Term<'a>,
         env: &'b Env<'a>,
         scale: &mut Scale,
-        space: &'b mut [u8],
+        space: &'b mut Space,
     ) -> Result<Self, Heavy> {
-        let (weight, len) = take(term, scale, space)?;
-        let packed = len.map(|len| &space[..len]);
+        let (weight, packed) = take(term, scale, || space.bytes())?;
         Ok(Self {
             term: Bare::of(term),
             env,
@@ -189,11 +188,12 @@ impl<'a, 'b> Taken<'a, 'b> {
         term: Term<'a>,
         env: &'b Env<'a>,
         scale: &mut Scale,
-        space: &'b mut [u8],
+        space: &'b mut Space,
     ) -> Result<Option<Self>, Heavy> {
         if immediate_word(term).is_some() {
             return Self::new(term, env, scale, space).map(Some);
         }
+        let space = space.bytes();
         let Some((len, words)) = pack(term, space) else {
             return Ok(None);
         };
@@ -236,20 +236,32 @@ impl<'a, 'b> Taken<'a, 'b> {
     }
 }
 
-/// The weight of a term, and how long it is packed, if it can be.
+/// Room to pack a term in, which is made when it is needed: that takes longer than to see that it is not.
+#[derive(Default)]
+struct Space(Option<[u8; SPACE]>);
+
+impl Space {
+    #[inline]
+    fn bytes(&mut self) -> &mut [u8] {
+        self.0.get_or_insert([0; SPACE])
+    }
+}
+
+/// The weight of a term, and its bytes if it can be packed.
 #[inline(always)]
-fn take(
+fn take<'b>(
     term: Term<'_>,
     scale: &mut Scale,
-    space: &mut [u8],
-) -> Result<(u32, Option<usize>), Heavy> {
+    space: impl FnOnce() -> &'b mut [u8],
+) -> Result<(u32, Option<&'b [u8]>), Heavy> {
     if immediate_word(term).is_some() {
         return Ok((scale.weigh_words(0)?, None));
     }
-    if let Some((len, words)) = pack(term, space) {
-        return Ok((scale.weigh_words(words)?, Some(len)));
+    let space = space();
+    match pack(term, space) {
+        Some((len, words)) => Ok((scale.weigh_words(words)?, Some(&space[..len]))),
+        None => Ok((scale.weigh(term)?, None)),
     }
-    Ok((scale.weigh(term)?, None))
 }
 
 /// A key on its way, and its hash.
@@ -265,7 +277,7 @@ impl<'a, 'b> Key<'a, 'b> {
         term: Term<'a>,
         env: &'b Env<'a>,
         scale: &mut Scale,
-        space: &'b mut [u8],
+        space: &'b mut Space,
     ) -> Result<Self, Heavy> {
         let taken = Taken::new(term, env, scale, space)?;
         let hash = hash(term, taken.packed);
@@ -442,7 +454,7 @@ fn put<'a>(
     mut scale: Scale,
 ) -> Result<(), Refused> {
     let env = key.get_env();
-    let (key_bytes, value_bytes) = (&mut [0; SPACE], &mut [0; SPACE]);
+    let (key_bytes, value_bytes) = (&mut Space::default(), &mut Space::default());
     let key = Key::new(key, &env, &mut scale, key_bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     let value = Taken::new(value, &env, &mut scale, value_bytes)?;
@@ -481,7 +493,7 @@ fn put_await<'a>(
 ) -> Result<(), Refused> {
     let mut scale = Scale::bounded();
     let token = token.decode::<u64>().map_err(|_| Refused::Improper)?;
-    let (key_bytes, value_bytes) = (&mut [0; SPACE], &mut [0; SPACE]);
+    let (key_bytes, value_bytes) = (&mut Space::default(), &mut Space::default());
     let key = Key::new(key, &env, &mut scale, key_bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     let value = Taken::new(value, &env, &mut scale, value_bytes)?;
@@ -530,7 +542,7 @@ fn put_newer<'a>(
     mut scale: Scale,
 ) -> Result<(), Refused> {
     let env = key.get_env();
-    let (key_bytes, value_bytes) = (&mut [0; SPACE], &mut [0; SPACE]);
+    let (key_bytes, value_bytes) = (&mut Space::default(), &mut Space::default());
     let key = Key::new(key, &env, &mut scale, key_bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     if immediate_word(version).is_some() && !versions::are_remembered(shared) {
@@ -544,7 +556,7 @@ fn put_newer<'a>(
             return Ok(());
         }
     }
-    let version_bytes = &mut [0; SPACE];
+    let version_bytes = &mut Space::default();
     let value = Taken::new(value, &env, &mut scale, value_bytes)?;
     let version = Taken::new(version, &env, &mut scale, version_bytes)?;
     account(env, 0, scale.weighed());
@@ -572,7 +584,7 @@ fn put_if_newer<'a>(
     value: Term<'a>,
     version: Term<'_>,
     scale: &mut Scale,
-    space: &mut [u8],
+    space: &mut Space,
 ) -> Result<bool, Refused> {
     let found = key.find(map);
     if found.is_some_and(|slot| !is_newer(map, version, map.entry(slot).version)) {
@@ -655,7 +667,7 @@ fn fetch<'a>(
     index: Index,
     mut scale: Scale,
 ) -> Result<Option<Term<'a>>, Refused> {
-    let bytes = &mut [0; SPACE];
+    let bytes = &mut Space::default();
     let key = Key::new(key, &env, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     partition.read_live(|map| {
@@ -672,7 +684,7 @@ fn fetch<'a>(
 
 fn delete(shared: &Shared, key: Term<'_>, index: Index, mut scale: Scale) -> Result<(), Refused> {
     let env = key.get_env();
-    let bytes = &mut [0; SPACE];
+    let bytes = &mut Space::default();
     let key = Key::new(key, &env, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     write(env, shared, partition, |map, _| {
@@ -694,7 +706,7 @@ fn fetch_and_remove<'a>(
     index: Index,
     mut scale: Scale,
 ) -> Result<Option<Term<'a>>, Refused> {
-    let bytes = &mut [0; SPACE];
+    let bytes = &mut Space::default();
     let key = Key::new(key, &env, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     write(env, shared, partition, |map, _| {
@@ -718,7 +730,7 @@ fn has_key(
     mut scale: Scale,
 ) -> Result<bool, Refused> {
     let env = key.get_env();
-    let bytes = &mut [0; SPACE];
+    let bytes = &mut Space::default();
     let key = Key::new(key, &env, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     Ok(partition.read_live(|map| key.find(map).is_some())?)

@@ -7,7 +7,7 @@ use super::room::Counted;
 use super::{size_of, Closed, Generation, Live, Partition, Room, Rows, Written};
 use crate::capacity::{Credit, Size};
 use crate::delivery::After;
-use crate::sync::{unlock_fairly, Ordering};
+use crate::sync::{lock_soon, unlock_fairly, Ordering};
 
 impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     /// Writes to the live generation, unless the partition is closed. The write takes the room that it
@@ -17,7 +17,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         after: &mut After<G::Arena, O>,
         write: impl FnOnce(&mut G, &mut Room<'_, G, O>) -> R,
     ) -> Result<Written<R, O>, Closed> {
-        let mut guard = self.live.lock();
+        let mut guard = lock_soon(&self.live);
         if guard.closed {
             return Err(Closed);
         }
@@ -34,7 +34,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         after: &mut After<G::Arena, O>,
         write: impl FnOnce(&mut G) -> R,
     ) -> Written<R, O> {
-        let mut guard = self.live.lock();
+        let mut guard = lock_soon(&self.live);
         let live = &mut *guard;
         let result = self.write_on_credit(live, credit, after, write);
         self.written(live, after, result)
@@ -49,7 +49,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         (owner, token): (O, u64),
         write: impl FnOnce(&mut G) -> Range<u64>,
     ) -> Written<(), O> {
-        let mut guard = self.live.lock();
+        let mut guard = lock_soon(&self.live);
         let live = &mut *guard;
         let places = self.write_on_credit(live, credit, after, write);
         self.await_places(live, places, (owner, token), after);
@@ -63,7 +63,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         who: (O, u64),
         write: impl FnOnce(&mut G, &mut Room<'_, G, O>) -> Result<Range<u64>, E>,
     ) -> Result<Written<Result<(), E>, O>, Closed> {
-        let mut guard = self.live.lock();
+        let mut guard = lock_soon(&self.live);
         if guard.closed {
             return Err(Closed);
         }
@@ -136,7 +136,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         size: Size,
         keep: Option<impl FnOnce(&mut G::Arena)>,
     ) -> Result<Written<(), O>, Closed> {
-        let mut live = self.live.lock();
+        let mut live = lock_soon(&self.live);
         if live.closed {
             return Err(Closed);
         }
@@ -162,7 +162,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         rows: &Rows<'_, G>,
         after: &mut After<G::Arena, O>,
     ) -> (Size, Option<O>) {
-        let mut guard = self.live.lock();
+        let mut guard = lock_soon(&self.live);
         let live = &mut *guard;
         if !live.bounded || live.closed {
             return (Size::default(), None);
@@ -177,7 +177,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     /// Looks at the live generation, or changes what does not count, in many short turns of one caller:
     /// whoever waits for the lock has it next, instead of finding it taken again when it has woken up.
     pub fn in_turn<R>(&self, turn: impl FnOnce(&mut G) -> R) -> Result<R, Closed> {
-        let mut live = self.live.lock();
+        let mut live = lock_soon(&self.live);
         if live.closed {
             return Err(Closed);
         }
@@ -189,7 +189,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     /// Changes the live generation although the partition may be closed, and without taking room: where
     /// nobody writes or drains meanwhile, and there is no limit yet.
     pub fn amend<R>(&self, change: impl FnOnce(&mut G) -> R) -> R {
-        let mut live = self.live.lock();
+        let mut live = lock_soon(&self.live);
         let result = change(&mut live.generation);
         self.written(&mut live, &mut After::default(), result)
             .result

@@ -54,7 +54,7 @@ impl<'a> Part<'a> {
         if bytes.len() < *used + SPACE {
             bytes.resize(2 * bytes.len() + SPACE, 0);
         }
-        let (weight, len) = take(term, scale, &mut bytes[*used..])?;
+        let (weight, packed) = take(term, scale, || &mut bytes[*used..])?;
         let mut part = Self {
             term: Bare::of(term),
             weight,
@@ -62,9 +62,9 @@ impl<'a> Part<'a> {
             len: 0,
         };
         // Of a list of gigabytes the rest is copied by the VM.
-        if let (Some(len), Ok(from)) = (len, u32::try_from(*used)) {
-            (part.from, part.len) = (from, len as u32);
-            *used += len;
+        if let (Some(packed), Ok(from)) = (packed, u32::try_from(*used)) {
+            (part.from, part.len) = (from, packed.len() as u32);
+            *used += packed.len();
         }
         Ok(part)
     }

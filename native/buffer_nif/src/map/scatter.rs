@@ -8,8 +8,7 @@ use buffer_core::{Generation as _, Map};
 use rustler::{Env, Term};
 
 use super::versions::{self, Record};
-use super::{term, Key, Taken};
-use crate::arena::packed::SPACE;
+use super::{term, Key, Space, Taken};
 use crate::arena::Arena;
 use crate::clock;
 use crate::reclaimer::{reclaim, Retired};
@@ -60,7 +59,7 @@ pub fn move_all(
 
 fn move_version<'a>(key: Term<'a>, version: Term<'a>, to: &MapBuffer) {
     let (env, mut scale) = (key.get_env(), Scale::generous());
-    let (key_bytes, version_bytes) = (&mut [0; SPACE], &mut [0; SPACE]);
+    let (key_bytes, version_bytes) = (&mut Space::default(), &mut Space::default());
     let key = Key::new(key, &env, &mut scale, key_bytes);
     let version = Taken::new(version, &env, &mut scale, version_bytes);
     let (Ok(key), Ok(version)) = (key, version) else {
@@ -94,7 +93,7 @@ fn move_entry<'a>(
     to: &MapBuffer,
 ) -> Result<(), Refused> {
     let (env, mut scale) = (key.get_env(), Scale::generous());
-    let [key_bytes, value_bytes, version_bytes] = &mut [[0; SPACE]; 3];
+    let [key_bytes, value_bytes, version_bytes] = &mut <[Space; 3]>::default();
     let key = Key::new(key, &env, &mut scale, key_bytes)?;
     let value = Taken::new(value, &env, &mut scale, value_bytes)?;
     let version = Taken::new(version, &env, &mut scale, version_bytes)?;

@@ -4,8 +4,8 @@ use buffer_core::map::{Cell, LARGE};
 use buffer_core::{Map, Size};
 use rustler::{Atom, Env, Term};
 
-use super::{buffer, index_of, slot_with_room, term, write, zero, Index, Key, Taken};
-use crate::arena::packed::{is_identical, SPACE};
+use super::{buffer, index_of, slot_with_room, term, write, zero, Index, Key, Space, Taken};
+use crate::arena::packed::is_identical;
 use crate::arena::Arena;
 use crate::begin::full;
 use crate::entry::nif;
@@ -73,7 +73,7 @@ fn update<'a>(
     mut scale: Scale,
 ) -> Result<Atom, Refused> {
     let env = key.get_env();
-    let bytes = &mut [0; SPACE];
+    let bytes = &mut Space::default();
     let key = Key::new(key, &env, &mut scale, bytes)?;
     scale.weigh(operand)?;
     let partition = key.partition(buffer(shared)?, index)?;
@@ -90,7 +90,7 @@ fn update<'a>(
             Ok(new) => new,
             Err(reason) => return reason,
         };
-        let bytes = &mut [0; SPACE];
+        let bytes = &mut Space::default();
         let Ok(
             new @ Taken {
                 weight: ..=LARGE, ..
@@ -133,9 +133,9 @@ fn compare_put<'a>(
 ) -> Result<Atom, Refused> {
     let mut scale = Scale::generous();
     let env = key.get_env();
-    let bytes = &mut [0; SPACE];
+    let bytes = &mut Space::default();
     let key = Key::new(key, &env, &mut scale, bytes)?;
-    let bytes = &mut [0; SPACE];
+    let bytes = &mut Space::default();
     let value = Taken::new(value, &env, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     let (held, value) = (value.held(), value.given());
@@ -164,9 +164,9 @@ fn put_new<'a>(
     mut scale: Scale,
 ) -> Result<Atom, Refused> {
     let env = key.get_env();
-    let bytes = &mut [0; SPACE];
+    let bytes = &mut Space::default();
     let key = Key::new(key, &env, &mut scale, bytes)?;
-    let bytes = &mut [0; SPACE];
+    let bytes = &mut Space::default();
     let value = Taken::new(value, &env, &mut scale, bytes)?;
     let partition = key.partition(buffer(shared)?, index)?;
     let total = key.taken.held() + value.held();
