@@ -180,6 +180,8 @@
 //! * Under a lock no Erlang code is run, nothing is sent, and no arena that holds entries is dropped: what is to be done
 //!   when it is released is left in [`After`](crate::After). Copying into and
 //!   out of arenas is all that the VM is asked for; on a normal scheduler it is bounded.
+//! * Who waits for `live` to write looks at it a hundred times before it lets others run ([`sync`](crate::sync)): it is
+//!   rarely held for longer.
 //! * A panic under a lock releases it, and no lock is poisoned (see [`sync`](crate::sync)).
 //!
 //! # What closing means
