@@ -67,6 +67,10 @@ defmodule PartitionedBuffer.GenPool do
       besides returning should bear being done twice. Answers with `reply/2` are sent once: they leave when
       the state is written.
 
+  As long as handlers that write take less than 50 microseconds and would only be in each other's way, one worker
+  does all of it. The others join in when a handler takes longer: at once for a request that comes 0.2 ms after that handler
+  has begun, and within 5 ms for one that came before.
+
   Either way the result is that of some order in which handlers run one after the other. A handler that
   crashes, or whose worker is killed, has not changed the state, and its caller gets `{:error, reason}`; who gets an
   answer can rely on the state. (With another backend than the native one, a kill in the very moment between the two

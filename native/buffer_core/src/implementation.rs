@@ -227,9 +227,10 @@
 //!
 //! # Cells and turns
 //!
-//! * A [`Cell`](crate::Cell) has one lock, held to exchange a pointer. Its version is written under that lock
+//! * A [`Cell`](crate::Cell) has one lock, held to exchange a few words. Its version is written under that lock
 //!   and may be read without it: who finds the version that it knows needs nothing else.
-//! * A value is shared by its readers and the cell. Whoever lets it go last drops it, with no lock held.
+//! * A value that is more than that is shared by its readers and the cell. Whoever lets it go last drops it, with no
+//!   lock held.
 //! * [`Turns`](crate::Turns) are a line under one lock. Who has to be told that its turn has come is told after
 //!   the lock has been released, by who gave the turn up or saw that it was given up.
 //! * Neither lock is taken together with another one.
