@@ -388,6 +388,7 @@ defmodule PartitionedBuffer.Native do
   @type advanced ::
           first()
           | {atom(), pos_integer(), first()}
+          | :waits
           | {:waits, atom(), much? :: boolean()}
           | :ends
           | :look
