@@ -2,17 +2,12 @@ defmodule PartitionedBuffer.GenPool.Handle do
   @moduledoc false
   # From a pool's name to its broker: one read of `:persistent_term`; and natively, for those who need nothing besides.
   #
-  # All handles are one map under one atom: a key of two words has to be hashed and compared, which takes three times as long
-  # as to find an atom, and then another one in a map. Who changes it does so alone.
-  #
   # Invariant: the handle of a running pool is there from before its first worker starts until its requests
   # are refused. One that a killed pool has left refers to a broker that nobody takes from; who asks it sees
   # that the pool's process is not there.
 
   alias PartitionedBuffer.Broker
   alias PartitionedBuffer.GenPool.BrokerServer
-
-  @handles PartitionedBuffer.GenPool
 
   @enforce_keys [:broker, :keeper, :watch]
   defstruct @enforce_keys
@@ -27,7 +22,7 @@ defmodule PartitionedBuffer.GenPool.Handle do
   @spec put(atom(), BrokerServer.handle(), pid()) :: :ok
   def put(pool, %{broker: broker, keeper: keeper}, watch) do
     handle = %__MODULE__{broker: broker, keeper: keeper, watch: watch}
-    :ok = change(&Map.put(&1, pool, handle))
+    :ok = :persistent_term.put(key(pool), handle)
     Broker.put_pool(broker, pool)
   end
 
@@ -45,9 +40,9 @@ defmodule PartitionedBuffer.GenPool.Handle do
 
   @spec fetch(atom()) :: {:ok, t()} | :error
   def fetch(pool) do
-    case :persistent_term.get(@handles, nil) do
-      %{^pool => handle} -> {:ok, handle}
-      _others -> :error
+    case :persistent_term.get({PartitionedBuffer.GenPool, pool}, nil) do
+      nil -> :error
+      handle -> {:ok, handle}
     end
   end
 
@@ -55,21 +50,9 @@ defmodule PartitionedBuffer.GenPool.Handle do
   @spec erase(atom(), Broker.t()) :: :ok
   def erase(pool, broker) do
     :ok = Broker.erase_pool(broker, pool)
-
-    change(fn handles ->
-      case handles do
-        %{^pool => %{broker: ^broker}} -> Map.delete(handles, pool)
-        _others -> handles
-      end
-    end)
+    with {:ok, %{broker: ^broker}} <- fetch(pool), do: :persistent_term.erase(key(pool))
+    :ok
   end
 
-  # What is put is what is there: then nothing is done.
-  defp change(fun) do
-    change = fn ->
-      :persistent_term.put(@handles, @handles |> :persistent_term.get(%{}) |> fun.())
-    end
-
-    :global.trans({@handles, self()}, change, [node()])
-  end
+  defp key(pool), do: {PartitionedBuffer.GenPool, pool}
 end
