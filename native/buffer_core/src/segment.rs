@@ -53,11 +53,10 @@ impl<A: Arena> Segment<A> {
         }
     }
 
-    /// Makes it empty and opens it again at `now`, if it has got few entries and its memory is little; otherwise nothing
-    /// is done, and the answer is `false`.
+    /// Makes it empty, to be opened again, if it has got few entries and its memory is little; otherwise nothing is done,
+    /// and the answer is `false`. So it takes no longer than to free a few terms.
     pub fn clear(&mut self) -> bool {
-        let few = self.weights.len() <= Self::FIRST_ENTRIES;
-        if !few || !self.arena.clear() {
+        if !self.is_little() || !self.arena.clear() {
             return false;
         }
         self.weights.clear();
@@ -66,7 +65,7 @@ impl<A: Arena> Segment<A> {
         true
     }
 
-    /// The same for one that has been cleared.
+    /// Opens one that has been cleared, at `now`.
     pub fn open_again(&mut self, now: i64) {
         debug_assert!(self.weights.is_empty());
         self.opened_at = now;
@@ -108,6 +107,11 @@ impl<A: Arena> Segment<A> {
     /// The weight of all entries that were ever stored.
     fn stored_bytes(&self) -> u64 {
         self.weights.iter().copied().map(u64::from).sum()
+    }
+
+    /// Whether it is freed in less time than it takes to hand it over.
+    fn is_little(&self) -> bool {
+        Retired::<A>::is_few(self.weights.len(), self.stored_bytes())
     }
 
     /// How many entries were ever stored; the index of the next one.
@@ -232,7 +236,7 @@ impl<A: Arena> Retired<A> {
     const PATIENCE: usize = 64;
 
     /// Handing over costs more than freeing so much.
-    const FEW_ENTRIES: usize = 64;
+    const FEW_ENTRIES: usize = Segment::<A>::FIRST_ENTRIES;
     const FEW_BYTES: u64 = 16 * 1024;
 
     fn memory(&mut self) -> &mut Memory<A> {
@@ -293,13 +297,15 @@ impl<A: Arena> Retired<A> {
         let Some(some) = &self.0 else {
             return true;
         };
-        let few =
-            |entries: usize, bytes: u64| entries <= Self::FEW_ENTRIES && bytes <= Self::FEW_BYTES;
         match (&some.segments[..], &some.other[..]) {
-            ([one], []) => few(one.weights.len(), one.stored_bytes()),
-            ([], [(entries, bytes, _)]) => few(*entries, *bytes),
+            ([one], []) => one.is_little(),
+            ([], [(entries, bytes, _)]) => Self::is_few(*entries, *bytes),
             _ => false,
         }
+    }
+
+    fn is_few(entries: usize, bytes: u64) -> bool {
+        entries <= Self::FEW_ENTRIES && bytes <= Self::FEW_BYTES
     }
 
     /// How many entries were in it.
@@ -329,6 +335,11 @@ mod tests {
         fn copy_from(&mut self, other: &Self, index: usize) {
             _ = (other, index);
             self.0 += 1;
+        }
+
+        fn clear(&mut self) -> bool {
+            self.0 = 0;
+            true
         }
 
         fn len(&self) -> usize {
@@ -372,6 +383,29 @@ mod tests {
         let mut segment = segment([1; TestSegment::MAX_ENTRIES]);
         segment.retire(TestSegment::MAX_ENTRIES);
         assert!(segment.is_full() && segment.is_empty());
+    }
+
+    #[test]
+    fn only_what_is_little_is_cleared() {
+        let (few, heavy) = (
+            TestSegment::FIRST_ENTRIES,
+            Retired::<Count>::FEW_BYTES as u32,
+        );
+        for (weights, cleared) in [
+            (vec![1; few], true),
+            (vec![1; few + 1], false),
+            (vec![heavy - 1, 1], true),
+            (vec![heavy, 1], false),
+            (vec![u32::MAX], false),
+        ] {
+            let stored = weights.len();
+            let mut segment = segment(weights);
+            // What has left is in memory all the same.
+            segment.retire(usize::MAX);
+            assert_eq!(segment.clear(), cleared);
+            assert_eq!(segment.stored(), if cleared { 0 } else { stored });
+            assert_eq!(segment.arena().len(), segment.stored());
+        }
     }
 
     #[test]
