@@ -1,0 +1,269 @@
+//! NIFs of the caller's side: sending a message, and taking it back.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use buffer_core::broker::{Abandoned, Ask, Asked, Broker};
+use buffer_core::Segment;
+use rustler::{Atom, Encoder, Env, LocalPid, Term};
+
+use super::{SharedBroker, MS, PLAIN_CALL, PLAIN_SEND};
+use crate::arena::{immediate_word, Arena, Handle};
+use crate::entry::nif;
+use crate::names::{BROKERS, POOLS};
+use crate::weigh::{account, Scale};
+use crate::{atoms, clock};
+
+/// Messages up to this weight are copied under the partition's lock.
+const COPIED_UNDER_LOCK: u32 = 8 * 1024;
+/// What a reply weighs: it is a pid, a name or an alias, and a reference; the Elixir side makes it.
+const REPLY_WEIGHT: u32 = 96;
+
+thread_local! {
+    // Where the next message of this scheduler goes: in turn, from another start on each.
+    static TURN: Cell<usize> = Cell::new(clock::now() as usize);
+    // Or, where it makes no difference to anybody, always to the same place.
+    static LANE: usize = LANES.fetch_add(1, Ordering::Relaxed);
+}
+
+static LANES: AtomicUsize = AtomicUsize::new(0);
+
+fn home(core: &Broker<Arena, LocalPid>, scale: &Scale) -> usize {
+    if core.is_ordered() {
+        // Schedulers that run such calls are numbered without a gap; the dirty ones would come in between.
+        return if scale.is_bounded() {
+            LANE.with(|lane| *lane)
+        } else {
+            0
+        };
+    }
+    TURN.with(|turn| {
+        let next = turn.get().wrapping_add(1);
+        turn.set(next);
+        next
+    })
+}
+
+/// Sends a message: its id; or `{:wait, id}` if drops outrun their reporting; or, when it is not taken,
+/// `:queue_full`, `:closed`, `:no_worker` (only with `idle_only`) or `:heavy` (call the `_dirty` twin).
+/// Bounded.
+#[rustler::nif]
+fn broker_ask<'a>(
+    broker: Handle<'a, SharedBroker>,
+    message: Term<'a>,
+    reply: Term<'a>,
+    caller: Option<LocalPid>,
+    timeout: Option<i64>,
+    idle_only: bool,
+) -> Term<'a> {
+    let with = (caller, timeout, idle_only);
+    ask(
+        broker.0,
+        message,
+        reply,
+        with,
+        How::Stored,
+        Scale::bounded(),
+    )
+}
+
+/// As `broker_ask`, for messages of any size.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn broker_ask_dirty<'a>(
+    broker: Handle<'a, SharedBroker>,
+    message: Term<'a>,
+    reply: Term<'a>,
+    caller: Option<LocalPid>,
+    timeout: Option<i64>,
+    idle_only: bool,
+) -> Term<'a> {
+    let with = (caller, timeout, idle_only);
+    ask(
+        broker.0,
+        message,
+        reply,
+        with,
+        How::Stored,
+        Scale::generous(),
+    )
+}
+
+nif!(broker_send / 2, send);
+
+/// Sends a message that nobody waits for to the broker of this name. As `broker_ask`, but `:ok` if it was taken; or `:unknown`; or `:observed`
+/// if it is not for this call. Bounded.
+fn send<'a>(env: Env<'a>, [name, message]: [Term<'a>; 2]) -> Term<'a> {
+    named(env, name, PLAIN_SEND, |shared| {
+        ask_of_nobody(shared, message, How::Loose)
+    })
+}
+
+nif!(broker_call / 3, call);
+
+/// As `broker_ask`, of a caller, to the broker of this name; and if a worker is idle and nothing waits, that one is
+/// sent `{:"$broker_message", id, message, reply}`. For workers that call `broker_start` then. Or `:unknown`; or
+/// `:observed` if it is not for this call. Bounded.
+fn call<'a>(env: Env<'a>, [name, message, reply]: [Term<'a>; 3]) -> Term<'a> {
+    named(env, name, PLAIN_CALL, |shared| {
+        hand_over(shared, message, reply)
+    })
+}
+
+fn named<'a>(
+    env: Env<'a>,
+    name: Term<'a>,
+    plain: u8,
+    ask: impl FnOnce(&SharedBroker) -> Term<'a>,
+) -> Term<'a> {
+    let asked = immediate_word(name).and_then(|word| {
+        BROKERS.with(word, |shared| {
+            match shared.plain.load(Ordering::Relaxed) & plain {
+                0 => atoms::observed().encode(env),
+                _ => ask(shared),
+            }
+        })
+    });
+    asked.unwrap_or_else(|| atoms::unknown().encode(env))
+}
+
+nif!(broker_hand_over / 3, hand_over_to);
+
+/// As `broker_call`, by a handle and whatever is to be done besides; `{:handed, id}` if a worker was sent it. Bounded.
+fn hand_over_to<'a>(env: Env<'a>, [broker, message, reply]: [Term<'a>; 3]) -> Term<'a> {
+    match broker.decode::<Handle<SharedBroker>>() {
+        Ok(broker) => {
+            let caller = (Some(env.pid()), None, false);
+            ask(
+                broker.0,
+                message,
+                reply,
+                caller,
+                How::HandedOverAndTold,
+                Scale::bounded(),
+            )
+        }
+        Err(_) => atoms::unknown().encode(env),
+    }
+}
+
+nif!(broker_post / 2, post);
+
+/// As `broker_send`, to the broker of the pool of this name. Bounded.
+fn post<'a>(env: Env<'a>, [pool, message]: [Term<'a>; 2]) -> Term<'a> {
+    let asked = immediate_word(pool)
+        .and_then(|word| POOLS.with(word, |shared| ask_of_nobody(shared, message, How::Loose)));
+    asked.unwrap_or_else(|| atoms::unknown().encode(env))
+}
+
+fn ask_of_nobody<'a>(shared: &SharedBroker, message: Term<'a>, how: How) -> Term<'a> {
+    let nobody = atoms::nil().encode(message.get_env());
+    let with = (None, None, false);
+    ask(shared, message, nobody, with, how, Scale::bounded())
+}
+
+fn hand_over<'a>(shared: &SharedBroker, message: Term<'a>, reply: Term<'a>) -> Term<'a> {
+    let with = (Some(message.get_env().pid()), None, false);
+    ask(
+        shared,
+        message,
+        reply,
+        with,
+        How::HandedOver,
+        Scale::bounded(),
+    )
+}
+
+/// What becomes of a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// It waits.
+    Stored,
+    /// It waits, and whoever sent it is not told its id.
+    Loose,
+    /// It is sent to an idle worker past all partitions, or waits.
+    HandedOver,
+    /// The same, and the sender is told which of the two.
+    HandedOverAndTold,
+}
+
+fn ask<'a>(
+    shared: &SharedBroker,
+    message: Term<'a>,
+    reply: Term<'a>,
+    (caller, timeout, idle_only): (Option<LocalPid>, Option<i64>, bool),
+    how: How,
+    mut scale: Scale,
+) -> Term<'a> {
+    let env = message.get_env();
+    let has_reply = reply.as_c_arg() != atoms::nil().as_c_arg();
+    let Ok(message_weight) = scale.weigh(message) else {
+        return atoms::heavy().encode(env);
+    };
+    let weight = message_weight.saturating_add(REPLY_WEIGHT);
+    account(env, 0, u64::from(weight));
+    let now = clock::now();
+    let due = timeout.map_or(i64::MAX, |ms| now.saturating_add(ms.saturating_mul(MS)));
+    let with = Ask {
+        caller,
+        now,
+        due,
+        weight,
+        alone: weight > COPIED_UNDER_LOCK,
+        idle_only,
+        hand_over: matches!(how, How::HandedOver | How::HandedOverAndTold),
+        loose: how == How::Loose,
+    };
+    let (asked, mut after) = shared.core.ask(
+        home(&shared.core, &scale),
+        &with,
+        |segment: &mut Segment<Arena>| {
+            let at = segment.stored() as u32;
+            segment.push(message_weight, |arena| arena.store(message));
+            if has_reply {
+                segment.push(REPLY_WEIGHT, |arena| arena.store(reply));
+            }
+            (at, has_reply.then_some(at + 1))
+        },
+    );
+    let handed = how == How::HandedOverAndTold && after.handed.is_some();
+    if let (Some(worker), Asked::Accepted(id)) = (after.handed.take(), asked) {
+        let handed = (atoms::message(), id, message, reply);
+        if env.send(&worker.pid, handed).is_err() {
+            shared.finish(env, shared.core.unreachable(&worker));
+        }
+    }
+    let crowded = after.crowded;
+    shared.finish(env, after);
+    match asked {
+        Asked::Accepted(id) if handed => (atoms::handed(), id).encode(env),
+        Asked::Accepted(id) if crowded => (atoms::wait(), id).encode(env),
+        // It is of no use to anybody.
+        Asked::Accepted(_) if how == How::Loose => atoms::ok().encode(env),
+        Asked::Accepted(id) => id.encode(env),
+        Asked::Full => atoms::queue_full().encode(env),
+        Asked::NoWorker => atoms::no_worker().encode(env),
+        Asked::Closed => atoms::closed().encode(env),
+    }
+}
+
+/// Whether the message was waiting; it is not any more, and nobody is told. Bounded.
+#[rustler::nif]
+fn broker_cancel(env: Env<'_>, broker: Handle<'_, SharedBroker>, id: u64) -> bool {
+    let (cancelled, after) = broker.0.core.cancel(id);
+    broker.0.finish(env, after);
+    cancelled
+}
+
+/// The caller waits no longer: `:taken_back` (it was waiting, is never started, and nobody is told),
+/// `:abandoned` (a worker has it; its answer is not sent) or `:through` (it is answered, if it is, by a worker
+/// that has begun to do so). O(workers) for what has been started.
+#[rustler::nif]
+fn broker_abandon(env: Env<'_>, broker: Handle<'_, SharedBroker>, id: u64) -> Atom {
+    let (abandoned, after) = broker.0.core.abandon(id);
+    broker.0.finish(env, after);
+    match abandoned {
+        Abandoned::TakenBack => atoms::taken_back(),
+        Abandoned::Started => atoms::abandoned(),
+        Abandoned::Through => atoms::through(),
+    }
+}
