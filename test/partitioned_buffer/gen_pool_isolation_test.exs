@@ -420,6 +420,8 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
 
       # By now one worker does all of it.
       for n <- 0..199, do: assert(GenPool.call(name, {:write, &{:reply, &1, &1 + 1}}) == n)
+      for _ <- 1..100, do: assert(GenPool.call(name, {:write, &{:reply, &1, &1}}) == 200)
+      for _ <- 1..100, do: GenPool.cast(name, {:write, &{:noreply, &1}})
 
       writer = held.(name, :write, &(&1 + 1))
       assert_receive {:write, writes}, 5_000

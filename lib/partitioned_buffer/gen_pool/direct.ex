@@ -19,6 +19,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
   @as_it_was 0
   @put 1
   @put_unless_held 2
+  @as_it_was_in_turn 3
 
   @typedoc "What never changes."
   @opaque t ::
@@ -139,7 +140,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
 
   # What is in the mailbox goes before the next request.
   defp settle(direct, version, state, w, run, new, pid, answer) do
-    how = how(direct, run, state, new)
+    how = how(direct, w, run, state, new)
 
     receive do
       message ->
@@ -198,14 +199,20 @@ defmodule PartitionedBuffer.GenPool.Direct do
     do: Worker.settle(w, request, from, caller, outcome(answer, new), attempt)
 
   # `nil`: there is more to it. What a handler answers by itself leaves after its state.
-  defp how(direct, {request, _from, _caller, _id, _attempt}, state, new) do
+  defp how(direct, w, {request, _from, _caller, _id, _attempt}, state, new) do
     cond do
       Answer.held?() -> nil
-      new === state -> @as_it_was
+      new === state -> left(direct, w)
       wrote_in_vain?(direct, request) -> nil
       true -> elem(direct, 7)
     end
   end
+
+  # One that is not named to read only keeps others waiting, whatever it does.
+  defp left({_, _, _, _, _, _, _, _, {:turns, _read_only?}}, w),
+    do: if(Worker.turn?(w), do: @as_it_was_in_turn, else: @as_it_was)
+
+  defp left(_direct, _w), do: @as_it_was
 
   defp wrote_in_vain?({_, _, _, _, _, _, _, _, {_kind, read_only?}}, {kind, message}),
     do: read_only?.(kind, message) == true

@@ -161,7 +161,8 @@ impl SharedCell {
         self.shared.get().is_some_and(|(turns, _)| turns.is_held())
     }
 
-    /// A handler has come to its end, and took so long. Nothing at all, unless it has written.
+    /// A handler has come to its end, and took so long: one that has written, or might have and kept others waiting for
+    /// that; or one that did not.
     fn settled(&self, env: Env<'_>, worker: &Member, wrote: bool, now: i64, took: i64) {
         let Some((_, company)) = self.shared.get() else {
             return;
@@ -366,9 +367,11 @@ nif!(cell_answer_take / 7, answer_take);
 const AS_IT_WAS: u64 = 0;
 /// The state is put in unless anybody has the turn.
 const UNLESS_HELD: u64 = 2;
+/// The state is as it was, but the handler had the turn, so that others had to wait for it.
+const AS_IT_WAS_IN_TURN: u64 = 3;
 
 /// `cell_answer`, and the next message as `broker_take` has it. With `how` 0 the state is as it was and nothing is put
-/// in; with 2 it is not if anybody has the turn; with 1 it is. Answers
+/// in, nor with 3, for a handler that had the turn; with 2 it is not if anybody has the turn; with 1 it is. Answers
 ///
 /// * `changed` or `heavy`: nothing is done; `{changed, {version, term}}`: nor is it, and this is there now;
 /// * the version: all is done, nothing waits, and the worker is idle;
@@ -390,7 +393,7 @@ fn answer_take<'a>(
         return atoms::changed().encode(env);
     };
     let mut version = known;
-    if how != AS_IT_WAS {
+    if !matches!(how, AS_IT_WAS | AS_IT_WAS_IN_TURN) {
         if cell.cell.version() != known || how == UNLESS_HELD && cell.is_held() {
             return changed(env, cell, known);
         }

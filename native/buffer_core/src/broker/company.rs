@@ -40,7 +40,7 @@ impl Company {
         }
     }
 
-    /// A handler has written, and took so long. With turns, whoever writes is in the way of others: whether they had better
+    /// A handler has written, or had the turn to do so, and took so long. With turns, whoever writes is in the way of others: whether they had better
     /// be kept out of it.
     pub fn wrote(&self, took: i64) -> bool {
         let score = self.score.load(Ordering::Relaxed);
@@ -54,7 +54,7 @@ impl Company {
         self.turns && next >= Self::ENOUGH
     }
 
-    /// A handler has left the state as it was: those are to run side by side. Whether they are not to be kept from it.
+    /// A handler that others need not have waited for has left the state as it was: those are to run side by side. Whether they are not to be kept from it.
     pub fn read(&self) -> bool {
         if self.turns {
             self.put(self.score.load(Ordering::Relaxed), 0);
