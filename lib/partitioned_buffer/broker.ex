@@ -91,6 +91,10 @@ defmodule PartitionedBuffer.Broker do
   @spec attend(t(), 0..255, boolean()) :: :ok
   def attend(broker, bits, set?), do: Native.broker_attend(broker, bits, set?)
 
+  @doc "The bits that are set."
+  @spec attention(t()) :: 0..255
+  def attention(broker), do: Native.broker_attention(broker)
+
   @doc "Refuses messages from now on. Workers go on."
   @spec close(t()) :: :ok
   def close(broker), do: Native.broker_close(broker)

@@ -355,7 +355,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
   # is none, all are about to look.
   defp deliver(%{messages: messages} = state, message) do
     state = %{state | messages: :queue.in(message, messages)}
-    :ok = Signals.put_fetch(state.signals, state.broker.broker, true)
+    :ok = Signals.put_fetch(state.broker.broker, true)
     %{broker: broker, keeper: keeper} = state.broker
     _id = Broker.ask_idle(broker, keeper, :fetch, nil, nil)
     state
@@ -367,7 +367,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
     case :queue.out(messages) do
       {{:value, message}, messages} ->
         if :queue.is_empty(messages),
-          do: Signals.put_fetch(state.signals, state.broker.broker, false)
+          do: Signals.put_fetch(state.broker.broker, false)
 
         {{:ok, message}, %{state | messages: messages}}
 

@@ -4,34 +4,32 @@ defmodule PartitionedBuffer.GenPool.Signals do
   # looking costs next to nothing.
   #
   #   * Whether messages to the pool's own process wait to be fetched from there, and whether any handler ever
-  #     asked for a timeout. That is one word, which a worker reads once for each request.
+  #     asked for a timeout. These are bits of the broker's (`Broker.attend/3`): the native calls that take or start a
+  #     request see them.
   #   * The pool's timeout: a token of the handler that asked for it last, or 0. Any message that is handled
   #     after that takes it away; the timer that finds its own token still there has waited long enough.
   #   * How often handlers were run again.
   #   * Whether the pool ends as a whole, so that its callers are told by its end.
 
-  # What is in the first word the broker knows too (`Broker.attend/3`): native calls that take or start a request see it
-  # there.
-
   import Bitwise
 
   alias PartitionedBuffer.Broker
 
-  @attention 1
   @fetch 0b01
   @timeouts 0b10
-  @timeout 2
-  @retries 3
-  @ending 4
+
+  @timeout 1
+  @retries 2
+  @ending 3
 
   @type t :: :atomics.atomics_ref()
 
   @spec new() :: t()
-  def new, do: :atomics.new(4, signed: false)
+  def new, do: :atomics.new(3, signed: false)
 
   @doc "What a worker has to look after before it takes: 0 for nothing."
-  @spec attention(t()) :: non_neg_integer()
-  def attention(signals), do: :atomics.get(signals, @attention)
+  @spec attention(Broker.t()) :: non_neg_integer()
+  def attention(broker), do: Broker.attention(broker)
 
   @doc "Whether something is to be fetched."
   @spec fetch?(attention :: non_neg_integer()) :: boolean()
@@ -41,30 +39,17 @@ defmodule PartitionedBuffer.GenPool.Signals do
   @spec timeouts?(attention :: non_neg_integer()) :: boolean()
   def timeouts?(attention), do: (attention &&& @timeouts) != 0
 
-  @spec put_fetch(t(), Broker.t(), boolean()) :: :ok
-  def put_fetch(signals, broker, fetch?) do
-    :ok = change(signals, &if(fetch?, do: &1 ||| @fetch, else: &1 &&& bnot(@fetch)))
-    Broker.attend(broker, @fetch, fetch?)
-  end
+  @spec put_fetch(Broker.t(), boolean()) :: :ok
+  def put_fetch(broker, fetch?), do: Broker.attend(broker, @fetch, fetch?)
 
   @doc "The broker serves a pool that has just been started."
   @spec begin(Broker.t()) :: :ok
   def begin(broker), do: Broker.attend(broker, @fetch ||| @timeouts, false)
 
-  defp change(signals, fun) do
-    attention = :atomics.get(signals, @attention)
-
-    case :atomics.compare_exchange(signals, @attention, attention, fun.(attention)) do
-      :ok -> :ok
-      _other -> change(signals, fun)
-    end
-  end
-
   @doc "A handler has asked for a timeout: the token for its timer."
   @spec arm(t(), Broker.t()) :: pos_integer()
   def arm(signals, broker) do
     token = System.unique_integer([:positive])
-    :ok = change(signals, &(&1 ||| @timeouts))
     :ok = Broker.attend(broker, @timeouts, true)
     :ok = :atomics.put(signals, @timeout, token)
     token

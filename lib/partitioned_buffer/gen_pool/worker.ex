@@ -275,7 +275,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp take_turn(w), do: %{w | shared: Shared.take_turn(w.shared, w.parent)}
 
   defp attend(w) do
-    case Signals.attention(w.signals) do
+    case Signals.attention(w.broker) do
       attention when attention == w.attention -> w
       attention -> %{w | attention: attention}
     end
