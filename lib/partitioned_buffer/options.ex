@@ -10,6 +10,9 @@ defmodule PartitionedBuffer.Options do
   # The longest name for which the names of its processes are atoms.
   @max_name 220
 
+  # More than any batch is ever tried.
+  @max_retries 1_000_000_000
+
   # What is remembered of them takes a gigabyte and more.
   @max_versions 10_000_000
 
@@ -436,7 +439,7 @@ defmodule PartitionedBuffer.Options do
 
   @doc false
   def interval(ms) when is_integer(ms) and ms in 1..@max_ms, do: {:ok, ms}
-  def interval(other), do: {:error, "expected positive integer, got: #{inspect(other)}"}
+  def interval(other), do: wrong("positive integer", @max_ms, other)
 
   # More than any partition can hold is as good as all.
   @doc false
@@ -455,11 +458,11 @@ defmodule PartitionedBuffer.Options do
 
   @doc false
   def count(n) when is_integer(n) and n in 0..@max_ms, do: {:ok, n}
-  def count(other), do: {:error, "expected non-negative integer, got: #{inspect(other)}"}
+  def count(other), do: wrong("non-negative integer", @max_ms, other)
 
   @doc false
-  def retries(n) when is_integer(n) and n in 0..1_000_000_000, do: {:ok, n}
-  def retries(other), do: {:error, "expected non-negative integer, got: #{inspect(other)}"}
+  def retries(n) when is_integer(n) and n in 0..@max_retries, do: {:ok, n}
+  def retries(other), do: wrong("non-negative integer", @max_retries, other)
 
   @doc false
   def backoff({first, most} = backoff)
@@ -468,7 +471,9 @@ defmodule PartitionedBuffer.Options do
       do: {:ok, backoff}
 
   def backoff(other) do
-    {:error, "expected {first, most} in milliseconds, positive integers, got: #{inspect(other)}"}
+    {:error,
+     "expected {first, most} in milliseconds, positive integers of at most #{@max_ms} of which the second is " <>
+       "not the smaller one, got: #{inspect(other)}"}
   end
 
   @doc false
@@ -488,9 +493,13 @@ defmodule PartitionedBuffer.Options do
   def deadline(:infinity), do: {:ok, :infinity}
   def deadline(ms) when is_integer(ms) and ms in 0..@max_ms, do: {:ok, ms}
 
-  def deadline(other) do
-    {:error, "expected non-negative integer or :infinity, got: #{inspect(other)}"}
-  end
+  def deadline(other), do: wrong("non-negative integer or :infinity", @max_ms, other)
+
+  # Where only the size of a number is wrong, the bound is told.
+  defp wrong(expected, most, other) when is_integer(other) and other > most,
+    do: {:error, "expected #{expected}, at most #{most}, got: #{other}"}
+
+  defp wrong(expected, _most, other), do: {:error, "expected #{expected}, got: #{inspect(other)}"}
 
   @doc "The options of a call, or of a child specification: a keyword list, whatever is in it."
   @spec keyword!(term()) :: keyword()

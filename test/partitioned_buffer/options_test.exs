@@ -104,6 +104,24 @@ defmodule PartitionedBuffer.OptionsTest do
       end
     end
 
+    test "tells the bound where only that is wrong" do
+      for {option, most} <- [
+            processing_interval_ms: @max_ms,
+            processing_interval_jitter_ms: @max_ms,
+            processing_timeout_ms: @max_ms,
+            max_size_jitter: @max_ms,
+            max_retries: 1_000_000_000
+          ] do
+        opts = queue_options([{option, most + 1}])
+        message = ~r/at most #{most}, got: #{most + 1}$/
+        assert_raise ValidationError, message, fn -> Queue.start_link(opts) end
+      end
+
+      opts = queue_options(processing_interval_ms: 0)
+      message = ~r/expected positive integer, got: 0$/
+      assert_raise ValidationError, message, fn -> Queue.start_link(opts) end
+    end
+
     test "refuses wrong names" do
       for name <- [nil, true, false, :undefined, "name", 1, {:local, :name}, self(), []] do
         refute_start([name: name], :name)
