@@ -270,7 +270,8 @@ defmodule PartitionedBuffer do
   ## Errors
 
     * `NimbleOptions.ValidationError`: an unknown option or a wrong value; nothing was changed.
-    * `ArgumentError`: no buffer of this name is running.
+    * `ArgumentError`: no buffer of this name is running; or a capacity is given to a
+      `PartitionedBuffer.DataBuffer`, whose bound is `:max_size`.
 
   ## Examples
 
@@ -285,8 +286,24 @@ defmodule PartitionedBuffer do
   @spec update_options(buffer(), keyword()) :: :ok
   def update_options(buffer, opts) do
     changes = Options.update!(opts)
+    :ok = check_capacity(Handle.fetch!(buffer), changes)
     Owner.update_options(buffer, Map.new(changes))
   end
+
+  # Its writes take no room: a capacity would be a promise that nobody keeps.
+  defp check_capacity(%{module: PartitionedBuffer.DataBuffer}, changes) do
+    with option when option != nil <-
+           Enum.find(
+             [:capacity, :capacity_bytes],
+             &(Keyword.get(changes, &1, :infinity) != :infinity)
+           ) do
+      raise ArgumentError, "a DataBuffer has no #{inspect(option)}: its bound is :max_size"
+    end
+
+    :ok
+  end
+
+  defp check_capacity(_handle, _changes), do: :ok
 
   @doc """
   Starts to process what the buffer holds, without waiting for the interval. Returns at once.

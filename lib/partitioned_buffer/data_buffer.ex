@@ -41,6 +41,11 @@ defmodule PartitionedBuffer.DataBuffer do
 
   Other options are ignored.
 
+  While the buffer runs, `PartitionedBuffer.update_options/2` changes `:max_size`, `:max_size_jitter`, `:max_retries`,
+  `:backoff`, `:on_discard`, and, under the names that a queue has for them, `:flush_interval`
+  (`:processing_interval_ms`), `:flush_jitter` (`:processing_interval_jitter_ms`) and `:flush_timeout`
+  (`:processing_timeout_ms`). What else a queue has should be left as it is; a capacity is refused.
+
   ## Delivery
 
   A flush fails when `c:handle_flush/2` raises, throws or exits, when its process is killed, and when it takes

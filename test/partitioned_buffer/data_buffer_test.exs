@@ -441,6 +441,20 @@ defmodule PartitionedBuffer.DataBufferTest do
       end
     end
 
+    test "has no capacity, and takes none" do
+      name = start_buffer!(flush_meta: nil)
+
+      for option <- [:capacity, :capacity_bytes] do
+        assert_raise ArgumentError, ~r/has no :#{option}/, fn ->
+          PartitionedBuffer.update_options(name, [{option, 5}, {:max_size, 3}])
+        end
+
+        assert PartitionedBuffer.update_options(name, [{option, :infinity}]) == :ok
+      end
+
+      assert [%{flush_size: 5_000}] = DataBuffer.info(name)
+    end
+
     test "flushes all partitions at the same time" do
       name = start_buffer!(partitions: 2)
       for item <- 1..2, do: DataBuffer.insert(name, item)
