@@ -150,6 +150,7 @@ defmodule PartitionedBuffer.MixProject do
           PartitionedBuffer.GenBuffer,
           PartitionedBuffer.GenPool,
           PartitionedBuffer.GenPool.Backend,
+          PartitionedBuffer.GenPool.Backend.Ane,
           PartitionedBuffer.GenPool.Backend.ETS,
           PartitionedBuffer.GenPool.Backend.Native,
           PartitionedBuffer.GenPool.Broker,

@@ -45,6 +45,34 @@ defmodule PartitionedBuffer.GenPoolBackendTest do
     def delete(agent), do: Agent.stop(agent)
   end
 
+  defmodule FromGenPool do
+    @moduledoc false
+    # As its documentation writes it, but for the alias.
+    alias PartitionedBuffer.GenPool
+
+    use GenPool,
+      pool_size: 5,
+      shared_state?: true,
+      external_broker?: false,
+      broker: GenPool.DefaultBroker,
+      backend: %GenPool.Backend.Ane{}
+
+    @impl true
+    def init(count), do: {:ok, count}
+
+    @impl true
+    def handle_call({:add, value}, _from, count), do: {:reply, count + value, count + value}
+  end
+
+  test "the backend of gen_pool is understood as the native one" do
+    pool = unique_name()
+    start_supervised!({GenPool, {FromGenPool, 5, name: pool}})
+    assert GenPool.call(pool, {:add, 5}) == 10
+
+    for backend <- [Backend.Ane, %Backend.Ane{}],
+        do: assert(Backend.parse(backend) == {:ok, {Backend.Native, []}})
+  end
+
   for backend <- [Backend.Native, Backend.ETS, InAgent] do
     describe "#{inspect(backend)}:" do
       @backend backend

@@ -1,4 +1,6 @@
 defmodule PartitionedBuffer.GenPool.Backend do
+  alias PartitionedBuffer.GenPool.Backend.{Ane, Native}
+
   @moduledoc """
   Where the shared state of a `PartitionedBuffer.GenPool` lives.
 
@@ -85,6 +87,8 @@ defmodule PartitionedBuffer.GenPool.Backend do
 
   @doc false
   @spec parse(term()) :: {:ok, {module(), config :: term()}} | {:error, String.t()}
+  def parse(%Ane{}), do: parse(Native)
+  def parse(Ane), do: parse(Native)
   def parse(%module{} = config), do: parse(module, config)
   def parse({module, config}) when is_atom(module), do: parse(module, config)
   def parse(module) when is_atom(module), do: parse(module, [])
