@@ -11,7 +11,7 @@
 //! | [`cycle`] | what happens to a partition, whatever it stores |
 //! | [`begin`] | starts cycles, and tells who has to know |
 //! | [`operation`] | what an update of a map can do natively |
-//! | [`write`] | what all writes have in common |
+//! | [`mod@write`] | what all writes have in common |
 //! | [`server`] | makes the writes of those who waited for room |
 //! | [`cell`], [`turns`] | the NIFs of a pool's shared state |
 //! | [`reclaimer`] | frees drained memory away from the schedulers |
