@@ -6,29 +6,31 @@
 //! Each takes the index of a partition, or nil for a key that is its own routing key.
 
 mod gathered;
+mod key;
 mod list;
+mod row;
 pub mod scatter;
 mod snapshot;
 mod update;
 pub mod versions;
 
-use buffer_core::map::{Cell, Entry, Given, Source, ENTRY_BYTES, LARGE};
-use buffer_core::{Arena as _, Generation as _, Map, NoRoom, Partition, Room, Size, Trigger};
+use buffer_core::map::{Cell, Given, ENTRY_BYTES, LARGE};
+use buffer_core::{Map, NoRoom, Partition, Room, Size, Trigger};
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
-use smallvec::SmallVec;
 
+use self::key::{hash, take, Copied, Key, Space, Taken};
 pub use self::list::write_granted;
+pub use self::row::zero_is_as_expected;
+use self::row::{term, zero};
 use self::versions::Record;
-use crate::arena::packed::{pack, unpack, Unpacked, SPACE, WORDS};
-use crate::arena::{immediate, immediate_word, Arena, Bare, Copies};
+use crate::arena::{immediate_word, Arena};
 use crate::begin::begin_at;
-use crate::cycle::Readable;
 use crate::entry::nif;
 use crate::names::Target;
 use crate::reclaimer::reclaim;
 use crate::resource::{MapBuffer, Shared, Storage};
-use crate::weigh::{account, words_of, Heavy, Limits, Scale};
-use crate::write::{answer, finish, own_route, signal, take_room, Refused, Todo};
+use crate::weigh::{account, Limits, Scale};
+use crate::write::{answer, finish, signal, take_room, Refused, Todo};
 use crate::{atoms, clock};
 
 type Index = Option<usize>;
@@ -155,225 +157,6 @@ fn buffer(shared: &Shared) -> Result<&MapBuffer, Refused> {
     }
 }
 
-/// A term on its way: weighed, and packed if it can be. Made where it stays, and then referred to: to move it takes
-/// longer than all of what a write does with it.
-#[derive(Clone, Copy)]
-struct Taken<'a, 'b> {
-    term: Bare<'a>,
-    env: &'b Env<'a>,
-    weight: u32,
-    packed: Option<&'b [u8]>,
-}
-
-impl<'a, 'b> Taken<'a, 'b> {
-    #[inline(always)]
-    fn new(
-        term: Term<'a>,
-        env: &'b Env<'a>,
-        scale: &mut Scale,
-        space: &'b mut Space,
-    ) -> Result<Self, Heavy> {
-        let (weight, packed) = take(term, scale, || space.bytes())?;
-        Ok(Self {
-            term: Bare::of(term),
-            env,
-            weight,
-            packed,
-        })
-    }
-
-    /// The same for a term that is packed, or all in its word; `None` for others.
-    #[inline(always)]
-    fn short(
-        term: Term<'a>,
-        env: &'b Env<'a>,
-        scale: &mut Scale,
-        space: &'b mut Space,
-    ) -> Result<Option<Self>, Heavy> {
-        if immediate_word(term).is_some() {
-            return Self::new(term, env, scale, space).map(Some);
-        }
-        let space = space.bytes();
-        let Some((len, words)) = pack(term, space) else {
-            return Ok(None);
-        };
-        let weight = scale.weigh_words(words)?;
-        let packed = Some(&space[..len]);
-        Ok(Some(Self {
-            term: Bare::of(term),
-            env,
-            weight,
-            packed,
-        }))
-    }
-
-    #[inline]
-    fn term(&self) -> Term<'a> {
-        self.term.term(*self.env)
-    }
-
-    /// What it takes where it is held: nothing, if all of it is in its word.
-    #[inline]
-    fn held(&self) -> u64 {
-        held(self.term(), self.weight)
-    }
-
-    /// The term as the map takes it. What is large is copied here, before any lock is taken.
-    #[inline(always)]
-    fn given(&self) -> Given<Arena, Copied<'a, '_>> {
-        match immediate_word(self.term()) {
-            Some(word) => Given::Word(word),
-            None if self.weight > LARGE => self.staged(),
-            None => Given::Copy(self.weight, Copied(self)),
-        }
-    }
-
-    #[cold]
-    fn staged(&self) -> Given<Arena, Copied<'a, '_>> {
-        let mut arena = Arena::new();
-        arena.store(self.term());
-        Given::Staged(self.weight, Box::new(arena))
-    }
-}
-
-/// Room to pack a term in, which is made when it is needed: that takes longer than to see that it is not.
-#[derive(Default)]
-struct Space(Option<[u8; SPACE]>);
-
-impl Space {
-    #[inline]
-    fn bytes(&mut self) -> &mut [u8] {
-        self.0.get_or_insert([0; SPACE])
-    }
-}
-
-/// The weight of a term, and its bytes if it can be packed.
-#[inline(always)]
-fn take<'b>(
-    term: Term<'_>,
-    scale: &mut Scale,
-    space: impl FnOnce() -> &'b mut [u8],
-) -> Result<(u32, Option<&'b [u8]>), Heavy> {
-    if immediate_word(term).is_some() {
-        return Ok((scale.weigh_words(0)?, None));
-    }
-    let space = space();
-    match pack(term, space) {
-        Some((len, words)) => Ok((scale.weigh_words(words)?, Some(&space[..len]))),
-        None => Ok((scale.weigh(term)?, None)),
-    }
-}
-
-/// A key on its way, and its hash.
-#[derive(Clone, Copy)]
-struct Key<'a, 'b> {
-    taken: Taken<'a, 'b>,
-    hash: u32,
-}
-
-impl<'a, 'b> Key<'a, 'b> {
-    #[inline(always)]
-    fn new(
-        term: Term<'a>,
-        env: &'b Env<'a>,
-        scale: &mut Scale,
-        space: &'b mut Space,
-    ) -> Result<Self, Heavy> {
-        let taken = Taken::new(term, env, scale, space)?;
-        let hash = hash(term, taken.packed);
-        Ok(Self { taken, hash })
-    }
-
-    /// The slot of this key.
-    #[inline]
-    fn find(&self, map: &Map<Arena>) -> Option<usize> {
-        if let Some(word) = immediate_word(self.taken.term()) {
-            return map.find(self.hash, |_, cell| cell.word() == Some(word));
-        }
-        if let Some(bytes) = self.taken.packed {
-            return map.find(self.hash, |map, cell| map.is_packed_as(cell, bytes));
-        }
-        map.find(self.hash, |map, cell| {
-            let stored = map.stored(cell);
-            stored.is_some_and(|(arena, index)| arena.is(index, self.taken.term()))
-        })
-    }
-
-    fn partition<'c>(
-        &self,
-        buffer: &'c MapBuffer,
-        index: Index,
-    ) -> Result<&'c Partition<Map<Arena>, LocalPid>, Refused> {
-        let partitions = buffer.partitions();
-        let index = match index {
-            Some(index) => index,
-            None => own_route(self.taken.term(), partitions.len())?,
-        };
-        partitions.get(index).ok_or(Refused::NoPartitions)
-    }
-}
-
-const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// Equal keys have equal hashes. What is all in its word, or packed, is hashed without a call.
-#[inline]
-fn hash(key: Term<'_>, packed: Option<&[u8]>) -> u32 {
-    match (immediate_word(key), packed) {
-        (Some(word), _) => (word.wrapping_mul(GOLDEN) >> 32) as u32,
-        (None, Some(bytes)) => hash_bytes(bytes),
-        (None, None) => key.hash_internal(0),
-    }
-}
-
-#[inline]
-fn hash_bytes(bytes: &[u8]) -> u32 {
-    let mix = |hash: u64, word: u64| {
-        let product = u128::from(hash ^ word) * u128::from(GOLDEN);
-        product as u64 ^ (product >> 64) as u64
-    };
-    let (words, rest) = bytes.as_chunks::<8>();
-    let words = words.iter().map(|word| u64::from_le_bytes(*word));
-    let hash = words.fold(bytes.len() as u64, mix);
-    // The last word once more, in part, rather than one byte after the other.
-    let last = match bytes.last_chunk::<8>() {
-        Some(word) => u64::from_le_bytes(*word),
-        None => rest
-            .iter()
-            .fold(0, |word, &byte| word << 8 | u64::from(byte)),
-    };
-    let hash = mix(mix(hash, last), GOLDEN);
-    (hash ^ hash >> 32) as u32
-}
-
-/// What a term of this weight takes where it is held: nothing, if all of it is in its word.
-#[inline]
-fn held(term: Term<'_>, weight: u32) -> u64 {
-    match immediate_word(term) {
-        Some(_) => 0,
-        None => u64::from(weight),
-    }
-}
-
-/// A term that is to be copied.
-pub struct Copied<'a, 'b>(&'b Taken<'a, 'b>);
-
-impl Source<Arena> for Copied<'_, '_> {
-    #[inline]
-    fn packed(&self) -> Option<&[u8]> {
-        self.0.packed
-    }
-
-    #[inline]
-    fn store(self, arena: &mut Arena) {
-        arena.store(self.0.term());
-    }
-
-    #[inline]
-    fn overwrite(&self, arena: &mut Arena, index: usize) -> bool {
-        arena.overwrite(index, self.0.term())
-    }
-}
-
 /// Writes under the lock, and does after it what is to be done then.
 fn write<R>(
     env: Env<'_>,
@@ -432,18 +215,6 @@ fn entry_size(weight: u64) -> Size {
         entries: 1,
         bytes: weight + ENTRY_BYTES,
     }
-}
-
-fn zero() -> Given<Arena, Copied<'static, 'static>> {
-    Given::Word(SMALL_ZERO)
-}
-
-/// The word of the integer 0; what it is in this VM is asked when the library is loaded.
-const SMALL_ZERO: u64 = 0b1111;
-
-/// Whether [`SMALL_ZERO`] is the VM's 0.
-pub fn zero_is_as_expected(env: Env<'_>) -> bool {
-    immediate_word(0i64.encode(env)) == Some(SMALL_ZERO)
 }
 
 fn put<'a>(
@@ -741,75 +512,5 @@ fn there(result: Result<bool, Refused>) -> Atom {
         Ok(true) => atoms::ok(),
         Ok(false) => atoms::error(),
         Err(refused) => refused.atom(),
-    }
-}
-
-/// The term of a cell, in the caller's environment.
-fn term<'a>(env: Env<'a>, map: &Map<Arena>, cell: Cell) -> Term<'a> {
-    if let Some(word) = cell.word() {
-        return immediate(env, word).unwrap_or_else(|| atoms::nil().encode(env));
-    }
-    if let Some(bytes) = map.packed(cell) {
-        return unpack(env, bytes, words_of(map.weight(cell)));
-    }
-    match map.stored(cell) {
-        Some((arena, index)) => arena.load(index, env),
-        None => atoms::nil().encode(env),
-    }
-}
-
-/// The most words of a row: a tuple, and three terms.
-const MOST_A_ROW: usize = 5 + 3 * WORDS;
-/// Entries that are copied out together, at the most.
-const A_STRETCH: usize = 64;
-
-/// Copies the next entries out, as processors get them: `{Key, Value, Version, Updates}`. Answers whether there were
-/// any.
-fn copy_stretch<'a>(
-    map: &Map<Arena>,
-    entries: &mut impl Iterator<Item = (usize, Entry)>,
-    copies: &mut Copies<'a>,
-    next: &mut usize,
-) -> bool {
-    let env = copies.env();
-    let mut words = 0;
-    let mut stretch = SmallVec::<[Entry; A_STRETCH]>::new();
-    // The weights of all are asked for before any is copied: that is when memory is waited for, for many at a time.
-    while stretch.len() < A_STRETCH && words + MOST_A_ROW <= Unpacked::MOST {
-        let Some((after, entry)) = entries.next() else {
-            break;
-        };
-        let cells = [entry.key, entry.value, entry.version];
-        words += 5 + cells
-            .map(|cell| words_of(map.packed_weight(cell)))
-            .into_iter()
-            .sum::<usize>();
-        stretch.push(entry);
-        *next = after;
-    }
-    let mut room = Unpacked::new(env, words);
-    for entry in &stretch {
-        let cells = [entry.key, entry.value, entry.version];
-        let [key, value, version] = cells.map(|cell| match map.packed(cell) {
-            Some(bytes) => room.unpack(bytes),
-            None => term(env, map, cell),
-        });
-        let updates = match entry.updates {
-            0 => immediate(env, SMALL_ZERO),
-            _ => None,
-        };
-        let updates = updates.unwrap_or_else(|| entry.updates.encode(env));
-        copies.push(room.tuple([key, value, version, updates]));
-    }
-    !stretch.is_empty()
-}
-
-impl Readable for Map<Arena> {
-    fn read<'a>(&self, env: Env<'a>, cursor: usize, count: usize) -> (Term<'a>, usize) {
-        let mut copies = Copies::with_capacity(env, count.min(self.len()));
-        let mut next = cursor;
-        let mut entries = self.entries(cursor).take(count);
-        while copy_stretch(self, &mut entries, &mut copies, &mut next) {}
-        (copies.into_list(), next)
     }
 }

@@ -10,9 +10,9 @@ use buffer_core::{Map, Partition};
 use rustler::types::tuple::make_tuple;
 use rustler::{Encoder, Env, LocalPid, Term};
 
-use super::{buffer, immediate};
+use super::buffer;
 use crate::arena::packed::unpack;
-use crate::arena::{Arena, Copies, Handle};
+use crate::arena::{immediate, Arena, Copies, Handle};
 use crate::atoms;
 use crate::weigh::words_of;
 use crate::write::Refused;
