@@ -219,9 +219,9 @@ defmodule PartitionedBuffer.Options do
           * `{module, function, args}`: the batch is put before `args`.
 
         A call fails if it raises, throws, exits, is killed, takes too long, or returns `{:error, reason}`; or
-        in part, if it returns `{:failed, entries}`, a list of entries of the batch in their order (of any other
-        list, all of it has failed). Whatever
-        else it returns, the batch has been processed. What has failed is tried again or discarded and
+        in part, if it returns `{:failed, entries}`, a list of entries of the batch, each as often as it has failed (of
+        any other list, and of a batch of `:table`, all has failed). Whatever else it returns, the batch has been
+        processed. What has failed is tried again or discarded and
         reported, see `:max_retries`; the batches after it are processed all the same.
         """
       ],

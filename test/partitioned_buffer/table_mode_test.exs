@@ -200,6 +200,14 @@ defmodule PartitionedBuffer.TableModeTest do
       end
     end
 
+    test "can't name entries that have failed: all of its table has" do
+      processor = fn table -> {:failed, [hd(:ets.tab2list(table))]} end
+      name = start_queue!(processing_batch_size: :table, processor: processor)
+
+      assert Queue.push_await(name, [:a, :b]) == {:error, :failed}
+      assert %{processed: 0, discarded: %{failed: 2}} = PartitionedBuffer.info(name)
+    end
+
     test "loses its table when it takes too long" do
       name = unique_name()
       listen(name)
