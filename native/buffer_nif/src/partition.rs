@@ -1,10 +1,11 @@
-//! NIFs on one partition: swap, drain, settle.
+//! NIFs on one partition: swap and drain. How a batch ends, and what was given up, is in `partition/`.
+
+mod discards;
+mod settle;
 
 use std::sync::atomic::Ordering;
 
-use buffer_core::{
-    Discarded, Idle, Mode, NotOwner, Policy, Reason, Settled, Size, Trigger, Wanted, Watched,
-};
+use buffer_core::{Idle, Mode, NotOwner, Size, Trigger, Wanted};
 use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::Handle;
@@ -442,148 +443,6 @@ fn partition_status(
     Ok((owner, elapsed))
 }
 
-/// The processor has returned from the caller's batch, and it is well: `:ok`, or `:not_owner` if its call was
-/// ended. O(1).
-#[rustler::nif]
-fn partition_returned(env: Env<'_>, handle: Handle<'_>, index: usize) -> NifResult<Atom> {
-    Ok(match partition(handle, index)?.returned(env.pid()) {
-        Ok(()) => atoms::ok(),
-        Err(NotOwner) => atoms::not_owner(),
-    })
-}
-
-const MS: i64 = 1_000_000;
-
-/// How long a process may take to tell that its processor has returned, at least.
-const TELLING: i64 = 5_000 * MS;
-
-/// Ends the call of the processor that has taken `timeout` milliseconds: 0 if there is one, whose process is to be
-/// ended then; how many milliseconds it may still take; nil if there is none. O(1).
-#[rustler::nif]
-fn partition_time_out(handle: Handle<'_>, index: usize, timeout: i64) -> NifResult<Option<i64>> {
-    let timeout = timeout.saturating_mul(MS);
-    Ok(match partition(handle, index)?.time_out(timeout, TELLING) {
-        Watched::Nothing => None,
-        Watched::Left(left) => Some((left + MS - 1) / MS),
-        Watched::Overdue => Some(0),
-    })
-}
-
-/// Tells that the processor has failed with the caller's batch, and how. O(1).
-#[rustler::nif]
-fn partition_fail(env: Env<'_>, handle: Handle<'_>, index: usize, reason: Atom) -> NifResult<Atom> {
-    let reason = decode_reason(reason)?;
-    Ok(match partition(handle, index)?.fail(env.pid(), reason) {
-        Ok(()) => atoms::ok(),
-        Err(NotOwner) => atoms::not_owner(),
-    })
-}
-
-/// Settles the caller's batch but for these entries, by their places in it (from 0, ascending): `true`;
-/// `false` if they are not that; or `:not_owner`. O(entries of the batch).
-#[rustler::nif(schedule = "DirtyCpu")]
-fn partition_fail_some<'a>(
-    env: Env<'a>,
-    handle: Handle<'_>,
-    index: usize,
-    failed: Vec<u32>,
-) -> NifResult<Term<'a>> {
-    let result = partition(handle, index)?.fail_some(env, handle.0, &failed);
-    Ok(match result {
-        Ok(done) => done.encode(env),
-        Err(NotOwner) => atoms::not_owner().encode(env),
-    })
-}
-
-/// Takes the drain from its owner, who is gone. The batch that it had will be tried again, if there are
-/// tries left and `again`: `{again, Attempts, Size}` or `{halved, Attempts, Size}`; otherwise it is given up:
-/// `{discarded, Reason, Size}`. `{processed, Size}` if the processor had returned; what it returned is not known. `ok`
-/// if there was none. O(entries of the batch), after a copy of it that may
-/// still be going on.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn partition_settle<'a>(
-    env: Env<'a>,
-    handle: Handle<'_>,
-    index: usize,
-    reason: Atom,
-    again: bool,
-) -> NifResult<Term<'a>> {
-    let policy = if again {
-        handle.0.policy()
-    } else {
-        Policy::ONCE
-    };
-    let reason = decode_reason(reason)?;
-    let settled = partition(handle, index)?.settle(env, handle.0, reason, policy);
-    Ok(match settled {
-        Settled::Nothing => atoms::ok().encode(env),
-        Settled::Processed(len) => (atoms::processed(), len).encode(env),
-        Settled::Again {
-            attempts,
-            len,
-            halved,
-        } => {
-            let how = if halved {
-                atoms::halved()
-            } else {
-                atoms::again()
-            };
-            (how, attempts, len).encode(env)
-        }
-        Settled::Discarded(discarded) => {
-            let reason = atoms::of_reason(discarded.reason);
-            (atoms::discarded(), reason, discarded.len).encode(env)
-        }
-    })
-}
-
-/// Discards all that a closed partition still holds: how many entries. O(segments).
-#[rustler::nif(schedule = "DirtyCpu")]
-fn partition_discard_rest(
-    env: Env<'_>,
-    handle: Handle<'_>,
-    index: usize,
-    reason: Atom,
-) -> NifResult<usize> {
-    let reason = decode_reason(reason)?;
-    let discarded = partition(handle, index)?.discard_rest(env, handle.0, reason);
-    Ok(discarded.map_or(0, |discarded| discarded.len))
-}
-
-/// The next batch that was given up and that somebody is to be told of: `{Entries, Reason, First, Last,
-/// Attempts}`, or nil. The one before it has been told of. Dirty, since entries may be of any size.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn partition_next_kept<'a>(env: Env<'a>, handle: Handle<'_>, index: usize) -> NifResult<Term<'a>> {
-    let kept = partition(handle, index)?.next_kept(env);
-    Ok(match kept {
-        Some((entries, reason, (first, last), attempts)) => {
-            (entries, atoms::of_reason(reason), first, last, attempts).encode(env)
-        }
-        None => atoms::nil().encode(env),
-    })
-}
-
-/// How many entries wait for somebody to be told of them. O(1).
-#[rustler::nif]
-fn partition_kept(handle: Handle<'_>, index: usize) -> NifResult<usize> {
-    Ok(partition(handle, index)?.kept())
-}
-
-/// What was discarded and has not been reported, in order: a list of `{reason, size, bytes}`.
-#[rustler::nif]
-fn partition_unreported(handle: Handle<'_>, index: usize) -> NifResult<Vec<(Atom, usize, u64)>> {
-    let unreported = partition(handle, index)?.unreported();
-    let encode = |one: Discarded| (atoms::of_reason(one.reason), one.len, one.bytes);
-    Ok(unreported.into_iter().map(encode).collect())
-}
-
-/// The first `count` of it have been reported.
-#[rustler::nif]
-fn partition_reported(handle: Handle<'_>, index: usize, count: usize) -> NifResult<Atom> {
-    partition(handle, index)?.reported(count);
-    Ok(atoms::ok())
-}
-
 /// Whether the partition has been closed. O(1).
 #[rustler::nif]
 fn partition_closed(handle: Handle<'_>, index: usize) -> NifResult<bool> {
@@ -602,12 +461,5 @@ fn decode_trigger(trigger: Atom) -> NifResult<Trigger> {
     let known = all
         .into_iter()
         .find(|&known| atoms::of_trigger(known) == trigger);
-    known.ok_or(Error::BadArg)
-}
-
-fn decode_reason(reason: Atom) -> NifResult<Reason> {
-    let known = Reason::ALL
-        .into_iter()
-        .find(|&known| atoms::of_reason(known) == reason);
     known.ok_or(Error::BadArg)
 }
