@@ -194,11 +194,11 @@ defmodule PartitionedBuffer do
 
       iex> {:ok, _pid} =
       ...>   PartitionedBuffer.Queue.start_link(name: :stop_example, processor: fn _ -> :ok end)
-      iex> PartitionedBuffer.stop(:stop_example, :normal, 60_000)
+      iex> PartitionedBuffer.stop(:stop_example)
       :ok
   """
   @spec stop(buffer() | pid(), reason :: term(), timeout()) :: :ok
-  def stop(buffer, reason, timeout)
+  def stop(buffer, reason \\ :normal, timeout \\ :infinity)
 
   def stop(pid, reason, timeout) when is_pid(pid) do
     Supervisor.stop(pid, reason, Options.timeout!(timeout))

@@ -131,6 +131,7 @@ defmodule PartitionedBufferTest do
       assert :ok = Queue.stop(by_name)
       assert :ok = by_name |> restart() |> Queue.stop()
       assert :ok = PartitionedBuffer.stop(restart(by_name), :shutdown, 5_000)
+      assert :ok = PartitionedBuffer.stop(restart(by_name))
     end
 
     test "ends every process and every name" do
