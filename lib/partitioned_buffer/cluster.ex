@@ -385,7 +385,9 @@ defmodule PartitionedBuffer.Cluster do
   """
   @spec put_all(buffer(), map() | [{term(), term()}], keyword()) :: all_written()
   def put_all(buffer, entries, opts \\ [])
-  def put_all(buffer, map, opts) when is_map(map), do: put_all(buffer, :maps.to_list(map), opts)
+
+  def put_all(buffer, map, opts) when is_map(map) and not is_struct(map),
+    do: put_all(buffer, :maps.to_list(map), opts)
 
   def put_all(buffer, entries, opts) do
     :ok = valid!(entries, &match?({_key, _value}, &1))

@@ -335,8 +335,8 @@ defmodule PartitionedBuffer.Map do
   Keys that are there several times in a list are put one after the other: the last one stays. A list
   is accepted as a whole: if the call raises, nothing of it was.
 
-  Raises `ArgumentError` ("invalid entry: …") if something in the list is no pair, and what `put/4`
-  raises.
+  Raises `ArgumentError` ("invalid entry: …") if something in the list is no pair, or the map is a struct, and what
+  `put/4` raises.
 
       iex> {:ok, _pid} = PartitionedBuffer.Map.start_link(name: :all_example, processor: fn _ -> :ok end)
       iex> PartitionedBuffer.Map.put_all(:all_example, %{a: 1, b: 2})
@@ -352,7 +352,8 @@ defmodule PartitionedBuffer.Map do
   @spec put_all(buffer(), %{key() => value()} | [{key(), value()}], keyword()) :: written()
   def put_all(buffer, entries, opts \\ [])
 
-  def put_all(buffer, entries, opts) when is_map(entries) do
+  # A struct is one thing, and not its fields.
+  def put_all(buffer, entries, opts) when is_map(entries) and not is_struct(entries) do
     write_all(buffer, :maps.to_list(entries), opts, false)
   end
 

@@ -195,6 +195,10 @@ defmodule PartitionedBuffer.MapCallsTest do
       end
 
       invalid(inspect(%{a: 1}), &Buffer.put_all_newer/2, [name, %{a: 1}])
+
+      for struct <- [1..2, MapSet.new([1]), %URI{}],
+          do: invalid(inspect(struct), &Buffer.put_all/2, [name, struct])
+
       assert figures(name) == before
     end
 
