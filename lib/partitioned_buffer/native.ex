@@ -330,9 +330,6 @@ defmodule PartitionedBuffer.Native do
   @spec partition_swap(handle(), index()) :: non_neg_integer()
   def partition_swap(_handle, _index), do: not_loaded()
 
-  @spec partition_draining(handle(), index()) :: non_neg_integer()
-  def partition_draining(_handle, _index), do: not_loaded()
-
   @spec partition_claim(handle(), index()) :: :ok | :not_owner
   def partition_claim(_handle, _index), do: not_loaded()
 
@@ -747,9 +744,6 @@ defmodule PartitionedBuffer.Native do
   @spec cell_answer_staged(cell(), version(), reference(), worker(), pid() | nil, term()) ::
           version() | :changed
   def cell_answer_staged(_cell, _version, _staged, _worker, _to, _answer), do: not_loaded()
-
-  @spec cell_version(cell()) :: version()
-  def cell_version(_cell), do: not_loaded()
 
   # turns
 

@@ -498,9 +498,3 @@ fn cell_answer_staged<'a>(
     let answer = Some((worker.0, to, given(answer)));
     Ok(replace(env, cell.0, version, stored, answer))
 }
-
-/// The version of what is there. O(1).
-#[rustler::nif]
-fn cell_version(cell: Handle<'_, SharedCell>) -> u64 {
-    cell.0.cell.version()
-}

@@ -49,8 +49,6 @@ pub trait Cycle: Sync {
     fn swap(&self, part: Option<usize>) -> usize;
     /// See [`Partition::arm`].
     fn arm(&self, notify: LocalPid, trigger: Size) -> bool;
-    /// See [`Partition::draining`].
-    fn draining(&self) -> usize;
     /// See [`Partition::len`].
     fn live(&self) -> usize;
     /// See [`Partition::attend`].
@@ -167,10 +165,6 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
 
     fn arm(&self, notify: LocalPid, trigger: Size) -> bool {
         Partition::arm(self, notify, trigger)
-    }
-
-    fn draining(&self) -> usize {
-        Partition::draining(self)
     }
 
     fn live(&self) -> usize {

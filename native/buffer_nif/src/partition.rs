@@ -180,12 +180,6 @@ fn partition_await_no_more(handle: Handle<'_>, index: usize, token: u64) -> NifR
     Ok(partition(handle, index)?.await_no_more(token))
 }
 
-/// Entries of the draining generation, those in flight included. O(1).
-#[rustler::nif]
-fn partition_draining(handle: Handle<'_>, index: usize) -> NifResult<usize> {
-    Ok(partition(handle, index)?.draining())
-}
-
 /// Makes the caller the one who drains: `:ok`, or `:not_owner` if another process does. O(1).
 #[rustler::nif]
 fn partition_claim(env: Env<'_>, handle: Handle<'_>, index: usize) -> NifResult<Atom> {
