@@ -725,11 +725,22 @@ defmodule PartitionedBuffer.Native do
           version()
           | {version() | :changed, message :: term(), reply :: term(), non_neg_integer(),
              message_id()}
+          | {version() | {version(), term()} | :heavy, [message :: term(), ...]}
           | {version(), :idle | :again | :heavy | :gone}
           | {:changed, {version(), term()}}
           | :changed
           | :heavy
   def cell_answer_take(_cell, _version, _term, _worker, _to, _answer, _how), do: not_loaded()
+
+  @spec cell_begin(cell(), version(), term(), worker(), 0..3) ::
+          version()
+          | {version(), term()}
+          | :begun
+          | {:again, version()}
+          | {:changed, {version(), term()}}
+          | :changed
+          | :heavy
+  def cell_begin(_cell, _version, _term, _worker, _how), do: not_loaded()
 
   @spec cell_share(cell(), turns(), boolean()) :: :ok
   def cell_share(_cell, _turns, _have?), do: not_loaded()

@@ -21,6 +21,9 @@ defmodule PartitionedBuffer.GenPool.Direct do
   @put_unless_held 2
   @as_it_was_in_turn 3
 
+  # Only callers are told by it whom to answer.
+  @no_id 0
+
   @typedoc "What never changes."
   @opaque t ::
             {Broker.worker(), Native.cell(), call :: fun(), cast :: fun(), Broker.t(),
@@ -140,7 +143,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
 
   # What is in the mailbox goes before the next request.
   defp settle(direct, version, state, w, run, new, pid, answer) do
-    how = how(direct, w, run, state, new)
+    how = how(direct, w, elem(run, 0), state, new)
 
     receive do
       message ->
@@ -158,6 +161,9 @@ defmodule PartitionedBuffer.GenPool.Direct do
 
           {version, message, caller, _ns, id} when is_integer(version) ->
             run(direct, version, new, w, message, caller, id, 1)
+
+          {here, [_ | _] = casts} ->
+            begun(direct, here, new, w, casts)
 
           {:changed, {now, term}} ->
             again(direct, version, state, w, run, new, answer, now, term)
@@ -181,6 +187,89 @@ defmodule PartitionedBuffer.GenPool.Direct do
     end
   end
 
+  # It has started the first of these casts, that nobody waits for. Each is any worker's until it has been begun: whatever
+  # comes in between, those that are left are taken again, by this one or by another. Each puts its state in by itself.
+  defp begun(direct, here, state, w, casts) when is_integer(here),
+    do: along(direct, here, state, w, casts, 1)
+
+  defp begun(direct, {version, state}, _state, w, casts),
+    do: along(direct, version, state, w, casts, 1)
+
+  defp begun(_direct, :heavy, _state, w, [cast | _casts]),
+    do: w |> Worker.with_known(nil, nil) |> Worker.started(cast, nil, @no_id)
+
+  # As `run/8`, with those behind it.
+  defp along(direct, version, state, w, [cast], attempt),
+    do: run(direct, version, state, w, cast, nil, @no_id, attempt)
+
+  defp along(direct, version, state, w, [{:cast, message} = cast | _] = casts, attempt) do
+    {_worker, _cell, _call, handle_cast, _broker, _answers, _idle_ms, _how, reads} = direct
+
+    if in_place?(reads, w, :cast, message) do
+      case Callback.cast(handle_cast, message, state) do
+        {:noreply, new} ->
+          settle_along(direct, version, state, w, casts, new, attempt)
+
+        outcome ->
+          w
+          |> Worker.with_known(version, state)
+          |> Worker.settle(cast, nil, nil, outcome, attempt)
+          |> Worker.loop()
+      end
+    else
+      w |> Worker.with_known(version, state) |> Worker.unusual(cast, nil, 0, @no_id)
+    end
+  end
+
+  # As `settle/8`.
+  defp settle_along(direct, version, state, w, [cast | rest] = casts, new, attempt) do
+    how = how(direct, w, cast, state, new)
+
+    receive do
+      message ->
+        w
+        |> Worker.with_known(version, state)
+        |> settle_cast_otherwise(cast, attempt, new)
+        |> Worker.mailbox(message)
+    after
+      0 ->
+        {worker, cell, _, _, _, _, _, _, _} = direct
+
+        case how && Native.cell_begin(cell, version, new, worker, how) do
+          version when is_integer(version) ->
+            along(direct, version, new, w, rest, 1)
+
+          {version, now} when is_integer(version) ->
+            along(direct, version, now, w, rest, 1)
+
+          {:again, version} ->
+            w |> Worker.with_known(version, new) |> Worker.loop()
+
+          {:changed, {now, term}} ->
+            if Worker.again?(w, :cast, attempt) do
+              along(direct, now, term, w, casts, attempt + 1)
+            else
+              w
+              |> Worker.with_known(version, state)
+              |> settle_cast_otherwise(cast, attempt, new)
+              |> Worker.loop()
+            end
+
+          :begun ->
+            w |> Worker.with_known(nil, nil) |> Worker.started(hd(rest), nil, @no_id)
+
+          _nothing_was_done ->
+            w
+            |> Worker.with_known(version, state)
+            |> settle_cast_otherwise(cast, attempt, new)
+            |> Worker.loop()
+        end
+    end
+  end
+
+  defp settle_cast_otherwise(w, cast, attempt, new),
+    do: settle_otherwise(w, {cast, nil, nil, @no_id, attempt}, new, nil)
+
   # It was changed underneath. The last attempt is made with the turn.
   defp again(direct, version, state, w, run, new, answer, now, term) do
     {{kind, _message} = request, _from, caller, id, attempt} = run
@@ -199,7 +288,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
     do: Worker.settle(w, request, from, caller, outcome(answer, new), attempt)
 
   # `nil`: there is more to it. What a handler answers by itself leaves after its state.
-  defp how(direct, w, {request, _from, _caller, _id, _attempt}, state, new) do
+  defp how(direct, w, request, state, new) do
     cond do
       Answer.held?() -> nil
       new === state -> left(direct, w)

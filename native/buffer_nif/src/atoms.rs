@@ -48,6 +48,7 @@ rustler::atoms! {
     expired_some,
     look_again = "look",
     again,
+    begun,
     attend,
     halved,
     // reasons of a discard

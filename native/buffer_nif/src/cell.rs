@@ -4,6 +4,10 @@
 //! and freed (see `arena/packed.rs`). Any other has an environment of its own, so that it can be
 //! copied out by many readers at the same time, with no lock held. The former one is freed by whoever
 //! reads it last, or by the reclaimer if it is large.
+//!
+//! How a worker goes from one request to the next is in `cell/take.rs`.
+
+mod take;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -173,6 +177,13 @@ impl SharedCell {
             }
         } else if company.read() && worker.is_gathered() {
             worker.gather(env, false, now);
+        }
+    }
+
+    /// The worker has started the next of those that it has taken along.
+    fn goes_on(&self, worker: &Member) {
+        if let Some((_, company)) = self.shared.get().filter(|_| worker.is_gathered()) {
+            company.goes_on();
         }
     }
 
@@ -359,87 +370,6 @@ fn cell_answer<'a>(
 ) -> Term<'a> {
     let answer = Some((worker.0, to, given(answer)));
     update(env, Scale::bounded(), cell.0, version, term, answer)
-}
-
-nif!(cell_answer_take / 7, answer_take);
-
-/// The state is as it was.
-const AS_IT_WAS: u64 = 0;
-/// The state is put in unless anybody has the turn.
-const UNLESS_HELD: u64 = 2;
-/// The state is as it was, but the handler had the turn, so that others had to wait for it.
-const AS_IT_WAS_IN_TURN: u64 = 3;
-
-/// `cell_answer`, and the next message as `broker_take` has it. With `how` 0 the state is as it was and nothing is put
-/// in, nor with 3, for a handler that had the turn; with 2 it is not if anybody has the turn; with 1 it is. Answers
-///
-/// * `changed` or `heavy`: nothing is done; `{changed, {version, term}}`: nor is it, and this is there now;
-/// * the version: all is done, nothing waits, and the worker is idle;
-/// * `{version, message, reply, ns it has waited, id}`: it has started this one, and this version was there when it did, or
-///   `changed` if it was replaced meanwhile;
-/// * `{version, what}`: `idle`, and there is something to attend to; or the worker is not idle, and has to take again.
-///
-/// O(size of the term) and of the message.
-fn answer_take<'a>(
-    env: Env<'a>,
-    [cell, version, term, worker, to, answer, how]: [Term<'a>; 7],
-) -> Term<'a> {
-    let (Ok(Handle(cell)), Ok(known), Ok(Handle(worker)), Ok(how)) = (
-        cell.decode::<Handle<SharedCell>>(),
-        version.decode::<u64>(),
-        worker.decode::<Handle<Member>>(),
-        how.decode::<u64>(),
-    ) else {
-        return atoms::changed().encode(env);
-    };
-    let mut version = known;
-    if !matches!(how, AS_IT_WAS | AS_IT_WAS_IN_TURN) {
-        if cell.cell.version() != known || how == UNLESS_HELD && cell.is_held() {
-            return changed(env, cell, known);
-        }
-        let Ok(stored) = Stored::new(&mut Scale::bounded(), term) else {
-            return atoms::heavy().encode(env);
-        };
-        account(env, 0, u64::from(stored.bytes));
-        match cell.replace(known, stored) {
-            Some(new) => version = new,
-            None => return changed(env, cell, known),
-        }
-    }
-    let to: Option<LocalPid> = to.decode().ok();
-    let (now, took) = worker.answer(env, End::Done, to.zip(given(answer)));
-    cell.settled(env, worker, how != AS_IT_WAS, now, took);
-    if worker.has_to_attend() {
-        return (version, atoms::again()).encode(env);
-    }
-    let taken = worker.take_as(
-        env,
-        || now,
-        |message, reply, waited, id| match cell.cell.version() == version {
-            true => (version, message, reply, waited, id).encode(env),
-            false => (atoms::changed(), message, reply, waited, id).encode(env),
-        },
-    );
-    // What came in between is not signalled to an idle worker.
-    let is_idle = taken.as_c_arg() == atoms::idle().as_c_arg();
-    cell.went_on(env, worker, is_idle, now);
-    if is_idle && !worker.has_to_attend() {
-        version.encode(env)
-    } else if taken.is_atom() {
-        (version, taken).encode(env)
-    } else {
-        taken
-    }
-}
-
-/// The handler has run in vain. What is there now, unless nobody may write, or it is large.
-#[cold]
-fn changed<'a>(env: Env<'a>, cell: &SharedCell, known: u64) -> Term<'a> {
-    cell.in_vain();
-    match look(env, cell, Some(known)) {
-        other if other.is_atom() => atoms::changed().encode(env),
-        now => (atoms::changed(), now).encode(env),
-    }
 }
 
 nif!(cell_start / 4, start);

@@ -71,15 +71,40 @@ impl Member {
         self.worker.start(id, None).is_some()
     }
 
-    /// The worker takes its next message, as `broker_take` does; `form` makes a term of message, reply, nanoseconds that
-    /// it has waited, and id.
-    pub fn take_as<'a>(
+    /// The worker takes its next message, or takes some along that nobody waits for, as `broker_take_along` does. `form`
+    /// makes a term of message, reply, nanoseconds that it has waited, and id, and `form_list` one of the list.
+    pub fn take_along_as<'a>(
         &self,
         env: Env<'a>,
         now: impl Fn() -> i64,
         form: impl Fn(Term<'a>, Term<'a>, i64, u64) -> Term<'a>,
+        form_list: impl FnOnce(Term<'a>) -> Term<'a>,
     ) -> Term<'a> {
-        take(env, self, now, Limits::BYTES as u32, form)
+        let mut copies = Copies::with_capacity(env, 0);
+        let copy = |arena: &Arena, range: Range<usize>| copies.extend(arena, range);
+        let alive = |pid: LocalPid| pid.is_alive(env);
+        let read =
+            |arena: &Arena, entry: &Entry<LocalPid>, now| message(env, arena, entry, now, &form);
+        let (core, heaviest) = (&self.broker.core, Limits::BYTES as u32);
+        let (taken, after) = core.take_along(&self.worker, now, heaviest, alive, copy, read);
+        if let Taken::Copies(count) = taken {
+            account(env, count, 0);
+            self.broker.finish(env, after);
+            return form_list(copies.into_list());
+        }
+        taken_one(env, self, taken, after, form)
+    }
+
+    /// The worker is through with its message, if it has any.
+    pub fn end(&self, end: End) {
+        self.worker.settle(end, clock::now());
+    }
+
+    /// The worker is through with its message, and starts the next one that it has taken along, as `broker_begin` does.
+    pub fn begin(&self, env: Env<'_>) -> bool {
+        let (begun, after) = self.broker.core.begin(&self.worker);
+        self.broker.finish(env, after);
+        begun
     }
 
     /// Whether no worker is to be idle, nor to take, before it has looked after something.
@@ -162,19 +187,8 @@ fn take_along<'a>(env: Env<'a>, [worker, patient]: [Term<'a>; 2]) -> Term<'a> {
     if patient && member.broker.core.is_early(&member.worker, clock::now) {
         return atoms::soon().encode(env);
     }
-    let mut copies = Copies::with_capacity(env, 0);
-    let copy = |arena: &Arena, range: Range<usize>| copies.extend(arena, range);
-    let alive = |pid: LocalPid| pid.is_alive(env);
-    let form = four(env);
-    let read = |arena: &Arena, entry: &Entry<LocalPid>, now| message(env, arena, entry, now, &form);
-    let (core, heaviest) = (&member.broker.core, Limits::BYTES as u32);
-    let (taken, after) = core.take_along(&member.worker, clock::now, heaviest, alive, copy, read);
-    if let Taken::Copies(count) = taken {
-        account(env, count, 0);
-        member.broker.finish(env, after);
-        return copies.into_list();
-    }
-    attended(env, member, taken_one(env, member, taken, after, four(env)))
+    let taken = member.take_along_as(env, clock::now, four(env), |list| list);
+    attended(env, member, taken)
 }
 
 /// The same; or `:attend`, if the worker is idle and has to look after anything, of which an idle worker is not told.
@@ -197,9 +211,7 @@ fn begin<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
     if member.is_called() {
         return false.encode(env);
     }
-    let (begun, after) = member.broker.core.begin(&member.worker);
-    member.broker.finish(env, after);
-    begun.encode(env)
+    member.begin(env).encode(env)
 }
 
 fn take<'a>(
