@@ -117,9 +117,13 @@ defmodule PartitionedBuffer.Broker do
   @spec erase_name(t(), atom()) :: :ok
   def erase_name(broker, name), do: Native.broker_erase_name(broker, name)
 
-  @doc "From now on `post/2` finds it by the name of this pool."
-  @spec put_pool(t(), atom()) :: :ok
-  def put_pool(broker, pool), do: Native.broker_put_pool(broker, pool)
+  @doc """
+  From now on `post/2` and `request/3` find it by the name of this pool, whose keeper has this name. `watch` is the process whose end
+  is the end of requests that wait.
+  """
+  @spec put_pool(t(), atom(), atom(), pid()) :: :ok
+  def put_pool(broker, pool, keeper, watch),
+    do: Native.broker_put_pool(broker, pool, keeper, watch)
 
   @doc "From now on it does not."
   @spec erase_pool(t(), atom()) :: :ok
@@ -157,6 +161,23 @@ defmodule PartitionedBuffer.Broker do
     case Native.broker_post(pool, message) do
       :ok -> :ok
       asked -> by_name(asked)
+    end
+  end
+
+  @doc """
+  `hand_over/4` for the broker of the pool of this name, if the message can be handed over; otherwise `:other`, and nothing has been
+  done. `reply` is `{caller, reference}`.
+
+  The caller waits with no timer and no monitor, whatever becomes of any process: it is answered, or sent `slow/3`, once, after 10
+  to 20 ms, or earlier if its message goes elsewhere. If the answer comes after `slow/3`, or in the same moment, it is sent as `late/1`,
+  and `slow/3` may come after it. So who is sent `late/1`, or is told that the message was dropped, receives
+  `slow/3` before it goes on, and nothing comes afterwards.
+  """
+  @spec request(atom(), term(), {pid(), reference()}) :: id() | :other
+  def request(pool, message, reply) do
+    case Native.broker_request(pool, message, reply) do
+      id when is_integer(id) -> id
+      _not_handed_over -> :other
     end
   end
 
@@ -276,6 +297,17 @@ defmodule PartitionedBuffer.Broker do
 
   @doc "What an idle worker is sent."
   defmacro wake, do: :"$broker_wake"
+
+  @doc """
+  What the caller of `request/3` is sent: for how many milliseconds it has waited, and of its pool the broker, the keeper's
+  name, and the process whose end is the end of the request.
+  """
+  defmacro slow(reply, ms, pool) do
+    quote do: {:"$broker_slow", unquote(reply), unquote(ms), unquote(pool)}
+  end
+
+  @doc "What it is sent as an answer that comes late, or might."
+  defmacro late(answer), do: {:"$broker_late", answer}
 
   @doc "What an idle worker is sent instead, by `hand_over/4`."
   defmacro handed(id, message, reply) do

@@ -3,7 +3,9 @@ defmodule PartitionedBuffer.GenPool do
   alias PartitionedBuffer.Broker.Keeper
   alias PartitionedBuffer.GenPool.{Answer, Dropped, Handle, Options, Owner, Telemetry, Worker}
 
+  require Broker
   require Dropped
+  require Worker
 
   @moduledoc """
   A `GenServer` that is a pool: its callbacks run in several workers, on one state that is never torn.
@@ -291,6 +293,15 @@ defmodule PartitionedBuffer.GenPool do
     Owner.start_link(module, init_arg, opts)
   end
 
+  # A call that takes longer than this monitors the pool. Most are answered before, and to set a monitor up and take
+  # it down, with the alias that goes with it, costs half of what they take.
+  @patience_ms 10
+
+  # Nor is there a timer until then, or a look for the pool's handle, either of which costs a tenth, if the request can be handed to a
+  # worker, and has at least this much time: the broker tells the caller.
+  @patient_from_ms 50
+  @max_ms 4_294_967_295
+
   @doc """
   Sends a request and waits for its answer.
 
@@ -332,14 +343,21 @@ defmodule PartitionedBuffer.GenPool do
   @spec call(pool(), message :: term(), timeout() | keyword()) :: term()
   def call(pool, message, timeout_or_opts \\ 5_000)
 
+  # The usual one.
+  def call(pool, message, timeout)
+      when is_atom(pool) and timeout in @patient_from_ms..@max_ms do
+    if Worker.inside?(pool), do: leave(:calling_self, pool, message, timeout)
+    request(pool, message, timeout, :plain, timeout)
+  end
+
   def call(pool, message, timeout_or_opts) when is_atom(pool) do
     {timeout, errors} = Options.call!(timeout_or_opts)
     if Worker.inside?(pool), do: leave(:calling_self, pool, message, timeout_or_opts)
 
-    case Handle.fetch(pool) do
-      {:ok, handle} -> ask(handle, pool, message, timeout, errors, timeout_or_opts)
-      :error -> leave(:noproc, pool, message, timeout_or_opts)
-    end
+    # A number is less than an atom.
+    if timeout >= @patient_from_ms,
+      do: request(pool, message, timeout, errors, timeout_or_opts),
+      else: ask(pool, message, timeout, errors, timeout_or_opts)
   end
 
   def call(pool, message, timeout_or_opts) do
@@ -347,12 +365,44 @@ defmodule PartitionedBuffer.GenPool do
     GenServer.call(pool, message, timeout)
   end
 
-  # A call that takes longer than this monitors the pool. Most are answered before, and to set a monitor up and take
-  # it down, with the alias that goes with it, costs half of what they take.
-  @patience_ms 10
-
   # What is answered natively is answered once, and not at all after `Broker.abandon/2`; so no alias has to keep late
   # answers away. All in one function: a reference that was just made is looked for among what came after it.
+  defp request(pool, message, timeout, errors, opts) do
+    ref = make_ref()
+
+    case Broker.request(pool, {:call, message}, {self(), ref}) do
+      id when is_integer(id) ->
+        receive do
+          {^ref, reply} ->
+            reply
+
+          Broker.slow({_self, ^ref}, ms, told) ->
+            told
+            |> Handle.told()
+            |> watch(ref, id, rest(timeout, ms), errors, {pool, message, opts})
+
+          Broker.late({^ref, reply}) ->
+            told(ref)
+            reply
+
+          Dropped.message(^ref, reason) ->
+            told(ref)
+            dropped(reason, errors)
+        end
+
+      :other ->
+        ask(pool, message, timeout, errors, opts)
+    end
+  end
+
+  defp ask(pool, message, timeout, errors, opts) do
+    case Handle.fetch(pool) do
+      {:ok, handle} -> ask(handle, pool, message, timeout, errors, opts)
+      :error -> leave(:noproc, pool, message, opts)
+    end
+  end
+
+  # As `request/5`.
   defp ask(%{broker: broker, keeper: keeper} = handle, pool, message, timeout, errors, opts) do
     ref = make_ref()
 
@@ -370,13 +420,15 @@ defmodule PartitionedBuffer.GenPool do
 
     case sent do
       id when is_integer(id) ->
+        # A number is less than an atom.
+        patience = min(timeout, @patience_ms)
+
         receive do
           {^ref, reply} -> reply
           Dropped.message(^ref, reason) -> dropped(reason, errors)
         after
-          # A number is less than an atom.
-          min(timeout, @patience_ms) ->
-            watch(handle, ref, id, timeout, errors, {pool, message, opts})
+          patience ->
+            watch(handle, ref, id, rest(timeout, patience), errors, {pool, message, opts})
         end
 
       :queue_full ->
@@ -389,12 +441,24 @@ defmodule PartitionedBuffer.GenPool do
     end
   end
 
-  defp watch(handle, ref, id, timeout, errors, {pool, message, opts} = call)
-       when timeout > @patience_ms do
+  # It is on its way.
+  defp told(ref) do
+    receive do
+      Broker.slow({_self, ^ref}, _ms, _pool) -> :ok
+    end
+  end
+
+  defp watch(handle, ref, id, 0, errors, call), do: timed_out(handle, ref, id, errors, call)
+
+  defp watch(handle, ref, id, rest, errors, {pool, message, opts} = call) do
     monitor = Process.monitor(handle.watch)
 
     receive do
       {^ref, reply} ->
+        Process.demonitor(monitor, [:flush])
+        reply
+
+      Broker.late({^ref, reply}) ->
         Process.demonitor(monitor, [:flush])
         reply
 
@@ -406,17 +470,14 @@ defmodule PartitionedBuffer.GenPool do
         _ = give_up(handle, ref, id)
         reason |> Handle.ended(handle) |> leave(pool, message, opts)
     after
-      rest(timeout) ->
+      rest ->
         Process.demonitor(monitor, [:flush])
         timed_out(handle, ref, id, errors, call)
     end
   end
 
-  defp watch(handle, ref, id, _timeout, errors, call),
-    do: timed_out(handle, ref, id, errors, call)
-
-  defp rest(:infinity), do: :infinity
-  defp rest(timeout), do: timeout - @patience_ms
+  defp rest(:infinity, _ms), do: :infinity
+  defp rest(timeout, ms), do: max(timeout - ms, 0)
 
   defp timed_out(handle, ref, id, errors, {pool, message, opts}) do
     case give_up(handle, ref, id) do
@@ -449,6 +510,7 @@ defmodule PartitionedBuffer.GenPool do
   defp late(ref, ms) do
     receive do
       {^ref, reply} -> {:answered, reply}
+      Broker.late({^ref, reply}) -> {:answered, reply}
       Dropped.message(^ref, reason) -> {:dropped, reason}
     after
       ms -> :nothing

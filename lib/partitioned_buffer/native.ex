@@ -557,11 +557,15 @@ defmodule PartitionedBuffer.Native do
           | :heavy
   def broker_hand_over(_broker, _message, _reply), do: not_loaded()
 
+  @spec broker_request(atom(), term(), term()) ::
+          message_id() | :no_worker | :closed | :heavy | :unknown
+  def broker_request(_pool, _message, _reply), do: not_loaded()
+
   @spec broker_post(atom(), term()) :: :ok | asked_by_name()
   def broker_post(_pool, _message), do: not_loaded()
 
-  @spec broker_put_pool(broker(), atom()) :: :ok
-  def broker_put_pool(_broker, _pool), do: not_loaded()
+  @spec broker_put_pool(broker(), atom(), keeper :: atom(), watch :: pid()) :: :ok
+  def broker_put_pool(_broker, _pool, _keeper, _watch), do: not_loaded()
 
   @spec broker_erase_pool(broker(), atom()) :: :ok
   def broker_erase_pool(_broker, _pool), do: not_loaded()

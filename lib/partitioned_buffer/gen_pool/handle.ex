@@ -23,8 +23,13 @@ defmodule PartitionedBuffer.GenPool.Handle do
   def put(pool, %{broker: broker, keeper: keeper}, watch) do
     handle = %__MODULE__{broker: broker, keeper: keeper, watch: watch}
     :ok = :persistent_term.put(key(pool), handle)
-    Broker.put_pool(broker, pool)
+    Broker.put_pool(broker, pool, keeper, watch)
   end
+
+  @doc "The same of what a caller is told by `Broker.slow/3`."
+  @spec told({Broker.t(), {atom(), pid()}}) :: t()
+  def told({broker, {keeper, watch}}),
+    do: %__MODULE__{broker: broker, keeper: keeper, watch: watch}
 
   @doc "Why the process that is watched has ended; `reason` is that of a monitor, perhaps of one that came too late."
   @spec ended(term(), t()) :: term()

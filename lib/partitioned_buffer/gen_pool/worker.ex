@@ -111,8 +111,9 @@ defmodule PartitionedBuffer.GenPool.Worker do
   end
 
   @doc "Whether the calling process runs callbacks of this pool on its shared state."
-  @spec inside?(atom()) :: boolean()
-  def inside?(pool), do: pool != nil and Process.get(@inside) == pool
+  defmacro inside?(pool) do
+    quote do: unquote(pool) != nil and Process.get(unquote(@inside)) == unquote(pool)
+  end
 
   @doc "Has the worker end as soon as it has nothing in hand."
   @spec leave(pid()) :: :ok

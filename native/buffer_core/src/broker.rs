@@ -60,6 +60,7 @@
 //! | `lane.rs`, `partition.rs`, `waiting.rs` | where messages wait |
 //! | `config.rs`, `codel.rs` | for how many, and for how long |
 //! | `dropped.rs`, `deferred.rs` | what somebody is to be told of; what is to be answered later |
+//! | `patience.rs` | callers that wait with no timer |
 //! | `figures.rs` | how things stand |
 //! | `place.rs` | which thread a call is on |
 //!
@@ -85,6 +86,7 @@ mod gather;
 mod lane;
 mod load;
 mod partition;
+pub mod patience;
 mod place;
 mod take;
 pub mod waiting;
@@ -102,8 +104,9 @@ use deferred::Deferred;
 use dropped::{Drop, Dropped, Drops};
 use lane::Lane;
 use partition::{Effects, Partition};
+use patience::Slow;
 use waiting::{Chunk, Entry};
-use worker::{End, Worker};
+use worker::{Claim, End, Worker};
 
 pub use ask::{Abandoned, Ask, Asked};
 pub use figures::Figures;
@@ -137,6 +140,8 @@ pub struct Broker<A, P> {
     armed: AtomicI64,
     // Somebody waits for room.
     room_wanted: AtomicBool,
+    // Who looks after patient callers has been called, and has not looked since.
+    patient: CachePadded<AtomicBool>,
 }
 
 /// What the caller has to do, now that no lock is held.
@@ -154,6 +159,10 @@ pub struct After<A, P> {
     pub freed: Vec<Box<Chunk<A, P>>>,
     /// To be dropped.
     pub kept: Option<Box<Segment<A>>>,
+    /// Who looks after patient callers is to be called: there is one.
+    pub patient: bool,
+    /// A caller to be told that it has waited for long.
+    pub slow: Option<Box<Slow<A>>>,
 }
 
 impl<A, P> Default for After<A, P> {
@@ -171,6 +180,8 @@ impl<A, P> From<Effects<A, P>> for After<A, P> {
             crowded: false,
             freed: effects.freed,
             kept: effects.kept,
+            patient: effects.patient,
+            slow: effects.slow,
         }
     }
 }
@@ -214,6 +225,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             deferred: Mutex::new(Deferred::default()),
             armed: AtomicI64::new(i64::MAX),
             room_wanted: AtomicBool::new(false),
+            patient: CachePadded::new(AtomicBool::new(false)),
         }
     }
 
@@ -270,9 +282,10 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     fn hand_back(&self, worker: &Worker<A, P>, effects: &mut Effects<A, P>) -> Option<u64> {
         let id = worker.handed()?;
         let mut partition = self.partitions[self.partition_of(id)].lock();
-        let message = worker.task.lock().hand_back(id)?;
-        let now = message.0.at;
-        partition.put_back(message, &self.dropped, effects);
+        let (entry, own, slow) = worker.task.lock().hand_back(id)?;
+        let now = entry.at;
+        effects.slow = slow;
+        partition.put_back((entry, own), &self.dropped, effects);
         let due = partition.next_due(now);
         drop(partition);
         effects.look |= due.is_some_and(|due| self.arm(due));
@@ -285,22 +298,35 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             && due < self.armed.fetch_min(due, Ordering::Relaxed)
     }
 
-    /// The worker is through with its message, which somebody else will answer: `caller` waits.
-    pub fn defer(&self, worker: &Worker<A, P>, caller: P, now: i64, alive: impl Fn(P) -> bool) {
+    /// The worker is through with its message, which somebody else will answer: `caller` waits. If it is patient, it is to be told
+    /// now: what `read` has made of what says whom to answer, and since when it has waited.
+    pub fn defer<R>(
+        &self,
+        worker: &Worker<A, P>,
+        caller: P,
+        now: i64,
+        alive: impl Fn(P) -> bool,
+        read: impl FnOnce(&A, usize) -> R,
+    ) -> Option<(R, i64)> {
         let mut task = worker.task.lock();
-        if let Some(id) = task.unanswered() {
-            self.deferred.lock().push(id, caller, alive);
+        let mut slow = None;
+        if let Some((id, told, tell)) = task.unanswered() {
+            slow = tell.map(|(since, arena, reply)| (read(arena, reply), since));
+            self.deferred.lock().push(id, caller, told, alive);
         }
         task.settle(End::Done, now);
+        slow
     }
 
-    /// Whether the message with this id is to be answered by who asks: it was started, nobody has answered it, its
-    /// caller waits, and nobody else is told this.
-    pub fn claim(&self, id: u64) -> bool {
+    /// If the message with this id is to be answered by who asks, whether its caller has been told that it has waited for long, or is
+    /// being told: it was started, nobody has answered it, its caller waits, and nobody else is told this.
+    pub fn claim(&self, id: u64) -> Option<bool> {
         // A message is deferred before its worker is through with it.
         for worker in self.workers() {
-            if let Some(claimed) = worker.claim(id) {
-                return claimed;
+            match worker.claim(id) {
+                Some(Claim::Won { told }) => return Some(told),
+                Some(Claim::Lost) => return None,
+                None => {}
             }
         }
         self.deferred.lock().claim(id)
@@ -348,6 +374,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     pub fn leave(&self, worker: &Worker<A, P>, now: i64) -> After<A, P> {
         // First it is nobody who is handed a message, so what it gives back is all there is.
         let mut after = self.dismiss(worker);
+        after.slow = after.slow.or_else(|| self.forsake(worker));
         let mut crew = self.crew.lock();
         let mut task = worker.task.lock();
         task.settle(End::Failed, now);

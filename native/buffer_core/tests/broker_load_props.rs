@@ -171,6 +171,7 @@ impl Run {
                 idle_only: false,
                 hand_over: false,
                 loose,
+                patient: false,
             };
             let store = |segment: &mut Segment<Ints>| {
                 let at = segment.stored() as u32;
@@ -254,7 +255,7 @@ impl Run {
     /// What it has taken along and not begun waits again, and so it is needed.
     fn rest(&mut self, index: usize) {
         let hand = &mut self.hands[index];
-        let (_wanted, loaded, _took) = hand.worker.settle_answered(End::Done, 0);
+        let loaded = hand.worker.settle_answered(End::Done, 0).loaded;
         self.done += u64::from(std::mem::take(&mut hand.at_work));
         hand.copies.clear();
         let (rested, _) = self.desk.rest_unless_needed(&hand.worker, loaded);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use buffer_core::broker::config::{Config, Order, Overflow};
 use buffer_core::broker::dropped::{Drop, Drops};
-use buffer_core::broker::worker::{End, State, Worker};
+use buffer_core::broker::worker::{End, Settled, State, Worker};
 use buffer_core::broker::{After, Ask, Asked, Broker, Rested, Taken};
 use buffer_core::Segment;
 use ledger::Ints;
@@ -390,6 +390,7 @@ impl Run {
             idle_only,
             hand_over,
             loose: false,
+            patient: false,
         };
         let (asked, after) = self.desk.ask(home, &ask, |segment: &mut Segment<Ints>| {
             let at = segment.stored() as u32;
@@ -562,7 +563,7 @@ impl Run {
         // A worker that was sent a message starts that before.
         self.start(index);
         let worker = Arc::clone(&self.hands[index].worker);
-        let (wanted, loaded, _took) = worker.settle_answered(End::Done, self.now);
+        let Settled { wanted, loaded, .. } = worker.settle_answered(End::Done, self.now);
         assert_eq!((wanted, loaded), (true, false));
         self.done += u64::from(self.hands[index].in_flight.take().is_some());
         let woken = self.rise(index);
@@ -630,7 +631,7 @@ impl Run {
         let worker = Arc::clone(&self.hands[index].worker);
         let in_flight = self.hands[index].in_flight.take();
         let reply = worker.in_flight(value);
-        assert_eq!(reply, in_flight.flatten());
+        assert_eq!(reply, in_flight.flatten().map(|reply| (reply, None)));
         assert_eq!(self.desk.workers_of(index as u8).len(), 1);
         let woken = pid(self.desk.leave(&worker, self.now));
         self.failed += u64::from(in_flight.is_some());

@@ -25,7 +25,7 @@ use std::sync::Arc as Shared; // workers come in one of these
 
 use buffer_core::broker::config::Config;
 use buffer_core::broker::dropped::Drop;
-use buffer_core::broker::worker::{End, State, Worker};
+use buffer_core::broker::worker::{End, Settled, State, Worker};
 use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Rested, Taken};
 use buffer_core::Segment;
 use loom::sync::Arc;
@@ -79,6 +79,7 @@ fn ask_when(
         idle_only,
         hand_over,
         loose: !hand_over,
+        patient: false,
     };
     desk.ask(home, &ask, |segment: &mut Segment<Ints>| {
         let at = segment.stored() as u32;
@@ -292,7 +293,7 @@ fn a_worker_that_rests_and_a_message_find_each_other() {
                     after.handed.or(after.wake).map(|worker| worker.pid)
                 })
             };
-            let (wanted, loaded, _took) = worker.settle_answered(End::Done, 1);
+            let Settled { wanted, loaded, .. } = worker.settle_answered(End::Done, 1);
             assert_eq!((wanted, loaded), (true, false));
             let (rested, _) = desk.rest_unless_needed(&worker, false);
             let told = sender.join().unwrap();
@@ -525,7 +526,7 @@ fn a_caller_that_gives_up_knows_whether_an_answer_comes() {
             // It answers if it took the message and somebody still waits for it.
             thread::spawn(move || {
                 let taken = take(&desk, &worker).is_some();
-                (taken, worker.settle_answered(End::Done, 2).0 && taken)
+                (taken, worker.settle_answered(End::Done, 2).wanted && taken)
             })
         };
         let abandoned = desk.abandon(id).0;
@@ -550,17 +551,20 @@ fn of_all_that_answer_one_does_or_the_caller_has_gone_on() {
         let deferring = {
             let desk = Arc::clone(&desk);
             let worker = Shared::clone(&worker);
-            thread::spawn(move || desk.defer(&worker, 10, 2, |_caller| true))
+            thread::spawn(move || {
+                let read = |_: &Ints, _| unreachable!("its caller is not patient");
+                desk.defer(&worker, 10, 2, |_caller| true, read)
+            })
         };
         let answering = {
             let desk = Arc::clone(&desk);
-            thread::spawn(move || desk.claim(id))
+            thread::spawn(move || desk.claim(id).is_some())
         };
         let gone_on = desk.abandon(id).0 == Abandoned::Started;
         let answered = answering.join().unwrap();
         deferring.join().unwrap();
         assert_ne!(answered, gone_on);
-        assert!(!desk.claim(id));
+        assert_eq!(desk.claim(id), None);
         assert_eq!(desk.deferred(), 0);
         assert_account(&desk);
     });
@@ -650,7 +654,7 @@ fn a_caller_takes_back_what_was_handed_over_wherever_it_is() {
             false => Abandoned::TakenBack,
         };
         assert_eq!(abandoned, expected);
-        assert_eq!(other.settle_answered(End::Done, 2).0, !taken);
+        assert_eq!(other.settle_answered(End::Done, 2).wanted, !taken);
         assert_eq!(desk.waiting(), 0);
         assert_account(&desk);
     });

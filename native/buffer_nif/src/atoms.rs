@@ -100,6 +100,8 @@ rustler::atoms! {
     message = "$broker_message",
     look = "$broker_look",
     joined = "$broker_joined",
+    slow = "$broker_slow",
+    late = "$broker_late",
     // what it answers
     elsewhere,
     observed,

@@ -11,12 +11,14 @@
 //! | `deferred.rs` | answers that somebody else gives |
 //! | `figures.rs` | how things stand |
 //! | `end.rs` | what the owner has ended with |
+//! | `patience.rs` | callers that wait with no timer |
 
 mod ask;
 mod deferred;
 mod end;
 mod figures;
 mod keeper;
+mod patience;
 mod take;
 
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -24,6 +26,7 @@ use std::sync::{Arc, Weak};
 
 use buffer_core::broker::codel::Codel;
 use buffer_core::broker::config::{Config, Order, Overflow};
+use buffer_core::broker::patience::Slow;
 use buffer_core::broker::waiting::Entry;
 use buffer_core::broker::worker::Worker;
 use buffer_core::broker::{After, Broker};
@@ -56,6 +59,8 @@ pub struct SharedBroker {
     plain: AtomicU8,
     // What workers have to look after before they take, a bit for each; see `broker_attend`.
     attention: AtomicU8,
+    // Of the pool that is served: the keeper's name, and the process whose end is the end of requests that wait.
+    pool: Mutex<Option<(Atom, LocalPid)>>,
     // Why its owner has ended.
     end: Mutex<Option<Arc<Frozen>>>,
     this: Weak<SharedBroker>,
@@ -82,11 +87,13 @@ impl SharedBroker {
     }
 
     fn finish(&self, env: Env<'_>, mut after: After<Arena, LocalPid>) {
+        self.tell_all(env, after.slow.take());
         while let Some(woken) = after.wake.take() {
             if env.send(&woken.pid, atoms::wake()).is_ok() {
                 break;
             }
             let instead = self.core.unreachable(&woken);
+            self.tell_all(env, instead.slow);
             after.wake = instead.wake;
             after.look |= instead.look;
             after.freed.extend(instead.freed);
@@ -105,6 +112,12 @@ impl SharedBroker {
             }
         }
         reclaim(retired);
+    }
+
+    fn tell_all(&self, env: Env<'_>, slow: Option<Box<Slow<Arena>>>) {
+        if let Some(slow) = slow {
+            self.tell_slow(env, slow.reply.arena().load(0, env), slow.since);
+        }
     }
 
     fn pass_on(&self, env: Env<'_>) {
@@ -188,6 +201,7 @@ fn broker_open(
             keeper: Mutex::new(None),
             plain: AtomicU8::new(0),
             attention: AtomicU8::new(0),
+            pool: Mutex::new(None),
             end: Mutex::new(None),
             this: Weak::clone(this),
         })
@@ -277,10 +291,16 @@ fn broker_take_rest<'a>(
     rest
 }
 
-/// From now on this atom is the name of the broker's pool. O(pools).
+/// From now on this atom is the name of the broker's pool. Requests that wait end with `watch`. O(pools).
 #[rustler::nif]
-fn broker_put_pool(broker: Handle<'_, SharedBroker>, pool: Term<'_>) -> NifResult<Atom> {
+fn broker_put_pool(
+    broker: Handle<'_, SharedBroker>,
+    pool: Term<'_>,
+    keeper: Atom,
+    watch: LocalPid,
+) -> NifResult<Atom> {
     let shared = broker.0.this.upgrade().ok_or(Error::BadArg)?;
+    *shared.pool.lock() = Some((keeper, watch));
     POOLS.put(immediate_word(pool).ok_or(Error::BadArg)?, &shared);
     Ok(atoms::ok())
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::partition::Effects;
+use super::patience::Patience;
 use super::waiting::{Entry, Stored};
-use super::worker::Worker;
+use super::worker::{Claim, Worker};
 use super::{around, After, Broker};
 use crate::sync::Ordering;
 use crate::{Arena, Segment};
@@ -28,6 +29,8 @@ pub struct Ask<P> {
     pub hand_over: bool,
     /// Nobody will know its id, so nobody can take it back: a worker may take it along with others.
     pub loose: bool,
+    /// Only if it can be handed over, and then its caller waits with no timer of its own.
+    pub patient: bool,
 }
 
 impl<P: Copy> Ask<P> {
@@ -42,6 +45,7 @@ impl<P: Copy> Ask<P> {
             weight: self.weight,
             alone: self.alone,
             loose: self.loose && self.caller.is_none() && self.due == i64::MAX,
+            patience: Patience::Own,
         }
     }
 }
@@ -53,7 +57,7 @@ pub enum Asked {
     Accepted(u64),
     /// There is no room.
     Full,
-    /// No worker is idle.
+    /// No worker is idle, or none that it could be handed over to.
     NoWorker,
     /// The broker has been closed.
     Closed,
@@ -118,6 +122,9 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 return (Asked::Accepted(id), after);
             }
         }
+        if ask.patient {
+            return (Asked::NoWorker, effects.into());
+        }
         let mut asked = self.put(home, ask, admit, &mut store, &mut staged, &mut effects);
         if matches!(asked, Asked::Full) && reserved.is_none() {
             // What a worker is free for does not wait, so bounds are none of its business.
@@ -145,6 +152,12 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         (asked, after)
     }
 
+    /// Whether a message could be handed over, a moment ago.
+    pub fn may_hand_over(&self) -> bool {
+        let older = || self.oldest().is_some() || self.loads.load(Ordering::Relaxed) > 0;
+        self.free.load(Ordering::Relaxed) && !(self.ordered && older())
+    }
+
     /// Hands a message to a worker that is idle, if there is one and nothing waits. It keeps the only native
     /// copy, and the caller has to send it the message.
     fn hand_over(
@@ -154,8 +167,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         store: &mut Option<impl FnOnce(&mut Segment<A>) -> Stored>,
         effects: &mut Effects<A, P>,
     ) -> Option<(u64, Arc<Worker<A, P>>)> {
-        let older = || self.oldest().is_some() || self.loads.load(Ordering::Relaxed) > 0;
-        if !self.free.load(Ordering::Relaxed) || self.ordered && older() {
+        if !self.may_hand_over() {
             return None;
         }
         let count = self.partitions.len();
@@ -173,9 +185,13 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         let id = partition.next_id(index, count);
         partition.hand(ask.now);
         drop(partition);
-        let entry = ask.entry(id);
+        let mut entry = ask.entry(id);
+        if ask.patient {
+            entry.patience = Patience::Untold;
+        }
         effects.kept = task.hand(entry, store.take()?);
         drop(task);
+        effects.patient = ask.patient && self.has_patient();
         Some((id, worker))
     }
 
@@ -238,7 +254,9 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     pub fn abandon(&self, id: u64) -> (Abandoned, After<A, P>) {
         let (what, after) = self.give_up(id, true);
         match what {
-            Abandoned::Through if self.deferred.lock().claim(id) => (Abandoned::Started, after),
+            Abandoned::Through if self.deferred.lock().claim(id).is_some() => {
+                (Abandoned::Started, after)
+            }
             _ => (what, after),
         }
     }
@@ -267,9 +285,9 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                     return (Abandoned::TakenBack, effects.into());
                 }
                 match claim.then(|| worker.claim(id)).flatten() {
-                    Some(true) => return (Abandoned::Started, effects.into()),
+                    Some(Claim::Won { .. }) => return (Abandoned::Started, effects.into()),
                     // It has been answered by somebody else.
-                    Some(false) => return (Abandoned::Through, effects.into()),
+                    Some(Claim::Lost) => return (Abandoned::Through, effects.into()),
                     None => {}
                 }
             }

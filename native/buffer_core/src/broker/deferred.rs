@@ -8,10 +8,10 @@
 
 use std::collections::BTreeMap;
 
-/// By id: who waits.
+/// By id: who waits, and whether it has been told that this takes long.
 #[derive(Debug)]
 pub(super) struct Deferred<P> {
-    callers: BTreeMap<u64, P>,
+    callers: BTreeMap<u64, (P, bool)>,
     // Where to look next.
     next: u64,
 }
@@ -28,9 +28,9 @@ impl<P> Default for Deferred<P> {
 impl<P: Copy> Deferred<P> {
     const LOOKED_AFTER: usize = 2;
 
-    pub(super) fn push(&mut self, id: u64, caller: P, alive: impl Fn(P) -> bool) {
+    pub(super) fn push(&mut self, id: u64, caller: P, told: bool, alive: impl Fn(P) -> bool) {
         for _ in 0..Self::LOOKED_AFTER {
-            let Some((&at, &who)) = self.callers.range(self.next..).next() else {
+            let Some((&at, &(who, _told))) = self.callers.range(self.next..).next() else {
                 self.next = 0;
                 break;
             };
@@ -39,11 +39,12 @@ impl<P: Copy> Deferred<P> {
                 self.callers.remove(&at);
             }
         }
-        self.callers.insert(id, caller);
+        self.callers.insert(id, (caller, told));
     }
 
-    pub(super) fn claim(&mut self, id: u64) -> bool {
-        self.callers.remove(&id).is_some()
+    /// Whether its caller has been told, if it waits.
+    pub(super) fn claim(&mut self, id: u64) -> Option<bool> {
+        self.callers.remove(&id).map(|(_caller, told)| told)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -58,10 +59,12 @@ mod tests {
     #[test]
     fn is_claimed_once() {
         let mut deferred = Deferred::default();
-        deferred.push(7, 'a', |_| true);
-        assert!(!deferred.claim(8));
-        assert!(deferred.claim(7));
-        assert!(!deferred.claim(7));
+        deferred.push(7, 'a', true, |_| true);
+        deferred.push(9, 'a', false, |_| true);
+        assert_eq!(deferred.claim(8), None);
+        assert_eq!(deferred.claim(7), Some(true));
+        assert_eq!(deferred.claim(7), None);
+        assert_eq!(deferred.claim(9), Some(false));
         assert_eq!(deferred.len(), 0);
     }
 
@@ -71,7 +74,7 @@ mod tests {
         // Every hundredth lives.
         let alive = |caller: u64| caller.is_multiple_of(100);
         for id in 1..=10_000 {
-            deferred.push(id, id, alive);
+            deferred.push(id, id, false, alive);
             assert!(
                 deferred.len() <= 4 + 4 * (id as usize / 100 + 1),
                 "{id}: {}",
@@ -79,7 +82,7 @@ mod tests {
             );
         }
         for id in 1..=10_000 {
-            assert!(!alive(id) || deferred.claim(id));
+            assert!(!alive(id) || deferred.claim(id).is_some());
         }
     }
 }

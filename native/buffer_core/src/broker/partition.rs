@@ -5,6 +5,7 @@
 use super::codel;
 use super::config::{Config, Order, Overflow};
 use super::dropped::{Drop, Dropped, Drops};
+use super::patience::Slow;
 use super::waiting::{Chunk, Entry, Left, Place, Waiting};
 use crate::sync::Mutex;
 use crate::{Arena, Segment};
@@ -47,6 +48,10 @@ pub(super) struct Effects<A, P> {
     pub(super) stuck: bool,
     /// Something was dropped that is to be told to somebody.
     pub(super) dropped: bool,
+    /// Somebody is to look after patient callers.
+    pub(super) patient: bool,
+    /// One of them is to be told now.
+    pub(super) slow: Option<Box<Slow<A>>>,
 }
 
 impl<A, P> Default for Effects<A, P> {
@@ -57,6 +62,8 @@ impl<A, P> Default for Effects<A, P> {
             look: false,
             stuck: false,
             dropped: false,
+            patient: false,
+            slow: None,
         }
     }
 }

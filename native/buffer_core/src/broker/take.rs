@@ -169,7 +169,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                     return (Taken::Heavy, self.after_take(woken, effects));
                 }
                 let reply = entry.reply.map(|reply| (arena, reply));
-                effects.kept = worker.task.lock().start(entry.id, now, reply);
+                effects.kept = worker.task.lock().start(&entry, now, reply);
                 let read = read.take_if(|_| !entry.alone);
                 let value = read.map(|read| read(arena, &entry, now));
                 let chunk = partition.start(place, now).and_then(|(_, chunk)| chunk);

@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::patience::Patience;
 use crate::{Arena, Segment};
 
 /// A message while it waits.
@@ -36,6 +37,8 @@ pub struct Entry<P> {
     pub alone: bool,
     /// Nobody waits for it, and nobody knows its id.
     pub loose: bool,
+    /// Whether its caller is to be told when it has waited for long.
+    pub patience: Patience,
 }
 
 /// Where a message and its reply were stored.
@@ -452,6 +455,7 @@ mod tests {
             weight,
             alone: false,
             loose: false,
+            patience: Patience::Own,
         }
     }
 
@@ -513,6 +517,7 @@ mod tests {
         let mut waiting = Waiting::default();
         let loose = |id| Entry {
             loose: true,
+            patience: Patience::Own,
             ..entry(id, 1)
         };
         let store = |segment: &mut Segment<Count>| {

@@ -1,6 +1,7 @@
 //! A worker: whether it is free, and what it works on.
 
 use super::load::Load;
+use super::patience::{Patience, Slow};
 use super::waiting::{Emptied, Entry, Stored};
 use crate::sync::{AtomicBool, AtomicU8, AtomicUsize, Mutex, Ordering};
 use crate::{Arena, Segment};
@@ -65,6 +66,8 @@ pub(super) struct Task<A, P> {
 struct Flight {
     id: u64,
     taken_at: i64,
+    asked_at: i64,
+    patience: Patience,
     // Nobody waits for an answer by the worker: the caller has gone on, or has been answered.
     abandoned: bool,
     reply: Option<usize>,
@@ -79,6 +82,31 @@ pub struct Tally {
     pub failed: u64,
     /// For how long it worked on them, in nanoseconds.
     pub busy: i64,
+}
+
+/// How a worker's message stood when the worker was through with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// Somebody waits for the answer.
+    pub wanted: bool,
+    /// It has been told, or is being told, that it has waited for long.
+    pub told: bool,
+    /// The worker may have taken messages along.
+    pub loaded: bool,
+    /// For how long it has worked on this one.
+    pub took: i64,
+}
+
+/// What became of a claim to answer a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// It is up to who asks, and no more to the worker.
+    Won {
+        /// As in [`Settled`].
+        told: bool,
+    },
+    /// Somebody else has been told so.
+    Lost,
 }
 
 /// How a message ended.
@@ -138,12 +166,38 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         self.rests_at.store(place, Ordering::Relaxed);
     }
 
-    /// Reads whom to answer for the message it works on, if anybody waits for that.
-    pub fn in_flight<R>(&self, read: impl FnOnce(&A, usize) -> R) -> Option<R> {
-        let task = self.task.lock();
-        let flight = task.in_flight.as_ref().filter(|flight| !flight.abandoned)?;
+    /// Reads whom to answer for the message it works on, if anybody waits for that; and since when a patient caller has
+    /// waited that has not been told. Who asks tells it so, at once.
+    pub fn in_flight<R>(&self, read: impl FnOnce(&A, usize) -> R) -> Option<(R, Option<i64>)> {
+        let task = &mut *self.task.lock();
+        let flight = task.in_flight.as_mut().filter(|flight| !flight.abandoned)?;
         let reply = flight.reply?;
-        task.kept.as_ref().map(|kept| read(kept.arena(), reply))
+        let kept = task.kept.as_ref()?;
+        let since = flight.patience.tell().then_some(flight.asked_at);
+        Some((read(kept.arena(), reply), since))
+    }
+
+    /// Who is to be told, if its caller is patient and has waited since then or longer; and whether one waits that is not.
+    pub(super) fn tell(&self, until: i64) -> (Option<Slow<A>>, bool) {
+        let task = &mut *self.task.lock();
+        let (patience, since, reply) = match (&mut task.handed, &mut task.in_flight) {
+            (Some(entry), _) => (
+                &mut entry.patience,
+                entry.at,
+                entry.reply.map(|at| at as usize),
+            ),
+            (None, Some(flight)) if !flight.abandoned => {
+                (&mut flight.patience, flight.asked_at, flight.reply)
+            }
+            _ => return (None, false),
+        };
+        if *patience != Patience::Untold || since > until {
+            return (None, *patience == Patience::Untold);
+        }
+        *patience = Patience::Told;
+        let slow = reply.zip(task.kept.as_ref());
+        let slow = slow.map(|(reply, kept)| Slow::new(kept.arena(), reply, since));
+        (slow, false)
     }
 
     /// It starts the message that was handed to it, with this id: how long that has waited. `None`: it is
@@ -165,7 +219,7 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         let taken_at = task.in_flight.as_ref().map(|flight| flight.taken_at);
         task.tally.done += u64::from(taken_at.is_some());
         let taken_at = taken_at.unwrap_or(task.copied_at);
-        task.fly(id, taken_at, None);
+        task.fly(id, taken_at, None, (Patience::Own, taken_at));
         Some((gone, task.load.is_empty()))
     }
 
@@ -194,23 +248,29 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         self.task.lock().settle(end, now)
     }
 
-    /// As `settle`; answers whether anybody still waits for the answer, whether the worker has taken messages along, and for
-    /// how long it has worked on this one.
-    pub fn settle_answered(&self, end: End, now: i64) -> (bool, bool, i64) {
+    /// As `settle`, for who answers if anybody still waits for that.
+    pub fn settle_answered(&self, end: End, now: i64) -> Settled {
         let mut task = self.task.lock();
         let flight = task.in_flight.as_ref();
-        let abandoned = flight.is_some_and(|flight| flight.abandoned);
-        let took = flight.map_or(0, |flight| now.saturating_sub(flight.taken_at));
+        let settled = Settled {
+            wanted: flight.is_none_or(|flight| !flight.abandoned),
+            told: flight.is_some_and(|flight| flight.patience == Patience::Told),
+            loaded: !task.load.is_empty(),
+            took: flight.map_or(0, |flight| now.saturating_sub(flight.taken_at)),
+        };
         task.settle(end, now);
-        (!abandoned, !task.load.is_empty(), took)
+        settled
     }
 
-    /// Whether the answer to this message is up to who asks, and no more to the worker; `None` if the worker does not
-    /// work on it.
-    pub(super) fn claim(&self, id: u64) -> Option<bool> {
+    /// Whether the answer to this message is up to who asks; `None` if the worker does not work on it.
+    pub(super) fn claim(&self, id: u64) -> Option<Claim> {
         let mut task = self.task.lock();
         let flight = task.in_flight.as_mut().filter(|flight| flight.id == id)?;
-        Some(!std::mem::replace(&mut flight.abandoned, true))
+        let told = flight.patience == Patience::Told;
+        Some(match std::mem::replace(&mut flight.abandoned, true) {
+            false => Claim::Won { told },
+            true => Claim::Lost,
+        })
     }
 
     /// What it has done, and since when it has worked on what it works on.
@@ -244,7 +304,7 @@ impl<A: Arena, P: Copy> Task<A, P> {
     /// It starts a message that was waiting. Answers memory that is to be freed.
     pub(super) fn start(
         &mut self,
-        id: u64,
+        entry: &Entry<P>,
         now: i64,
         reply: Option<(&A, u32)>,
     ) -> Option<Box<Segment<A>>> {
@@ -254,7 +314,7 @@ impl<A: Arena, P: Copy> Task<A, P> {
             kept.push(Self::REPLY, |own| own.copy_from(arena, index as usize));
             kept.stored() - 1
         });
-        self.fly(id, now, reply);
+        self.fly(entry.id, now, reply, (entry.patience, entry.at));
         old
     }
 
@@ -279,23 +339,33 @@ impl<A: Arena, P: Copy> Task<A, P> {
     /// It starts the message that was handed to it.
     pub(super) fn start_handed(&mut self, entry: &Entry<P>, now: i64) {
         self.handed = None;
-        self.fly(entry.id, now, entry.reply.map(|reply| reply as usize));
+        let reply = entry.reply.map(|reply| reply as usize);
+        self.fly(entry.id, now, reply, (entry.patience, entry.at));
     }
 
-    /// Gives the message of this id back that was handed to it, in a segment of its own.
-    pub(super) fn hand_back(&mut self, id: u64) -> Option<(Entry<P>, Segment<A>)> {
+    /// Gives the message of this id back that was handed to it, in a segment of its own. Its caller is to be told, if it is
+    /// patient.
+    #[expect(clippy::type_complexity, reason = "said once")]
+    pub(super) fn hand_back(
+        &mut self,
+        id: u64,
+    ) -> Option<(Entry<P>, Segment<A>, Option<Box<Slow<A>>>)> {
         let mut entry = self.handed.take_if(|entry| entry.id == id)?;
         let kept = self.kept.as_ref()?.arena();
         let mut own = Segment::open(entry.at);
         own.push(entry.weight, |own: &mut A| {
             own.copy_from(kept, entry.message as usize)
         });
+        let mut slow = None;
         if let Some(reply) = entry.reply {
             own.push(Self::REPLY, |own| own.copy_from(kept, reply as usize));
+            if entry.patience.tell() {
+                slow = Some(Box::new(Slow::new(kept, reply as usize, entry.at)));
+            }
         }
         (entry.message, entry.reply) = (0, entry.reply.map(|_| 1));
         entry.alone = true;
-        Some((entry, own))
+        Some((entry, own, slow))
     }
 
     fn make_room(&mut self) -> Option<Box<Segment<A>>> {
@@ -303,19 +373,28 @@ impl<A: Arena, P: Copy> Task<A, P> {
         self.kept.take_if(full).map(Box::new)
     }
 
-    fn fly(&mut self, id: u64, now: i64, reply: Option<usize>) {
+    fn fly(&mut self, id: u64, now: i64, reply: Option<usize>, asked: (Patience, i64)) {
+        let (patience, asked_at) = asked;
         self.in_flight = Some(Flight {
             id,
             taken_at: now,
+            asked_at,
+            patience,
             abandoned: false,
             reply,
         });
     }
 
-    /// The message that it works on, if somebody waits for the answer.
-    pub(super) fn unanswered(&self) -> Option<u64> {
-        let flight = self.in_flight.as_ref().filter(|flight| !flight.abandoned);
-        flight.map(|flight| flight.id)
+    /// The message that it works on, if somebody waits for the answer; whether its caller has been told that this takes
+    /// long, or is to be told now; and then since when it has waited, and where that is which says whom to answer.
+    #[expect(clippy::type_complexity, reason = "said once")]
+    pub(super) fn unanswered(&mut self) -> Option<(u64, bool, Option<(i64, &A, usize)>)> {
+        let flight = self.in_flight.as_mut().filter(|flight| !flight.abandoned)?;
+        let tell = flight.patience.tell();
+        let told = flight.patience == Patience::Told;
+        let reply = flight.reply.filter(|_| tell).zip(self.kept.as_ref());
+        let slow = reply.map(|(reply, kept)| (flight.asked_at, kept.arena(), reply));
+        Some((flight.id, told, slow))
     }
 
     /// At this moment it gets copies of messages that it has taken along.

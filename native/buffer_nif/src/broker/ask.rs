@@ -7,7 +7,7 @@ use buffer_core::broker::{Abandoned, Ask, Asked, Broker};
 use buffer_core::Segment;
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
-use super::{SharedBroker, MS, PLAIN_CALL, PLAIN_SEND};
+use super::{patience, SharedBroker, MS, PLAIN_CALL, PLAIN_SEND};
 use crate::arena::{immediate_word, Arena, Handle};
 use crate::entry::nif;
 use crate::names::{BROKERS, POOLS};
@@ -146,6 +146,25 @@ fn hand_over_to<'a>(env: Env<'a>, [broker, message, reply]: [Term<'a>; 3]) -> Te
     }
 }
 
+nif!(broker_request / 3, request);
+
+/// As `broker_call`, to the broker of the pool of this name, but only if the message can be handed over: its id. Otherwise an atom, and
+/// nothing is done. Its caller needs no timer: it is sent `{:"$broker_slow", reply, ms, pool}` when it has waited for long, if it has not been
+/// answered by then. An answer that comes after that, or before it but in the same moment, is `{:"$broker_late", answer}`. Bounded.
+fn request<'a>(env: Env<'a>, [pool, message, reply]: [Term<'a>; 3]) -> Term<'a> {
+    let asked = immediate_word(pool).and_then(|word| {
+        POOLS.with(word, |shared| {
+            if !shared.core.may_hand_over() || !patience::is_there() {
+                return atoms::no_worker().encode(env);
+            }
+            let with = (Some(env.pid()), None, false);
+            let how = How::HandedOverOrNot;
+            ask(shared, message, reply, with, how, Scale::bounded())
+        })
+    });
+    asked.unwrap_or_else(|| atoms::unknown().encode(env))
+}
+
 nif!(broker_post / 2, post);
 
 /// As `broker_send`, to the broker of the pool of this name. Bounded.
@@ -184,6 +203,8 @@ enum How {
     HandedOver,
     /// The same, and the sender is told which of the two.
     HandedOverAndTold,
+    /// It is sent to an idle worker past all partitions, or not at all. The sender waits with no timer.
+    HandedOverOrNot,
 }
 
 fn ask<'a>(
@@ -210,8 +231,9 @@ fn ask<'a>(
         weight,
         alone: weight > COPIED_UNDER_LOCK,
         idle_only,
-        hand_over: matches!(how, How::HandedOver | How::HandedOverAndTold),
+        hand_over: !matches!(how, How::Stored | How::Loose),
         loose: how == How::Loose,
+        patient: how == How::HandedOverOrNot,
     };
     let (asked, mut after) = shared.core.ask(
         home(&shared.core, &scale),
@@ -226,9 +248,12 @@ fn ask<'a>(
         },
     );
     let handed = how == How::HandedOverAndTold && after.handed.is_some();
+    if after.patient {
+        patience::watch(shared);
+    }
     if let (Some(worker), Asked::Accepted(id)) = (after.handed.take(), asked) {
-        let handed = (atoms::message(), id, message, reply);
-        if env.send(&worker.pid, handed).is_err() {
+        let sent = (atoms::message(), id, message, reply);
+        if env.send(&worker.pid, sent).is_err() {
             shared.finish(env, shared.core.unreachable(&worker));
         }
     }

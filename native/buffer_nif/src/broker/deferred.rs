@@ -2,16 +2,22 @@
 
 use rustler::{Atom, Env, LocalPid, Term};
 
+use super::take::send_answer;
 use super::{Member, SharedBroker};
-use crate::arena::Handle;
+use crate::arena::{Arena, Handle};
 use crate::{atoms, clock};
 
 impl Member {
-    /// The worker is through with its message, and somebody else will answer it: `caller` waits.
+    /// The worker is through with its message, and somebody else will answer it: `caller` waits. One that is patient is told at once:
+    /// who looks after those looks at workers only.
     pub fn defer(&self, env: Env<'_>, caller: LocalPid) {
         let alive = |pid: LocalPid| pid.is_alive(env);
         let core = &self.broker.core;
-        core.defer(&self.worker, caller, clock::now(), alive);
+        let read = |arena: &Arena, reply: usize| arena.load(reply, env);
+        let slow = core.defer(&self.worker, caller, clock::now(), alive, read);
+        if let Some((reply, since)) = slow {
+            self.broker.tell_slow(env, reply, since);
+        }
     }
 }
 
@@ -32,7 +38,8 @@ fn broker_answer<'a>(
     to: LocalPid,
     answer: Term<'a>,
 ) -> bool {
-    broker.0.core.claim(id) && env.send(&to, answer).is_ok()
+    let told = broker.0.core.claim(id);
+    told.is_some_and(|told| send_answer(env, &to, answer, told))
 }
 
 /// How many messages are to be answered by `broker_answer`; callers that are dead are counted for a while.

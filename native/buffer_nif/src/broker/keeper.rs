@@ -22,7 +22,8 @@ fn broker_keep(env: Env<'_>, broker: Handle<'_, SharedBroker>) -> Vec<LocalPid> 
         .collect()
 }
 
-/// Whom to answer for what this worker has in flight: a list. O(workers).
+/// Whom to answer for what this worker has in flight: a list. Patient callers are told before, as they are whenever something else
+/// becomes of their messages than an answer. O(workers).
 #[rustler::nif]
 fn broker_in_flight<'a>(
     env: Env<'a>,
@@ -30,10 +31,16 @@ fn broker_in_flight<'a>(
     pid: LocalPid,
 ) -> Vec<Term<'a>> {
     let workers = broker.0.core.workers_of(pid);
-    let replies = workers.iter();
-    replies
-        .filter_map(|worker| worker.in_flight(|arena, reply| arena.load(reply, env)))
-        .collect()
+    let replies = workers
+        .iter()
+        .filter_map(|worker| worker.in_flight(|arena, reply| arena.load(reply, env)));
+    let told = replies.map(|(reply, since)| {
+        if let Some(since) = since {
+            broker.0.tell_slow(env, reply, since);
+        }
+        reply
+    });
+    told.collect()
 }
 
 /// This worker takes no more messages. O(workers).

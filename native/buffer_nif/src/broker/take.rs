@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 use buffer_core::broker::waiting::Entry;
-use buffer_core::broker::worker::End;
+use buffer_core::broker::worker::{End, Settled};
 use buffer_core::broker::{After, Rested, Taken};
 use buffer_core::Retired;
 use rustler::types::atom::true_;
@@ -30,24 +30,23 @@ impl Member {
         end: End,
         answer: Option<(LocalPid, Term<'_>)>,
     ) -> (i64, i64) {
-        let (now, _loaded, took) = self.settle(env, end, answer);
-        (now, took)
+        let (now, settled) = self.settle(env, end, answer);
+        (now, settled.took)
     }
 
-    /// The same; and whether the worker may have taken messages along.
+    /// The same, and how things stood.
     fn settle(
         &self,
         env: Env<'_>,
         end: End,
         answer: Option<(LocalPid, Term<'_>)>,
-    ) -> (i64, bool, i64) {
+    ) -> (i64, Settled) {
         let now = clock::now();
-        let (wanted, loaded, took) = self.worker.settle_answered(end, now);
-        if let Some((to, answer)) = answer.filter(|_| wanted) {
-            // Nobody there is nobody to be answered.
-            _ = env.send(&to, answer);
+        let settled = self.worker.settle_answered(end, now);
+        if let Some((to, answer)) = answer.filter(|_| settled.wanted) {
+            send_answer(env, &to, answer, settled.told);
         }
-        (now, loaded, took)
+        (now, settled)
     }
 
     /// Whether only one worker is to be at work at a time, for now.
@@ -117,6 +116,16 @@ impl Member {
     pub fn has_to_attend(&self) -> bool {
         // What is seen is at least what was there when the lock was let go that the worker has taken before this.
         self.broker.attention.load(Ordering::Relaxed) != 0
+    }
+}
+
+/// Answers a caller; if it has been told, or is being told, that it has waited for long, the answer says so. Whether it
+/// lives.
+pub(super) fn send_answer(env: Env<'_>, to: &LocalPid, answer: Term<'_>, told: bool) -> bool {
+    // Nobody there is nobody to be answered.
+    match told {
+        false => env.send(to, answer).is_ok(),
+        true => env.send(to, (atoms::late(), answer)).is_ok(),
     }
 }
 
@@ -337,9 +346,9 @@ fn reply_rest<'a>(env: Env<'a>, [worker, to, answer]: [Term<'a>; 3]) -> Term<'a>
     let Ok(Handle(member)) = worker.decode::<Handle<Member>>() else {
         return atoms::gone().encode(env);
     };
-    let (_now, loaded, _took) = member.settle(env, End::Done, Some((to, answer)));
+    let (_now, settled) = member.settle(env, End::Done, Some((to, answer)));
     let core = &member.broker.core;
-    let (rested, after) = core.rest_unless_needed(&member.worker, loaded);
+    let (rested, after) = core.rest_unless_needed(&member.worker, settled.loaded);
     member.broker.finish(env, after);
     let rested = match rested {
         // What came in between was not told to an idle worker.
