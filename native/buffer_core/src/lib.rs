@@ -57,8 +57,8 @@ pub use gate::Gate;
 pub use kept::KeptBatch;
 pub use map::Map;
 pub use partition::{
-    Again, Begun, Closed, First, Generation, Idle, Legacy, Mode, NoTurn, NotOwner, Partition, Room,
-    Rows, Served, Standings, Started, Step, Stood, Tally, Trigger, View, Watched, Written,
+    Again, Begun, Closed, First, Generation, Idle, Legacy, Mode, NoTurn, NotOwner, Open, Partition,
+    Room, Rows, Served, Standings, Started, Step, Stood, Tally, Trigger, View, Watched, Written,
 };
 pub use queue::Queue;
 pub use segment::{Retired, Segment};

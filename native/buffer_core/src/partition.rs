@@ -60,6 +60,7 @@ pub use line::{NoTurn, Served, Standings, Stood};
 pub use queued::{Again, View};
 pub use room::{set_limit, Room, Rows};
 pub use runner::{Begun, Idle, Mode, Started, Step, Trigger};
+pub use write::Open;
 
 /// The buffer has been closed; nothing was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -221,6 +221,35 @@ fn room_taken_before_a_limit_comes_is_counted_once() {
 }
 
 #[test]
+fn what_takes_no_room_beside_a_limit_that_comes_is_counted_once() {
+    check(|| {
+        let buffer = Arc::new(TestBuffer::new(1));
+        let writer = {
+            let buffer = Arc::clone(&buffer);
+            thread::spawn(move || {
+                for value in [1, 2] {
+                    let open = buffer.partitions()[0].open().expect("nobody closes it");
+                    if open.is_limited() {
+                        let after = &mut After::default();
+                        let written = open.write(after, |live, room| {
+                            room.take(ONE)?;
+                            push(live, value);
+                            Ok::<_, NoRoom>(())
+                        });
+                        written.result.expect("there is room");
+                    } else {
+                        open.append(|live| push(live, value));
+                    }
+                }
+            })
+        };
+        buffer.set_limit(entries(2));
+        writer.join().unwrap();
+        assert_eq!(buffer.capacity().used(), ONE + ONE);
+    });
+}
+
+#[test]
 fn writes_and_a_drain_beside_a_limit_that_comes_and_goes_are_counted() {
     check(|| {
         let buffer = Arc::new(TestBuffer::new(1));

@@ -170,10 +170,17 @@ impl Run {
             Op::Write(count, weight, more) => {
                 let last = model.live.back().copied();
                 let size = size_of(count + more, weight);
-                let written = partition.write(after, |live, room| {
-                    assert_eq!(room.is_unlimited(), model.limit.is_none());
-                    room.take(size)?;
-                    Ok::<_, NoRoom>(push(live, last, clock, count, weight))
+                let written = partition.open().map(|open| {
+                    assert_eq!(open.is_limited(), model.limit.is_some());
+                    // Two ways of the same, where there is no limit.
+                    if model.limit.is_none() && count > 0 && weight % 2 == 0 {
+                        return open.append(|live| Ok(push(live, last, clock, count, weight)));
+                    }
+                    open.write(after, |live, room| {
+                        assert_eq!(room.is_unlimited(), model.limit.is_none());
+                        room.take(size)?;
+                        Ok::<_, NoRoom>(push(live, last, clock, count, weight))
+                    })
                 });
                 self.wrote(written, |model| model.take(size).map(|()| Size::default()));
             }

@@ -6,8 +6,8 @@
 
 mod list;
 
-use buffer_core::{Arena as _, Generation as _, NoRoom, Queue, Size, Trigger};
-use rustler::{Atom, Env, Term};
+use buffer_core::{Arena as _, Generation as _, NoRoom, Open, Queue, Size, Trigger};
+use rustler::{Atom, Env, LocalPid, Term};
 
 pub use self::list::write_granted;
 use self::list::Items;
@@ -108,26 +108,63 @@ fn push(
         }
     };
     let partition = partitions.get(index).ok_or(Refused::NoPartitions)?;
+    if weight > COPIED_UNDER_LOCK {
+        return push_large(shared, item, index, weight);
+    }
+    let open = partition.open()?;
+    if open.is_limited() {
+        return push_limited(shared, item, index, weight, open);
+    }
+    let written = open.append(|live| store(live, item, weight));
+    signal(item.get_env(), shared, partition, written);
+    Ok(())
+}
+
+/// What is copied before the lock is taken.
+#[cold]
+#[inline(never)]
+fn push_large(shared: &Shared, item: Term<'_>, index: usize, weight: u32) -> Result<(), Refused> {
+    account(item.get_env(), 0, u64::from(weight));
+    let mut staged = Queue::default();
+    store(&mut staged, item, weight);
+    let open = queue(shared)?.partitions()[index].open()?;
+    push_taking_room(shared, item, index, weight, open, |live| {
+        live.append(staged)
+    })
+}
+
+/// A small one, where room is to be taken first.
+#[inline(never)]
+fn push_limited(
+    shared: &Shared,
+    item: Term<'_>,
+    index: usize,
+    weight: u32,
+    open: Open<'_, Queue<Arena>, LocalPid>,
+) -> Result<(), Refused> {
+    push_taking_room(shared, item, index, weight, open, |live| {
+        store(live, item, weight)
+    })
+}
+
+#[inline]
+fn push_taking_room(
+    shared: &Shared,
+    item: Term<'_>,
+    index: usize,
+    weight: u32,
+    open: Open<'_, Queue<Arena>, LocalPid>,
+    push: impl FnOnce(&mut Queue<Arena>),
+) -> Result<(), Refused> {
     let env = item.get_env();
-    account(env, 0, u64::from(weight));
-    let size = Size::one(weight);
     let mut todo = Todo::default();
-    let written = if weight <= COPIED_UNDER_LOCK {
-        partition.write(&mut todo, |live, room| {
-            take_room(env, shared, live, room, size)?;
-            store(live, item, weight);
-            Ok(())
-        })?
-    } else {
-        let mut staged = Queue::default();
-        store(&mut staged, item, weight);
-        partition.write(&mut todo, |live, room| {
-            take_room(env, shared, live, room, size)?;
-            live.append(staged);
-            Ok(())
-        })?
-    };
+    let written = open.write(&mut todo, |live, room| {
+        take_room(env, shared, live, room, Size::one(weight))?;
+        push(live);
+        Ok(())
+    });
     finish(env, shared, todo, None);
+    let partition = &queue(shared)?.partitions()[index];
     match signal(env, shared, partition, written) {
         Ok(()) => Ok(()),
         Err(reason) => push_full(shared, item, index, weight, reason),

@@ -97,16 +97,18 @@ pub fn granted<'a>(
 }
 
 /// The partition of a term that is its own routing key, out of `partitions`.
-#[inline]
+#[inline(always)]
 pub fn own_route(term: Term<'_>, partitions: usize) -> Result<usize, Refused> {
     match partitions {
         0 => Err(Refused::NoPartitions),
         1 => Ok(0),
-        count => {
-            let count = u32::try_from(count).unwrap_or(u32::MAX);
-            Ok(route(phash2(term), count))
-        }
+        count => Ok(hashed_route(term, count)),
     }
+}
+
+fn hashed_route(term: Term<'_>, partitions: usize) -> usize {
+    let count = u32::try_from(partitions).unwrap_or(u32::MAX);
+    route(phash2(term), count)
 }
 
 /// `erlang:phash2/1`: of small integers without a call.

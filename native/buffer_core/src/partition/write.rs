@@ -7,9 +7,68 @@ use super::room::Counted;
 use super::{size_of, Closed, Generation, Live, Partition, Room, Rows, Written};
 use crate::capacity::{Credit, Size};
 use crate::delivery::After;
-use crate::sync::{lock_soon, unlock_fairly, Ordering};
+use crate::sync::{lock_soon, unlock_fairly, MutexGuard, Ordering};
+
+/// A partition that is not closed, and that nobody else writes to as long as this is held.
+pub struct Open<'a, G: Generation, O> {
+    partition: &'a Partition<G, O>,
+    live: MutexGuard<'a, Live<G, O>>,
+}
+
+impl<G: Generation, O: Copy + PartialEq> Open<'_, G, O> {
+    /// Whether a write takes room first.
+    #[inline]
+    pub fn is_limited(&self) -> bool {
+        self.live.bounded
+    }
+
+    /// Adds to the live generation where there is no limit. `append` takes nothing out of it, so there is nothing to be
+    /// done afterwards but what this answers.
+    #[inline]
+    pub fn append<R>(mut self, append: impl FnOnce(&mut G) -> R) -> Written<R, O> {
+        debug_assert!(!self.live.bounded, "room is taken by `write`");
+        let live = &mut *self.live;
+        let result = append(&mut live.generation);
+        let len = self.partition.counted(live);
+        debug_assert!(len > 0, "what takes something out is a `write`");
+        signaled(live, result)
+    }
+
+    /// [`Partition::write`], from here on.
+    #[inline]
+    pub fn write<R>(
+        mut self,
+        after: &mut After<G::Arena, O>,
+        write: impl FnOnce(&mut G, &mut Room<'_, G, O>) -> R,
+    ) -> Written<R, O> {
+        let live = &mut *self.live;
+        let result = Counted::new(self.partition, live, after).write(write);
+        self.partition.written(live, after, result)
+    }
+}
+
+#[inline]
+fn signaled<G: Generation, R, O: Copy>(live: &mut Live<G, O>, result: R) -> Written<R, O> {
+    let (signal, due) = live.signal();
+    Written {
+        result,
+        signal,
+        due,
+    }
+}
 
 impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
+    /// Takes the lock for one write, unless the partition is closed.
+    #[inline]
+    pub fn open(&self) -> Result<Open<'_, G, O>, Closed> {
+        let live = lock_soon(&self.live);
+        if live.closed {
+            return Err(Closed);
+        }
+        let partition = self;
+        Ok(Open { partition, live })
+    }
+
     /// Writes to the live generation, unless the partition is closed. The write takes the room that it
     /// needs from `Room` first; what it has not used is given back.
     pub fn write<R>(
@@ -17,13 +76,7 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         after: &mut After<G::Arena, O>,
         write: impl FnOnce(&mut G, &mut Room<'_, G, O>) -> R,
     ) -> Result<Written<R, O>, Closed> {
-        let mut guard = lock_soon(&self.live);
-        if guard.closed {
-            return Err(Closed);
-        }
-        let live = &mut *guard;
-        let result = Counted::new(self, live, after).write(write);
-        Ok(self.written(live, after, result))
+        Ok(self.open()?.write(after, write))
     }
 
     /// Writes although the partition may be closed, and without asking for room: for a write that passed
@@ -114,19 +167,20 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
         after: &mut After<G::Arena, O>,
         result: R,
     ) -> Written<R, O> {
+        // It may have been the write that removed the last entry.
+        if self.counted(live) == 0 {
+            self.pass_live(live.since, live.left(), &mut after.passed);
+        }
+        signaled(live, result)
+    }
+
+    /// How many entries there are after a write.
+    #[inline]
+    fn counted(&self, live: &mut Live<G, O>) -> usize {
         let len = live.generation.len();
         let held = len + self.draining.load(Ordering::Relaxed);
         live.high_water = live.high_water.max(held);
-        // It may have been the write that removed the last entry.
-        if len == 0 {
-            self.pass_live(live.since, live.left(), &mut after.passed);
-        }
-        let (signal, due) = live.signal();
-        Written {
-            result,
-            signal,
-            due,
-        }
+        len
     }
 
     /// Counts entries that are dropped instead of being written, and keeps them if `keep` does. Refused if

@@ -83,8 +83,12 @@ pub fn values(queue: &Queue<Ints>, count: usize) -> Vec<u8> {
 
 /// Writes one value.
 pub fn write(partition: &Part, value: u8) -> Result<(), Closed> {
-    let written = partition.write(&mut After::default(), |live, _| push(live, value));
-    written.map(|written| written.result)
+    let open = partition.open()?;
+    let written = match open.is_limited() {
+        true => open.write(&mut After::default(), |live, _| push(live, value)),
+        false => open.append(|live| push(live, value)),
+    };
+    Ok(written.result)
 }
 
 /// Writes one value that passed the gate.
