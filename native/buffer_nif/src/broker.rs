@@ -39,6 +39,7 @@ use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 use crate::arena::{immediate_word, Arena, Frozen, Handle};
 use crate::names::{BROKERS, POOLS};
 use crate::reclaimer::reclaim;
+use crate::resource::Partitions;
 use crate::{atoms, clock};
 
 /// Memory beyond this is not freed on a scheduler.
@@ -184,10 +185,11 @@ fn config(settings: Settings) -> NifResult<Config> {
 fn broker_open(
     env: Env<'_>,
     name: String,
-    partitions: usize,
+    partitions: Partitions,
     one_order: bool,
     settings: Settings,
 ) -> NifResult<(Atom, Term<'_>)> {
+    let Partitions(partitions) = partitions;
     let config = config(settings)?;
     let mut how = atoms::adopted();
     let shared = Arc::clone(&OPEN.entry(name.clone()).or_insert_with(|| {

@@ -10,13 +10,13 @@ use crate::atoms;
 use crate::map::versions;
 use crate::names::BUFFERS;
 use crate::registry::{self, Opened};
-use crate::resource::{Kind, Rules, Storage};
+use crate::resource::{Kind, Partitions, Rules, Storage};
 use crate::server;
 
-/// Opens the buffer of this name: `{:created | :adopted | :mismatch, handle}`. O(1).
+/// Opens the buffer of this name: `{:created | :adopted | :mismatch, handle}`. O(partitions).
 #[rustler::nif]
-fn buffer_open(env: Env<'_>, name: String, kind: Kind, partitions: usize) -> (Atom, Term<'_>) {
-    let (how, shared) = match registry::open(name, kind, partitions) {
+fn buffer_open(env: Env<'_>, name: String, kind: Kind, partitions: Partitions) -> (Atom, Term<'_>) {
+    let (how, shared) = match registry::open(name, kind, partitions.0) {
         Opened::Created(shared) => (atoms::created(), shared),
         Opened::Adopted(shared) => (atoms::adopted(), shared),
         Opened::Mismatch(shared) => (atoms::mismatch(), shared),
@@ -31,8 +31,9 @@ fn buffer_replace<'a>(
     env: Env<'a>,
     handle: Handle<'a>,
     kind: Kind,
-    partitions: usize,
+    partitions: Partitions,
 ) -> NifResult<Term<'a>> {
+    let Partitions(partitions) = partitions;
     if partitions == 0 {
         return Err(Error::BadArg);
     }

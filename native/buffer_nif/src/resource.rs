@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use buffer_core::sync::Mutex;
 use buffer_core::{Buffer, Capacity, Map, Policy, Queue, Size, Waiters};
-use rustler::{Env, LocalPid, NifMap, NifUnitEnum, Term};
+use rustler::{Decoder, Env, Error, LocalPid, NifMap, NifResult, NifUnitEnum, Term};
 
 use crate::arena::{packed, Arena, Handle, Layout};
 use crate::broker::{Member, SharedBroker};
@@ -32,6 +32,19 @@ pub enum Kind {
     Queue,
     /// The newest entry of each key.
     Map,
+}
+
+/// How many partitions something is to have: as many as the options of a buffer allow at the most, since memory that
+/// can't be had ends the VM.
+pub struct Partitions(pub usize);
+
+impl Decoder<'_> for Partitions {
+    fn decode(term: Term<'_>) -> NifResult<Self> {
+        match term.decode()? {
+            partitions @ 0..=32_768 => Ok(Self(partitions)),
+            _ => Err(Error::BadArg),
+        }
+    }
 }
 
 /// The storage of either kind.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use buffer_core::map::Given;
 use buffer_core::{Buffer, Map};
-use rustler::{Atom, LocalPid, Term};
+use rustler::{Atom, Error, LocalPid, NifResult, Term};
 
 use super::{buffer, is_newer, Copied, Key};
 use crate::arena::{Arena, Handle};
@@ -19,9 +19,15 @@ use crate::{atoms, clock};
 /// Makes each partition remember the highest versions of the last `count` keys that it handed over; 0 for
 /// none. Dirty: what is forgotten takes time.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn map_remember_dirty(handle: Handle<'_>, count: usize) -> Atom {
-    remember(handle, count).map_or_else(Refused::atom, |()| atoms::ok())
+fn map_remember_dirty(handle: Handle<'_>, count: usize) -> NifResult<Atom> {
+    if count > MOST {
+        return Err(Error::BadArg);
+    }
+    Ok(remember(handle, count).map_or_else(Refused::atom, |()| atoms::ok()))
 }
+
+/// As many as the options of a map allow: the memory for them is taken at once, and if it can't be had, the VM ends.
+const MOST: usize = 10_000_000;
 
 fn remember(handle: Handle<'_>, count: usize) -> Result<(), Refused> {
     let partitions = buffer(handle.0)?.partitions();
