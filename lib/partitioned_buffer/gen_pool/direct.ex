@@ -10,6 +10,8 @@ defmodule PartitionedBuffer.GenPool.Direct do
   # Invariants are those of `GenPool.Shared` and `GenPool.Worker`. What has to be looked after before a request is
   # taken or started is seen by the native calls that do it.
 
+  import Bitwise
+
   alias PartitionedBuffer.{Broker, Native}
   alias PartitionedBuffer.GenPool.{Answer, Backend, Callback, Worker}
 
@@ -20,6 +22,8 @@ defmodule PartitionedBuffer.GenPool.Direct do
   @put 1
   @put_unless_held 2
   @as_it_was_in_turn 3
+  # Besides: it takes no other one.
+  @only_this 4
 
   # Only callers are told by it whom to answer.
   @no_id 0
@@ -27,7 +31,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
   @typedoc "What never changes."
   @opaque t ::
             {Broker.worker(), Native.cell(), call :: fun(), cast :: fun(), Broker.t(),
-             answers :: reference(), idle_ms :: timeout(), how :: 1..2,
+             answers :: reference(), idle_ms :: timeout(), how :: 1..6,
              reads :: {:turns | :free, fun()} | nil}
 
   @doc "`nil` if the state is elsewhere."
@@ -48,6 +52,10 @@ defmodule PartitionedBuffer.GenPool.Direct do
     if function_exported?(module, :read_only?, 2),
       do: {if(isolation == :exclusive, do: :turns, else: :free), &module.read_only?/2}
   end
+
+  @doc "The same for one request, after which the worker goes on as usual."
+  @spec only(t()) :: t()
+  def only(direct), do: put_elem(direct, 7, elem(direct, 7) ||| @only_this)
 
   @doc "It is idle, and waits, with the turn if it may handle anything only then."
   @spec wait(t(), Backend.version(), state :: term(), Worker.t()) :: no_return()
@@ -298,10 +306,10 @@ defmodule PartitionedBuffer.GenPool.Direct do
   end
 
   # One that is not named to read only keeps others waiting, whatever it does.
-  defp left({_, _, _, _, _, _, _, _, {:turns, _read_only?}}, w),
-    do: if(Worker.turn?(w), do: @as_it_was_in_turn, else: @as_it_was)
+  defp left({_, _, _, _, _, _, _, how, {:turns, _read_only?}}, w),
+    do: if(Worker.turn?(w), do: @as_it_was_in_turn, else: @as_it_was) ||| (how &&& @only_this)
 
-  defp left(_direct, _w), do: @as_it_was
+  defp left({_, _, _, _, _, _, _, how, _reads}, _w), do: how &&& @only_this
 
   defp wrote_in_vain?({_, _, _, _, _, _, _, _, {_kind, read_only?}}, {kind, message}),
     do: read_only?.(kind, message) == true

@@ -423,16 +423,17 @@ defmodule PartitionedBuffer.GenPool.Worker do
               not (is_tuple(caller) and elem(caller, 0) == :forwarded),
        do: Own.taken(own, w.state, w, {message, caller, queue_ns, id})
 
-  # The same on a shared state.
+  # The same on a shared state. One after the other, if somebody waits for the turn.
   defp request(
-         %{direct: direct, listening?: false, looked?: true, attention: 0, in_turn: :infinity} =
-           w,
+         %{direct: direct, listening?: false, looked?: true, attention: 0, in_turn: left} = w,
          message,
          caller,
          _queue_ns,
          id
        )
-       when direct != nil do
+       when direct != nil and left > 0 do
+    direct = if left == :infinity, do: direct, else: Direct.only(direct)
+    w = if w.in_turns?, do: w, else: stay(w)
     %{shared: %{version: version, state: state}} = w = with_shared(w, Shared.refresh(w.shared))
     Direct.run(direct, version, state, w, message, caller, id, 1)
   end

@@ -772,6 +772,38 @@ fn nobody_is_idle_beside_what_another_one_has_taken_along() {
 }
 
 #[test]
+fn one_that_steps_back_leaves_what_it_has_taken_along() {
+    check(|| {
+        let (desk, one, other) = lanes(1);
+        ask(&desk, 0, 1);
+        assert_eq!(take(&desk, &other), Some(1));
+        for value in 2..=3 {
+            ask(&desk, 0, value);
+        }
+        let read = |_: &Ints, _: &buffer_core::broker::waiting::Entry<Owner>, _| ();
+        let (taken, _) = desk.take_along(&one, || 1, u32::MAX, |_| true, |_, _| (), read);
+        assert!(matches!(taken, Taken::Copies(2)));
+        assert!(desk.begin(&one).0);
+        desk.gather(1);
+        let resting = {
+            let (desk, other) = (Arc::clone(&desk), Shared::clone(&other));
+            thread::spawn(move || take_all(&desk, &other).len())
+        };
+        let (mut taken, _) = take_along(&desk, &one);
+        let taken_by_other = resting.join().unwrap();
+        assert_nobody_is_forgotten(&desk, &[&one, &other]);
+        for worker in [&one, &other] {
+            if worker.state() != State::Idle {
+                taken.extend(take_all(&desk, worker));
+            }
+        }
+        // Besides the one that each of them had begun with.
+        assert_eq!((taken.len() + taken_by_other, desk.waiting()), (1, 0));
+        assert_account(&desk);
+    });
+}
+
+#[test]
 fn what_a_worker_has_taken_along_and_not_started_survives_it() {
     for dismissed in [false, true] {
         check(move || {

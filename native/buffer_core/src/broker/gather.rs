@@ -39,9 +39,14 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             self.gathered.store(true, Ordering::Relaxed);
             self.publish(&crew);
             // For those that wait already.
-            after.look = self.arm(now.saturating_add(LOOK));
+            after.look = self.look_later(now);
         }
         after
+    }
+
+    /// Has the reporter look after what waits now. Whether it has to be told.
+    pub(super) fn look_later(&self, now: i64) -> bool {
+        self.arm(now.saturating_add(LOOK))
     }
 
     /// From now on all workers are woken again.
@@ -79,12 +84,14 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         due.into_iter().chain(look).min()
     }
 
+    /// Whether more are at work than are to be, as it was a moment ago.
+    pub(super) fn is_crowded(&self) -> bool {
+        // Who sees this late steps back the next time.
+        self.crowded.load(Ordering::Relaxed)
+    }
+
     /// If others are at work, and only one is to be, this one is not from now on.
     pub(super) fn step_back(&self, worker: &Arc<Worker<A, P>>) -> bool {
-        // Who sees this late steps back the next time.
-        if !self.crowded.load(Ordering::Relaxed) {
-            return false;
-        }
         let mut crew = self.crew.lock();
         let steps_back = crew.is_crowded() && worker.is_at_work() && crew.rest(worker);
         self.publish(&crew);

@@ -111,8 +111,15 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         let first = task.turn();
         let mut has_load = !task.load.is_empty();
         drop(task);
-        if !woken && !has_load && self.step_back(worker) {
-            return (Taken::Idle, effects.into());
+        if !woken && self.is_crowded() {
+            // Whoever else is at work looks for it before it rests.
+            woken = has_load && self.give_back(worker, &mut effects);
+            has_load = false;
+            if self.step_back(worker) {
+                let mut after = After::from(effects);
+                after.look = woken && self.look_later(*moment.get_or_insert_with(&now));
+                return (Taken::Idle, after);
+            }
         }
         if let Some(copy) = copy.filter(|_| self.ordered) {
             if self.others_have_load(has_load) {

@@ -17,6 +17,8 @@ const AS_IT_WAS: u64 = 0;
 const UNLESS_HELD: u64 = 2;
 /// The state is as it was, but the handler had the turn, so that others had to wait for it.
 const AS_IT_WAS_IN_TURN: u64 = 3;
+/// Besides: no message is taken after this one.
+const ONLY_THIS: u64 = 4;
 
 /// Puts the state in, if it is to be, as `cell_answer_take` does: the version that is there then, or the answer if nothing is done.
 fn put<'a>(
@@ -60,7 +62,8 @@ fn here<'a>(env: Env<'a>, cell: &SharedCell, version: u64) -> Term<'a> {
 nif!(cell_answer_take / 7, answer_take);
 
 /// `cell_answer`, and the next message as `broker_take_along` has it. With `how` 0 the state is as it was and nothing is put
-/// in, nor with 3, for a handler that had the turn; with 2 it is not if anybody has the turn; with 1 it is. Answers
+/// in, nor with 3, for a handler that had the turn; with 2 it is not if anybody has the turn; with 1 it is. If 4 is added, the
+/// worker has to take again. Answers
 ///
 /// * `changed` or `heavy`: nothing is done; `{changed, {version, term}}`: nor is it, and this is there now;
 /// * the version: all is done, nothing waits, and the worker is idle;
@@ -83,6 +86,7 @@ fn answer_take<'a>(
     ) else {
         return atoms::changed().encode(env);
     };
+    let (how, only_this) = (how & !ONLY_THIS, how & ONLY_THIS != 0);
     let version = match put(env, cell, known, term, how) {
         Ok(version) => version,
         Err(nothing_is_done) => return nothing_is_done,
@@ -90,7 +94,7 @@ fn answer_take<'a>(
     let to: Option<LocalPid> = to.decode().ok();
     let (now, took) = worker.answer(env, End::Done, to.zip(given(answer)));
     cell.settled(env, worker, how != AS_IT_WAS, now, took);
-    if worker.has_to_attend() {
+    if only_this || worker.has_to_attend() {
         return (version, atoms::again()).encode(env);
     }
     let one = |message, reply, waited, id| match cell.cell.version() == version {
