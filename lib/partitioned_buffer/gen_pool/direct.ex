@@ -7,6 +7,9 @@ defmodule PartitionedBuffer.GenPool.Direct do
   # state, with its version, are arguments, beside a few words that never change. The worker as `GenPool.Worker` knows it
   # goes along as it is, and gets those, and whatever is not usual, from here.
   #
+  # Casts that nobody waits for come several at a time. Each of them puts the state in by itself, by the native call that
+  # begins the next one: one that crashes, or is run again, concerns no other.
+  #
   # Invariants are those of `GenPool.Shared` and `GenPool.Worker`. What has to be looked after before a request is
   # taken or started is seen by the native calls that do it.
 
@@ -24,9 +27,6 @@ defmodule PartitionedBuffer.GenPool.Direct do
   @as_it_was_in_turn 3
   # Besides: it takes no other one.
   @only_this 4
-
-  # Only callers are told by it whom to answer.
-  @no_id 0
 
   @typedoc "What never changes."
   @opaque t ::
@@ -84,7 +84,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
           Worker.t(),
           message :: term(),
           Answer.caller(),
-          Broker.id(),
+          Broker.id() | nil,
           attempt :: pos_integer()
         ) :: no_return()
   def run(
@@ -204,11 +204,11 @@ defmodule PartitionedBuffer.GenPool.Direct do
     do: along(direct, version, state, w, casts, 1)
 
   defp begun(_direct, :heavy, _state, w, [cast | _casts]),
-    do: w |> Worker.with_known(nil, nil) |> Worker.started(cast, nil, @no_id)
+    do: w |> Worker.with_known(nil, nil) |> Worker.started(cast, nil, nil)
 
   # As `run/8`, with those behind it.
   defp along(direct, version, state, w, [cast], attempt),
-    do: run(direct, version, state, w, cast, nil, @no_id, attempt)
+    do: run(direct, version, state, w, cast, nil, nil, attempt)
 
   defp along(direct, version, state, w, [{:cast, message} = cast | _] = casts, attempt) do
     {_worker, _cell, _call, handle_cast, _broker, _answers, _idle_ms, _how, reads} = direct
@@ -225,7 +225,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
           |> Worker.loop()
       end
     else
-      w |> Worker.with_known(version, state) |> Worker.unusual(cast, nil, 0, @no_id)
+      w |> Worker.with_known(version, state) |> Worker.unusual(cast, nil, 0, nil)
     end
   end
 
@@ -264,7 +264,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
             end
 
           :begun ->
-            w |> Worker.with_known(nil, nil) |> Worker.started(hd(rest), nil, @no_id)
+            w |> Worker.with_known(nil, nil) |> Worker.started(hd(rest), nil, nil)
 
           _nothing_was_done ->
             w
@@ -276,7 +276,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
   end
 
   defp settle_cast_otherwise(w, cast, attempt, new),
-    do: settle_otherwise(w, {cast, nil, nil, @no_id, attempt}, new, nil)
+    do: settle_otherwise(w, {cast, nil, nil, nil, attempt}, new, nil)
 
   # It was changed underneath. The last attempt is made with the turn.
   defp again(direct, version, state, w, run, new, answer, now, term) do

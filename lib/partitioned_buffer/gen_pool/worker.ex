@@ -441,8 +441,9 @@ defmodule PartitionedBuffer.GenPool.Worker do
   defp request(w, message, caller, queue_ns, id),
     do: unusual(w, message, caller, queue_ns, id)
 
-  @doc "Handles a request that has been started, whatever there is to it."
-  @spec unusual(t(), term(), Answer.caller(), non_neg_integer(), Broker.id()) :: no_return()
+  @doc "Handles a request that has been started, whatever there is to it. Only one that is answered needs its id."
+  @spec unusual(t(), term(), Answer.caller(), non_neg_integer(), Broker.id() | nil) ::
+          no_return()
   def unusual(w, {:call, message}, caller, queue_ns, id) do
     from = Answer.from(caller, w.broker, id, w.answers)
     w |> handle(:call, message, from, {w.worker, caller}, queue_ns) |> loop()
@@ -455,7 +456,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
   def unusual(w, :fetch, _nobody, _queue_ns, _id), do: loop(w)
 
   @doc "The same of one that `Direct` has started, if there may be something to attend to."
-  @spec started(t(), term(), Answer.caller(), Broker.id()) :: no_return()
+  @spec started(t(), term(), Answer.caller(), Broker.id() | nil) :: no_return()
   def started(w, message, caller, id),
     do: w |> attend() |> request(message, caller, 0, id)
 
