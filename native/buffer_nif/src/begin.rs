@@ -3,6 +3,7 @@
 use buffer_core::{Begun, Generation, Partition, Started, Trigger};
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term};
 
+use crate::courier::send;
 use crate::partition::part;
 use crate::resource::{Overflow, Shared};
 use crate::{atoms, clock};
@@ -26,7 +27,7 @@ impl Tell {
 
     /// Tells it. If it is dead, whoever sees that looks by itself.
     pub fn send(&self, env: Env<'_>) {
-        let _ = env.send(self.process(), self.message(env));
+        _ = send(env, self.process(), self.message(env));
     }
 
     fn message<'a>(&self, env: Env<'a>) -> Term<'a> {

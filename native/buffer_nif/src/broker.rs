@@ -37,6 +37,7 @@ use once_cell::sync::Lazy;
 use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::{immediate_word, Arena, Frozen, Handle};
+use crate::courier::send;
 use crate::names::{BROKERS, POOLS};
 use crate::reclaimer::reclaim;
 use crate::resource::Partitions;
@@ -90,7 +91,7 @@ impl SharedBroker {
     fn finish(&self, env: Env<'_>, mut after: After<Arena, LocalPid>) {
         self.tell_all(env, after.slow.take());
         while let Some(woken) = after.wake.take() {
-            if env.send(&woken.pid, atoms::wake()).is_ok() {
+            if send(env, &woken.pid, atoms::wake()) {
                 break;
             }
             let instead = self.core.unreachable(&woken);
@@ -133,7 +134,7 @@ impl SharedBroker {
         let keeper = *self.keeper.lock();
         if let Some(keeper) = keeper {
             // One that is dead has a successor, who looks at everything first.
-            _ = env.send(&keeper, what);
+            _ = send(env, &keeper, what);
         }
     }
 }

@@ -403,8 +403,8 @@ fn cell_share(cell: Handle<'_, SharedCell>, turns: ResourceArc<SharedTurns>, hav
 
 /// A copy of the term for `cell_answer_staged`, or `heavy` if it is 4 GB. O(size of the term).
 ///
-/// A process can be killed while a dirty scheduler works for it, and what is sent for it after that goes
-/// nowhere. So the copy is made there, and everything that others see happens on a normal one.
+/// A process can be killed while a dirty scheduler works for it. So the copy is made there, and everything that others see
+/// happens on a normal one.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn cell_stage_dirty<'a>(env: Env<'a>, term: Term<'a>) -> Term<'a> {
     match Stored::new(&mut Scale::generous(), term) {

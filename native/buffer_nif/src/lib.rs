@@ -14,6 +14,7 @@
 //! | [`mod@write`] | what all writes have in common |
 //! | [`server`] | makes the writes of those who waited for room |
 //! | [`cell`], [`turns`] | the NIFs of a pool's shared state |
+//! | [`courier`] | sends, also for a process that is killed meanwhile |
 //! | [`reclaimer`] | frees drained memory away from the schedulers |
 //! | [`broker`] | messages and workers, and the NIFs on them |
 //! | [`buffer`], [`queue`], [`data_buffer`], [`map`], [`partition`], [`info`] | the NIFs, named as in `PartitionedBuffer.Native` |
@@ -28,6 +29,7 @@ mod broker;
 mod buffer;
 mod cell;
 mod clock;
+mod courier;
 mod cycle;
 mod data_buffer;
 #[path = "arena/entry.rs"]

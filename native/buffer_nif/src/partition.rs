@@ -10,6 +10,7 @@ use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use crate::arena::Handle;
 use crate::begin::told;
+use crate::courier::send;
 use crate::cycle::{trigger_name, Cycle, Within};
 use crate::entry::nif;
 use crate::resource::{Overflow, Shared};
@@ -132,7 +133,7 @@ fn partition_send_away<'a>(
     Ok(match partition(handle, index)?.send_away(cycles) {
         Ok(runner) => {
             // Dead: then it is gone.
-            let _ = env.send(&runner, atoms::partitioned_buffer_sent_away());
+            _ = send(env, &runner, atoms::partitioned_buffer_sent_away());
             atoms::ok().encode(env)
         }
         Err(cycles) => cycles.encode(env),

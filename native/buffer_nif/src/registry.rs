@@ -11,6 +11,7 @@ use dashmap::DashMap;
 use once_cell::sync::Lazy;
 use rustler::Env;
 
+use crate::courier::send;
 use crate::map::scatter;
 use crate::resource::{Kind, Shared, Storage};
 use crate::write::{finish, Todo};
@@ -87,7 +88,7 @@ pub fn close(env: Env<'_>, shared: &Shared) {
             continue;
         };
         // Dead: nobody waits.
-        let _ = env.send(&waiter.pid, (reference, atoms::closed()));
+        _ = send(env, &waiter.pid, (reference, atoms::closed()));
     }
     data_buffer::dismiss(env, shared);
 }

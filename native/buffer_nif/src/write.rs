@@ -10,6 +10,7 @@ use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
 use crate::arena::{immediate_word, Arena};
 use crate::begin::{begin, full};
+use crate::courier::send;
 use crate::cycle::Readable;
 use crate::reclaimer::reclaim;
 use crate::resource::{Overflow, Shared};
@@ -202,10 +203,8 @@ fn finish_some(env: Env<'_>, shared: &Shared, todo: Todo, result: Option<Term<'_
             (None, None) => (atoms::ok(), atoms::nil()).encode(env),
         };
         // Dead: nobody waits any more.
-        let _ = env.send(
-            &passed.owner,
-            (atoms::partitioned_buffer(), passed.token, outcome),
-        );
+        let outcome = (atoms::partitioned_buffer(), passed.token, outcome);
+        _ = send(env, &passed.owner, outcome);
     }
     if todo.room {
         server::serve(shared);
@@ -244,7 +243,7 @@ fn signaled<G: Generation>(
     );
     if !due || drops {
         // Dead: the process that takes its place looks by itself.
-        let _ = env.send(process, atoms::due());
+        _ = send(env, process, atoms::due());
     }
 }
 
@@ -309,7 +308,7 @@ pub fn make_room<G: Readable>(
                 let (evicted, process) = partitions[index].evict(some, &rows, &mut todo);
                 finish(env, shared, todo, None);
                 if let Some(process) = process {
-                    let _ = env.send(&process, atoms::due());
+                    _ = send(env, &process, atoms::due());
                 }
                 if evicted == Size::default() {
                     break;

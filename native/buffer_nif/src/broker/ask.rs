@@ -12,7 +12,7 @@ use crate::arena::{immediate_word, Arena, Handle};
 use crate::entry::nif;
 use crate::names::{BROKERS, POOLS};
 use crate::weigh::{account, Scale};
-use crate::{atoms, clock};
+use crate::{atoms, clock, courier};
 
 /// Messages up to this weight are copied under the partition's lock.
 const COPIED_UNDER_LOCK: u32 = 8 * 1024;
@@ -253,7 +253,7 @@ fn ask<'a>(
     }
     if let (Some(worker), Asked::Accepted(id)) = (after.handed.take(), asked) {
         let sent = (atoms::message(), id, message, reply);
-        if env.send(&worker.pid, sent).is_err() {
+        if !courier::send(env, &worker.pid, sent) {
             shared.finish(env, shared.core.unreachable(&worker));
         }
     }

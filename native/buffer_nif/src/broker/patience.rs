@@ -15,6 +15,7 @@ use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
 
 use super::{SharedBroker, MS};
 use crate::arena::{Arena, Handle};
+use crate::courier::send;
 use crate::{atoms, clock};
 
 /// It looks that often.
@@ -83,7 +84,7 @@ impl SharedBroker {
     pub(super) fn tell_slow<'a>(&self, env: Env<'a>, reply: Term<'a>, since: i64) {
         if let Ok((caller, _reference)) = reply.decode::<(LocalPid, Term)>() {
             // Nobody there is nobody to be told.
-            _ = env.send(&caller, self.word(env, reply, since));
+            _ = send(env, &caller, self.word(env, reply, since));
         }
     }
 

@@ -13,6 +13,7 @@ use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use super::{Member, SharedBroker};
 use crate::arena::{Arena, Copies, Handle};
+use crate::courier::send;
 use crate::entry::nif;
 use crate::reclaimer::reclaim;
 use crate::weigh::{account, Limits};
@@ -124,8 +125,8 @@ impl Member {
 pub(super) fn send_answer(env: Env<'_>, to: &LocalPid, answer: Term<'_>, told: bool) -> bool {
     // Nobody there is nobody to be answered.
     match told {
-        false => env.send(to, answer).is_ok(),
-        true => env.send(to, (atoms::late(), answer)).is_ok(),
+        false => send(env, to, answer),
+        true => send(env, to, (atoms::late(), answer)),
     }
 }
 
