@@ -117,7 +117,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             has_load = false;
             if self.step_back(worker) {
                 let mut after = After::from(effects);
-                after.look = woken && self.look_later(*moment.get_or_insert_with(&now));
+                after.look |= woken && self.look_later(*moment.get_or_insert_with(&now));
                 return (Taken::Idle, after);
             }
         }
