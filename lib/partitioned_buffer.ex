@@ -292,13 +292,10 @@ defmodule PartitionedBuffer do
 
   # Its writes take no room: a capacity would be a promise that nobody keeps.
   defp check_capacity(%{module: PartitionedBuffer.DataBuffer}, changes) do
-    with option when option != nil <-
-           Enum.find(
-             [:capacity, :capacity_bytes],
-             &(Keyword.get(changes, &1, :infinity) != :infinity)
-           ) do
-      raise ArgumentError, "a DataBuffer has no #{inspect(option)}: its bound is :max_size"
-    end
+    bounded? = &(Keyword.get(changes, &1, :infinity) != :infinity)
+
+    if option = Enum.find([:capacity, :capacity_bytes], bounded?),
+      do: raise(ArgumentError, "a DataBuffer has no #{inspect(option)}: its bound is :max_size")
 
     :ok
   end

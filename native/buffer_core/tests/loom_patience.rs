@@ -68,6 +68,15 @@ fn hand_over(desk: &Desk, value: u8, now: i64) -> (u64, After<Ints, Owner>) {
     }
 }
 
+/// A worker that has started the message of a patient caller, which has waited since 0.
+fn at_work() -> (Arc<Desk>, Hand, u64) {
+    let desk = Arc::new(Desk::new(1, &Config::default()));
+    let worker = idle(&desk, 1);
+    let (id, _) = hand_over(&desk, 1, 0);
+    assert_eq!(worker.start(id, None), Some(0));
+    (desk, worker, id)
+}
+
 /// Looks after those that have waited since then: whom it has told, and whether it looks again.
 fn look(desk: &Desk, until: i64) -> (Vec<u8>, bool) {
     let mut told = Vec::new();
@@ -107,10 +116,7 @@ fn an_answer_says_whether_a_word_is_on_its_way() {
 #[test]
 fn so_does_an_answer_by_somebody_else() {
     check(|| {
-        let desk = Arc::new(Desk::new(1, &Config::default()));
-        let worker = idle(&desk, 1);
-        let (id, _) = hand_over(&desk, 1, 0);
-        assert_eq!(worker.start(id, None), Some(0));
+        let (desk, worker, id) = at_work();
         let looking = looking(&desk);
         let claiming = {
             let desk = Arc::clone(&desk);
@@ -145,10 +151,7 @@ fn a_caller_is_told_once_when_its_message_goes_to_another_worker() {
 #[test]
 fn a_caller_is_told_once_when_its_worker_dies() {
     check(|| {
-        let desk = Arc::new(Desk::new(1, &Config::default()));
-        let worker = idle(&desk, 1);
-        let (id, _) = hand_over(&desk, 1, 0);
-        assert_eq!(worker.start(id, None), Some(0));
+        let (desk, worker, id) = at_work();
         let looking = looking(&desk);
         let (reply, since) = worker
             .in_flight(|arena, reply| arena.value(reply))
@@ -163,10 +166,7 @@ fn a_caller_is_told_once_when_its_worker_dies() {
 #[test]
 fn a_worker_that_leaves_without_an_answer_has_its_caller_told() {
     check(|| {
-        let desk = Arc::new(Desk::new(1, &Config::default()));
-        let worker = idle(&desk, 1);
-        let (id, _) = hand_over(&desk, 1, 0);
-        assert_eq!(worker.start(id, None), Some(0));
+        let (desk, worker, id) = at_work();
         let looking = looking(&desk);
         let words = told(&desk.leave(&worker, 2));
         assert_eq!(words + looking.join().unwrap().0.len(), 1);
@@ -196,10 +196,7 @@ fn nobody_is_forgotten_by_who_looks() {
 #[test]
 fn who_gives_up_is_told_before_or_not_at_all() {
     check(|| {
-        let desk = Arc::new(Desk::new(1, &Config::default()));
-        let worker = idle(&desk, 1);
-        let (id, _) = hand_over(&desk, 1, 0);
-        assert_eq!(worker.start(id, None), Some(0));
+        let (desk, worker, id) = at_work();
         let looking = looking(&desk);
         assert_eq!(desk.abandon(id).0, Abandoned::Started);
         assert!(!worker.settle_answered(End::Done, 1).wanted);

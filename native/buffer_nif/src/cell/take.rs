@@ -20,6 +20,16 @@ const AS_IT_WAS_IN_TURN: u64 = 3;
 /// Besides: no message is taken after this one.
 const ONLY_THIS: u64 = 4;
 
+/// The cell, the version that the worker knows, the worker, and what is to be done.
+#[inline(always)]
+fn decode<'a>(
+    [cell, version, worker, how]: [Term<'a>; 4],
+) -> Option<(&'a SharedCell, u64, &'a Member, u64)> {
+    let Handle(cell) = cell.decode().ok()?;
+    let Handle(worker) = worker.decode().ok()?;
+    Some((cell, version.decode().ok()?, worker, how.decode().ok()?))
+}
+
 /// Puts the state in, if it is to be, as `cell_answer_take` does: the version that is there then, or the answer if nothing is done.
 fn put<'a>(
     env: Env<'a>,
@@ -78,12 +88,7 @@ fn answer_take<'a>(
     env: Env<'a>,
     [cell, version, term, worker, to, answer, how]: [Term<'a>; 7],
 ) -> Term<'a> {
-    let (Ok(Handle(cell)), Ok(known), Ok(Handle(worker)), Ok(how)) = (
-        cell.decode::<Handle<SharedCell>>(),
-        version.decode::<u64>(),
-        worker.decode::<Handle<Member>>(),
-        how.decode::<u64>(),
-    ) else {
+    let Some((cell, known, worker, how)) = decode([cell, version, worker, how]) else {
         return atoms::changed().encode(env);
     };
     let (how, only_this) = (how & !ONLY_THIS, how & ONLY_THIS != 0);
@@ -130,12 +135,7 @@ nif!(cell_begin / 5, begin);
 ///
 /// O(size of the term).
 fn begin<'a>(env: Env<'a>, [cell, version, term, worker, how]: [Term<'a>; 5]) -> Term<'a> {
-    let (Ok(Handle(cell)), Ok(known), Ok(Handle(worker)), Ok(how)) = (
-        cell.decode::<Handle<SharedCell>>(),
-        version.decode::<u64>(),
-        worker.decode::<Handle<Member>>(),
-        how.decode::<u64>(),
-    ) else {
+    let Some((cell, known, worker, how)) = decode([cell, version, worker, how]) else {
         return atoms::changed().encode(env);
     };
     let version = match put(env, cell, known, term, how) {
