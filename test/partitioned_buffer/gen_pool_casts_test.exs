@@ -27,19 +27,6 @@ defmodule PartitionedBuffer.GenPoolCastsTest do
     end
   end
 
-  # A cast whose handler waits to be let go.
-  defp cast_blocker(pool) do
-    {test, ref} = {self(), make_ref()}
-    blocker = blocker(test, ref)
-    :ok = GenPool.cast(pool, &blocker.(nil, &1))
-    ref
-  end
-
-  defp begun(ref) do
-    assert_receive {:busy, ^ref, worker}, 5_000
-    worker
-  end
-
   defp let_go(worker, ref, fun \\ &{:noreply, &1}), do: send(worker, {:release, ref, fun})
 
   # A worker in the midst of casts that it has taken along: 50 are done, 100 wait behind the one it works on.

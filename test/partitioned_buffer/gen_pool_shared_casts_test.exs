@@ -32,19 +32,6 @@ defmodule PartitionedBuffer.GenPoolSharedCastsTest do
     for n <- numbers, do: :ok = GenPool.cast(pool, &{:noreply, [n | &1]})
   end
 
-  # A cast whose handler waits to be let go, each time that it is run.
-  defp cast_blocker(pool) do
-    {test, ref} = {self(), make_ref()}
-    blocker = blocker(test, ref)
-    :ok = GenPool.cast(pool, &blocker.(nil, &1))
-    ref
-  end
-
-  defp begun(ref) do
-    assert_receive {:busy, ^ref, worker}, 5_000
-    worker
-  end
-
   defp let_go(worker, ref, fun \\ &{:noreply, [:blocker | &1]}),
     do: send(worker, {:release, ref, fun})
 

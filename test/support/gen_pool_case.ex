@@ -125,6 +125,20 @@ defmodule PartitionedBuffer.GenPoolCase do
     end
   end
 
+  @doc "A cast whose handler waits, each time that it is run, for `{:release, ref, fun}`: the reference."
+  def cast_blocker(pool) do
+    {test, ref} = {self(), make_ref()}
+    blocker = blocker(test, ref)
+    :ok = GenPool.cast(pool, &blocker.(nil, &1))
+    ref
+  end
+
+  @doc "The worker that runs it."
+  def begun(ref) do
+    assert_receive {:busy, ^ref, worker}, 5_000
+    worker
+  end
+
   @doc "Lets the handler of `occupy/1` return, and waits for what its caller got."
   def release(busy, fun \\ fn state -> {:reply, :released, state} end) do
     send(busy.worker, {:release, busy.ref, fun})
