@@ -15,8 +15,8 @@ defmodule Bench.GenPool do
 
   @rounds 9
   @callers [1, 2, 8, 64]
-  @calls 20_000
-  @casts 20_000
+  @calls 100_000
+  @casts 200_000
   @works 2_000
   @work_us 50
   @reads 2_000
