@@ -630,6 +630,9 @@ defmodule PartitionedBuffer.Partition do
     supervisor != nil and Process.whereis(Names.supervisor(buffer)) == supervisor
   end
 
+  # The owner has closed the buffer, which takes longer the more partitions there are, and mostly has erased the handle.
+  defp finish_alone(%{ended?: true} = state), do: erase(state)
+
   defp finish_alone(state) do
     :ok = Native.buffer_close(state.ref)
     deadline = Owner.deadline(state.settings)
@@ -639,7 +642,11 @@ defmodule PartitionedBuffer.Partition do
         do: await_end(state, now()),
         else: state |> finish_now(nil) |> await_end(deadline)
 
-    Handle.erase(state.buffer, state.ref)
+    erase(state)
+  end
+
+  defp erase(%{buffer: buffer, ref: ref} = state) do
+    _ = with {:ok, %{ref: ^ref}} <- Handle.fetch(buffer), do: Handle.erase(buffer, ref)
     state
   end
 

@@ -6,7 +6,7 @@ defmodule PartitionedBuffer.Faults.ShutdownTest do
   import PartitionedBuffer.Alive
   import PartitionedBuffer.FaultHelpers
 
-  alias PartitionedBuffer.{Names, Queue}
+  alias PartitionedBuffer.{Names, Native, Queue}
 
   @moduletag :capture_log
 
@@ -301,6 +301,41 @@ defmodule PartitionedBuffer.Faults.ShutdownTest do
     # The first batch was either lost with its process, or processed.
     assert (length(items -- [:next]) + lost) in [20, 30]
     assert items -- [:next] == items |> List.delete(:next) |> Enum.sort() |> Enum.uniq()
+  end
+
+  # To close it is to go through all of them, so each of them doing it made an end take longer by their square.
+  test "a buffer of many partitions is closed once, by its owner" do
+    buffer = start_once(processor: fn _batch -> :ok end, partitions: 100)
+    owner = Process.whereis(Names.owner(buffer))
+    partitions = for index <- 0..99, do: Process.whereis(Names.partition(buffer, index))
+
+    for function <- [buffer_close: 1, buffer_erase_name: 2],
+        do: trace(function, [owner | partitions])
+
+    :ok = Queue.push(buffer, Enum.to_list(1..1_000))
+    :ok = Queue.stop(buffer)
+    delivered = :erlang.trace_delivered(:all)
+
+    assert traced(delivered, %{}) == %{
+             {:buffer_close, owner} => 1,
+             {:buffer_erase_name, owner} => 1
+           }
+  end
+
+  defp trace({name, arity}, pids) do
+    for pid <- pids, do: :erlang.trace(pid, true, [:call])
+    1 = :erlang.trace_pattern({Native, name, arity}, true, [])
+    on_exit(fn -> :erlang.trace_pattern({Native, name, arity}, false, []) end)
+  end
+
+  defp traced(delivered, counts) do
+    receive do
+      {:trace, pid, :call, {Native, name, _args}} ->
+        traced(delivered, Map.update(counts, {name, pid}, 1, &(&1 + 1)))
+
+      {:trace_delivered, :all, ^delivered} ->
+        counts
+    end
   end
 
   test "a stop that is given up by its caller goes on" do
