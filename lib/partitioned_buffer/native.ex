@@ -725,7 +725,7 @@ defmodule PartitionedBuffer.Native do
           version() | :changed | :heavy
   def cell_answer(_cell, _version, _term, _worker, _to, _answer), do: not_loaded()
 
-  @spec cell_answer_take(cell(), version(), term(), worker(), pid() | nil, term(), 0..7) ::
+  @spec cell_answer_take(cell(), version(), term(), worker(), pid() | nil, term(), 0..15) ::
           version()
           | {version() | :changed, message :: term(), reply :: term(), non_neg_integer(),
              message_id()}

@@ -523,6 +523,18 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
         assert GenPool.get_state(pool) == 1
       end
 
+      test "#{isolation}: what a worker is sent itself waits for one request more at the most" do
+        pool = start_pool!([], isolation: @isolation, pool_size: 1)
+        # From now on it knows that nobody listens to its events.
+        assert GenPool.call(pool, &{:reply, :ok, &1}) == :ok
+        busy = occupy(pool)
+        send(busy.worker, &{:noreply, [:info | &1]})
+        later = for n <- 1..3, do: call_later(pool, n)
+        release(busy)
+        assert Task.await_many(later) == [:ok, :ok, :ok]
+        assert GenPool.get_state(pool) in [[3, 2, 1, :info], [3, 2, :info, 1]]
+      end
+
       test "#{isolation}: a timeout is the pool's: none while it handles anything" do
         pool = start_pool!(%{test: self()}, isolation: @isolation, pool_size: 3)
         assert GenPool.call(pool, &{:reply, :ok, &1, 200}) == :ok
@@ -534,6 +546,14 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
         refute_receive {:info, :timeout, _worker}, 50
       end
     end
+  end
+
+  # It waits in the queue when this returns.
+  defp call_later(pool, n) do
+    waiting = GenPool.info(pool).waiting
+    task = Task.async(fn -> GenPool.call(pool, &{:reply, :ok, [n | &1]}) end)
+    eventually(fn -> GenPool.info(pool).waiting == waiting + 1 end)
+    task
   end
 
   # How many are in line for a turn, with the one that has it.

@@ -27,6 +27,8 @@ defmodule PartitionedBuffer.GenPool.Direct do
   @as_it_was_in_turn 3
   # Besides: it takes no other one.
   @only_this 4
+  # Or: most likely no other one waits.
+  @likely_last 8
 
   @typedoc "What never changes."
   @opaque t ::
@@ -63,9 +65,9 @@ defmodule PartitionedBuffer.GenPool.Direct do
     receive do
       Broker.handed(id, message, caller) ->
         case Native.cell_start(cell, version, worker, id) do
-          :unchanged -> run(direct, version, state, w, message, caller, id, 1)
+          :unchanged -> run(direct, version, state, w, message, caller, id, 1, @likely_last)
           nil -> w |> Worker.with_known(version, state) |> Worker.loop()
-          {version, state} -> run(direct, version, state, w, message, caller, id, 1)
+          {version, state} -> run(direct, version, state, w, message, caller, id, 1, @likely_last)
           :heavy -> w |> Worker.with_known(version, state) |> Worker.started(message, caller, id)
         end
 
@@ -85,8 +87,11 @@ defmodule PartitionedBuffer.GenPool.Direct do
           message :: term(),
           Answer.caller(),
           Broker.id() | nil,
-          attempt :: pos_integer()
+          attempt :: pos_integer(),
+          next :: 0 | 8
         ) :: no_return()
+  def run(direct, version, state, w, request, caller, id, attempt, next \\ 0)
+
   def run(
         direct,
         version,
@@ -95,7 +100,8 @@ defmodule PartitionedBuffer.GenPool.Direct do
         {:call, message} = request,
         {_pid, ref} = caller,
         id,
-        attempt
+        attempt,
+        next
       )
       when is_reference(ref) do
     {_worker, _cell, call, _cast, broker, answers, _idle_ms, _how, reads} = direct
@@ -107,7 +113,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
         {:reply, reply, new} ->
           {pid, ref} = caller
           run = {request, from, caller, id, attempt}
-          settle(direct, version, state, w, run, new, pid, {ref, reply})
+          settle(direct, version, state, w, run, new, pid, {ref, reply}, next)
 
         outcome ->
           w
@@ -120,13 +126,13 @@ defmodule PartitionedBuffer.GenPool.Direct do
     end
   end
 
-  def run(direct, version, state, w, {:cast, message} = request, nil, id, attempt) do
+  def run(direct, version, state, w, {:cast, message} = request, nil, id, attempt, _next) do
     {_worker, _cell, _call, cast, _broker, _answers, _idle_ms, _how, reads} = direct
 
     if in_place?(reads, w, :cast, message) do
       case Callback.cast(cast, message, state) do
         {:noreply, new} ->
-          settle(direct, version, state, w, {request, nil, nil, id, attempt}, new, nil, nil)
+          settle(direct, version, state, w, {request, nil, nil, id, attempt}, new, nil, nil, 0)
 
         outcome ->
           w
@@ -140,7 +146,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
   end
 
   # It came through the pool's process, or was only to wake it.
-  def run(_direct, version, state, w, request, caller, id, _attempt),
+  def run(_direct, version, state, w, request, caller, id, _attempt, _next),
     do: w |> Worker.with_known(version, state) |> Worker.unusual(request, caller, 0, id)
 
   # One that only reads keeps nobody waiting, and one that may write needs the turn.
@@ -149,8 +155,14 @@ defmodule PartitionedBuffer.GenPool.Direct do
 
   defp in_place?(_free, _w, _kind, _message), do: true
 
-  # What is in the mailbox goes before the next request.
-  defp settle(direct, version, state, w, run, new, pid, answer) do
+  # What is in the mailbox goes before the next request, but not after the first one of a worker that was idle: mostly there
+  # is no other one, and then it waits in its mailbox at once.
+  defp settle(direct, version, state, w, run, new, pid, answer, @likely_last) do
+    how = how(direct, w, elem(run, 0), state, new)
+    put(direct, version, state, w, run, new, pid, answer, (how && how) ||| @likely_last)
+  end
+
+  defp settle(direct, version, state, w, run, new, pid, answer, 0) do
     how = how(direct, w, elem(run, 0), state, new)
 
     receive do
@@ -160,38 +172,41 @@ defmodule PartitionedBuffer.GenPool.Direct do
         |> settle_otherwise(run, new, answer)
         |> Worker.mailbox(message)
     after
-      0 ->
-        {worker, cell, _, _, _, _, _, _, _} = direct
+      0 -> put(direct, version, state, w, run, new, pid, answer, how)
+    end
+  end
 
-        case how && Native.cell_answer_take(cell, version, new, worker, pid, answer, how) do
-          version when is_integer(version) ->
-            wait(direct, version, new, w)
+  defp put(direct, version, state, w, run, new, pid, answer, how) do
+    {worker, cell, _, _, _, _, _, _, _} = direct
 
-          {version, message, caller, _ns, id} when is_integer(version) ->
-            run(direct, version, new, w, message, caller, id, 1)
+    case how && Native.cell_answer_take(cell, version, new, worker, pid, answer, how) do
+      version when is_integer(version) ->
+        wait(direct, version, new, w)
 
-          {here, [_ | _] = casts} ->
-            begun(direct, here, new, w, casts)
+      {version, message, caller, _ns, id} when is_integer(version) ->
+        run(direct, version, new, w, message, caller, id, 1)
 
-          {:changed, {now, term}} ->
-            again(direct, version, state, w, run, new, answer, now, term)
+      {here, [_ | _] = casts} ->
+        begun(direct, here, new, w, casts)
 
-          {:changed, message, caller, _ns, id} ->
-            w |> Worker.with_known(nil, nil) |> Worker.started(message, caller, id)
+      {:changed, {now, term}} ->
+        again(direct, version, state, w, run, new, answer, now, term)
 
-          {version, :idle} ->
-            w |> Worker.with_known(version, new) |> Worker.taken(:idle)
+      {:changed, message, caller, _ns, id} ->
+        w |> Worker.with_known(nil, nil) |> Worker.started(message, caller, id)
 
-          {version, _again} ->
-            w |> Worker.with_known(version, new) |> Worker.loop()
+      {version, :idle} ->
+        w |> Worker.with_known(version, new) |> Worker.taken(:idle)
 
-          # It takes more than one call, or is not to be written.
-          _nothing_was_done ->
-            w
-            |> Worker.with_known(version, state)
-            |> settle_otherwise(run, new, answer)
-            |> Worker.loop()
-        end
+      {version, _again} ->
+        w |> Worker.with_known(version, new) |> Worker.loop()
+
+      # It takes more than one call, or is not to be written.
+      _nothing_was_done ->
+        w
+        |> Worker.with_known(version, state)
+        |> settle_otherwise(run, new, answer)
+        |> Worker.loop()
     end
   end
 
@@ -300,7 +315,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
     cond do
       Answer.held?() -> nil
       new === state -> left(direct, w)
-      wrote_in_vain?(direct, request) -> nil
+      wrote_in_vain?(direct, w, request) -> nil
       true -> elem(direct, 7)
     end
   end
@@ -311,10 +326,14 @@ defmodule PartitionedBuffer.GenPool.Direct do
 
   defp left({_, _, _, _, _, _, _, how, _reads}, _w), do: how &&& @only_this
 
-  defp wrote_in_vain?({_, _, _, _, _, _, _, _, {_kind, read_only?}}, {kind, message}),
+  # With the turn it is not named so: see `in_place?/4`.
+  defp wrote_in_vain?({_, _, _, _, _, _, _, _, {:turns, _read_only?}}, w, _request),
+    do: not Worker.turn?(w)
+
+  defp wrote_in_vain?({_, _, _, _, _, _, _, _, {:free, read_only?}}, _w, {kind, message}),
     do: read_only?.(kind, message) == true
 
-  defp wrote_in_vain?(_direct, _request), do: false
+  defp wrote_in_vain?(_direct, _w, _request), do: false
 
   defp outcome(nil, new), do: {:next, :noreply, new, :none}
   defp outcome({_ref, reply}, new), do: {:next, {:reply, reply}, new, :none}

@@ -36,7 +36,7 @@ impl Member {
     }
 
     /// The same, and how things stood.
-    fn settle(
+    pub fn settle(
         &self,
         env: Env<'_>,
         end: End,
@@ -93,6 +93,14 @@ impl Member {
             return form_list(copies.into_list());
         }
         taken_one(env, self, taken, after, form)
+    }
+
+    /// The worker is through with its message, and is idle unless it is needed. It may have taken messages along, if it is
+    /// `loaded`.
+    pub fn rest(&self, env: Env<'_>, loaded: bool) -> Rested {
+        let (rested, after) = self.broker.core.rest_unless_needed(&self.worker, loaded);
+        self.broker.finish(env, after);
+        rested
     }
 
     /// The worker is through with its message, if it has any.
@@ -348,10 +356,7 @@ fn reply_rest<'a>(env: Env<'a>, [worker, to, answer]: [Term<'a>; 3]) -> Term<'a>
         return atoms::gone().encode(env);
     };
     let (_now, settled) = member.settle(env, End::Done, Some((to, answer)));
-    let core = &member.broker.core;
-    let (rested, after) = core.rest_unless_needed(&member.worker, settled.loaded);
-    member.broker.finish(env, after);
-    let rested = match rested {
+    let rested = match member.rest(env, settled.loaded) {
         // What came in between was not told to an idle worker.
         Rested::Idle if member.is_called() => atoms::attend(),
         Rested::Idle => atoms::idle(),

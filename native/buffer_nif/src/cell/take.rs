@@ -2,6 +2,7 @@
 //! other are one call.
 
 use buffer_core::broker::worker::End;
+use buffer_core::broker::Rested;
 use rustler::{Encoder, Env, LocalPid, Term};
 
 use super::{given, look, SharedCell, Stored};
@@ -19,6 +20,8 @@ const UNLESS_HELD: u64 = 2;
 const AS_IT_WAS_IN_TURN: u64 = 3;
 /// Besides: no message is taken after this one.
 const ONLY_THIS: u64 = 4;
+/// Besides: most likely none waits.
+const LIKELY_LAST: u64 = 8;
 
 /// The cell, the version that the worker knows, the worker, and what is to be done.
 #[inline(always)]
@@ -73,7 +76,7 @@ nif!(cell_answer_take / 7, answer_take);
 
 /// `cell_answer`, and the next message as `broker_take_along` has it. With `how` 0 the state is as it was and nothing is put
 /// in, nor with 3, for a handler that had the turn; with 2 it is not if anybody has the turn; with 1 it is. If 4 is added, the
-/// worker has to take again. Answers
+/// worker has to take again; if 8 is, most likely nothing waits, so that the worker is idle before it looks. Answers
 ///
 /// * `changed` or `heavy`: nothing is done; `{changed, {version, term}}`: nor is it, and this is there now;
 /// * the version: all is done, nothing waits, and the worker is idle;
@@ -91,16 +94,25 @@ fn answer_take<'a>(
     let Some((cell, known, worker, how)) = decode([cell, version, worker, how]) else {
         return atoms::changed().encode(env);
     };
-    let (how, only_this) = (how & !ONLY_THIS, how & ONLY_THIS != 0);
+    let (only_this, is_likely_last) = (how & ONLY_THIS != 0, how & LIKELY_LAST != 0);
+    let how = how & !(ONLY_THIS | LIKELY_LAST);
     let version = match put(env, cell, known, term, how) {
         Ok(version) => version,
         Err(nothing_is_done) => return nothing_is_done,
     };
     let to: Option<LocalPid> = to.decode().ok();
-    let (now, took) = worker.answer(env, End::Done, to.zip(given(answer)));
-    cell.settled(env, worker, how != AS_IT_WAS, now, took);
+    let (now, settled) = worker.settle(env, End::Done, to.zip(given(answer)));
+    cell.settled(env, worker, how != AS_IT_WAS, now, settled.took);
     if only_this || worker.has_to_attend() {
         return (version, atoms::again()).encode(env);
+    }
+    if is_likely_last && worker.rest(env, settled.loaded) == Rested::Idle {
+        cell.went_on(env, worker, true, now);
+        return match worker.has_to_attend() {
+            // What came in between is not signalled to an idle worker.
+            true => (version, atoms::idle()).encode(env),
+            false => version.encode(env),
+        };
     }
     let one = |message, reply, waited, id| match cell.cell.version() == version {
         true => (version, message, reply, waited, id).encode(env),
