@@ -105,7 +105,26 @@ defmodule PartitionedBuffer.GenPool do
   handled for up to `:shutdown` milliseconds, the workers end, `terminate/2` is called (whether the module
   traps exits or not), and what was left is discarded and reported.
 
-  If the pool's process is killed, or that of its own broker, its workers go too, and callers exit.
+  If the pool's process is killed, or that of its own broker, or the supervisor of its workers, the others of them go too, and
+  callers exit.
+
+  ## How a call ends
+
+  when something of its pool does, before there is an answer:
+
+  | | the call waits | a handler runs for it | its handler has left the answer to `reply/2` |
+  |---|---|---|---|
+  | its worker is killed, or the handler crashes | | `{:error, reason}` | waits on |
+  | the keeper is killed | waits on | waits on | waits on |
+  | the pool, the supervisor of its workers, or its own broker is killed | exits | exits | exits |
+  | the pool is stopped, or a handler ends it | is handled if there is time, else exits | the same | exits |
+  | the pool is killed or ends, and its broker is outside of it | waits for the next pool | is answered if there is time, else `{:error, reason}` | waits on |
+  | the broker outside of the pool is killed or ends | exits | exits | exits |
+
+  It exits with `{reason, _}`, where the reason is that of the end, or `{:broker_down, reason}`; `:killed` if nobody is left who
+  could tell. A pool ends at once, and so without time for requests, if a handler ends it. A call that was sent to a worker that
+  has not begun it waits, and goes to another one. Nobody is told `{:error, reason}` because the worker has ended with its pool, unless
+  the broker is outside of that.
 
   A caller is told of a request that was dropped, or whose worker was killed, by the pool's *keeper*. If that one is
   killed in that very moment, its successor tells once more, so that nobody is left without: a second message may
@@ -314,15 +333,15 @@ defmodule PartitionedBuffer.GenPool do
     * what the handler answers
     * `{:error, :too_many_requests}` - the request was not handled: the queue was full, or it waited there for
       too long. With `errors: :precise`, which of the two.
-    * `{:error, reason}` - the handler crashed with this reason, or its worker was killed. The state is as if the
-      request had not been made.
+    * `{:error, reason}` - the handler crashed with this reason, or its worker was killed (`:killed`, if it is not known
+      how it has ended). The state is as if the request had not been made.
 
   Exits, as `GenServer.call/3`,
 
     * with `{:timeout, _}` when the time is over. A request that still waits is taken back; one that a worker
       has begun goes on, and its answer is discarded.
     * with `{:noproc, _}` when the pool is not running
-    * with `{reason, _}` when the pool ends before the answer
+    * with `{reason, _}` when the pool ends before the answer: see "How a call ends" above
     * with `{:calling_self, _}` from a callback of the same pool, if the state is shared
 
   A pool on another node, or given by its pid, is called through its process.
@@ -660,14 +679,26 @@ defmodule PartitionedBuffer.GenPool do
   """
   @spec get_state(pool()) :: term()
   def get_state(pool) do
-    case pool |> process(:get_state) |> Owner.state() do
+    owner = process(pool, :get_state)
+
+    case Owner.state(owner) do
       {:shared, backend, ref} ->
-        {_version, state} = backend.get(ref, nil)
-        state
+        shared_state(pool, owner, backend, ref)
 
       {:workers, workers} ->
         Enum.flat_map(workers, &worker_state/1)
     end
+  end
+
+  defp shared_state(pool, owner, backend, ref) do
+    {_version, state} = backend.get(ref, nil)
+    state
+  catch
+    kind, reason ->
+      # What it owned has gone with it.
+      if is_pid(owner) and node(owner) == node() and not Process.alive?(owner),
+        do: exit({:noproc, {__MODULE__, :get_state, [pool]}}),
+        else: :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
   defp worker_state(worker) do

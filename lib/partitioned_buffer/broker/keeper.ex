@@ -125,7 +125,7 @@ defmodule PartitionedBuffer.Broker.Keeper do
   def handle_info({:DOWN, monitor, :process, pid, reason}, state) do
     case state do
       %{workers: %{^pid => ^monitor} = workers} ->
-        :ok = down(pid, reason, state)
+        :ok = down(pid, why(reason), state)
         {:noreply, %{state | workers: Map.delete(workers, pid)}}
 
       %{callers: %{^pid => {_place, ^monitor}}} ->
@@ -148,18 +148,20 @@ defmodule PartitionedBuffer.Broker.Keeper do
   @impl true
   def terminate(_reason, state) do
     for pid <- Native.broker_workers(state.broker), not Process.alive?(pid) do
-      reason =
-        receive do
-          {:DOWN, _monitor, :process, ^pid, reason} -> reason
-        after
-          0 -> :shutdown
-        end
+      # One that ends is not alive a moment before it is told.
+      monitor = Map.get_lazy(state.workers, pid, fn -> Process.monitor(pid) end)
 
-      down(pid, reason, state)
+      receive do
+        {:DOWN, ^monitor, :process, ^pid, reason} -> down(pid, why(reason), state)
+      end
     end
 
     report(state)
   end
+
+  # It died before it was monitored by this one, whose predecessor was killed. Nobody knows better.
+  defp why(:noproc), do: :killed
+  defp why(reason), do: reason
 
   defp down(pid, reason, state) do
     for reply <- Native.broker_in_flight(state.broker, pid),

@@ -50,7 +50,8 @@ defmodule PartitionedBuffer.GenPool.Broker do
         use PartitionedBuffer.GenPool, broker: MyBroker, external_broker?: true
       end
 
-  Callers then wait for the broker: a call ends early if the broker does. A broker takes one pool at a time;
+  Callers then wait for the broker: a call ends early if the broker does. One that a worker has begun when the pool ends is told
+  `{:error, reason}`, if there is no time to answer it. A broker takes one pool at a time;
   another one that is started with it fails with `{:already_joined, pid}`. To have several brokers of one module,
   give each a name, `{MyBroker, name: :one}`, and the pool that name as its `:broker`.
   """

@@ -38,8 +38,15 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
     described = Broker.describe!(module)
 
     with :ok <- Names.available(name, [Names.keeper(name)]),
-         do: GenServer.start_link(__MODULE__, {name, described, pool, signals}, name: name)
+         do:
+           GenServer.start_link(__MODULE__, {name, described, pool, of(pool, signals)}, name: name)
   end
+
+  # Who starts one with signals is its pool.
+  defp of(_pool, nil), do: nil
+
+  defp of(pool, signals),
+    do: %{signals: signals, owner: self(), supervisor: Names.worker_supervisor(pool)}
 
   @doc "The calling process is the pool whose workers take from it: one at a time."
   @spec join(atom()) :: {:ok, handle()} | {:error, term()}
@@ -60,7 +67,7 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
   end
 
   @impl true
-  def init({name, {config, idle_ms}, pool, signals}) do
+  def init({name, {config, idle_ms}, pool, of}) do
     Process.flag(:trap_exit, true)
     broker = open("gen_pool:" <> Atom.to_string(name), config, pool)
 
@@ -68,7 +75,8 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
       broker: broker,
       keeper: Names.keeper(name),
       keeper_pid: nil,
-      listener: {Dropped, %{pool: pool, signals: signals}},
+      listener: {Dropped, %{pool: pool, of: of}},
+      outside?: of == nil,
       pool: pool,
       idle_ms: idle_ms,
       joined: nil,
@@ -120,7 +128,7 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
   @impl true
   def terminate(reason, state) do
     # Otherwise it is the pool's end that matters.
-    _ = if state.listener |> elem(1) |> outside?(), do: Native.put_end(state.broker, reason)
+    _ = if state.outside?, do: Native.put_end(state.broker, reason)
     :ok = Native.close(state.broker)
     # What was dropped before is told before the keeper ends.
     :ok = Keeper.flush(state.keeper)
@@ -128,8 +136,6 @@ defmodule PartitionedBuffer.GenPool.BrokerServer do
     end_keeper(state.keeper_pid)
     :ok = Native.release(state.broker)
   end
-
-  defp outside?(%{signals: signals}), do: signals == nil
 
   # A normal end of this process would not reach it.
   defp end_keeper(keeper) do

@@ -1,22 +1,31 @@
 defmodule PartitionedBuffer.GenPool.Dropped do
   @moduledoc false
   # Tells callers that nobody will answer them, and counts what was dropped.
+  #
+  # Invariant: who is told that its worker has died is one of a pool that goes on, unless the worker was killed by
+  # itself, before the pool. What ends with the pool is told by the end of the pool: by nobody else.
 
   @behaviour PartitionedBuffer.Broker.Keeper
 
   alias PartitionedBuffer.GenPool.{Signals, Telemetry}
 
-  @type arg :: %{pool: atom(), signals: Signals.t() | nil}
+  @typedoc """
+  Whom events are told of, and the pool that the broker is part of: what says that it ends, its process, and the name of
+  the supervisor of its workers. `nil` if it is part of none.
+  """
+  @type arg :: %{
+          pool: atom(),
+          of: %{signals: Signals.t(), owner: pid(), supervisor: atom()} | nil
+        }
 
   @doc "What a caller of `GenPool.call/3` is sent about the request with this reference."
   defmacro message(ref, reason) do
     quote do: {:"$partitioned_buffer_dropped", unquote(ref), unquote(reason)}
   end
 
-  # If the pool ends, so do its calls.
   @impl true
-  def dropped(caller, {:worker_down, reason}, %{signals: signals}) do
-    unless signals != nil and Signals.ending?(signals), do: worker_down(caller, reason)
+  def dropped(caller, {:worker_down, reason}, %{of: of}) do
+    unless of != nil and over?(of), do: worker_down(caller, reason)
   end
 
   # The pool has ended, or its broker has, and is monitored by its callers.
@@ -24,6 +33,12 @@ defmodule PartitionedBuffer.GenPool.Dropped do
   def dropped({:forwarded, from}, _reason, _arg), do: GenServer.reply(from, refused())
 
   def dropped(caller, reason, _arg), do: tell(caller, reason)
+
+  # A process that has ended by the end of another one has ended after that: the pool is not alive if its end was
+  # the worker's, and the supervisor has lost its name.
+  defp over?(%{signals: signals, owner: owner, supervisor: supervisor}) do
+    Signals.ending?(signals) or not Process.alive?(owner) or Process.whereis(supervisor) == nil
+  end
 
   defp worker_down({:forwarded, from}, reason), do: GenServer.reply(from, {:error, reason})
   defp worker_down(caller, reason), do: tell(caller, {:worker_down, reason})

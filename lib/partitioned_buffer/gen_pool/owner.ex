@@ -180,9 +180,18 @@ defmodule PartitionedBuffer.GenPool.Owner do
   defp begin(state, action) do
     case Crew.grow(state) do
       {:ok, state} -> {:ok, after_start(state, action)}
-      {:error, reason, state} -> give_up(state, reason)
+      {:error, reason, state} -> give_up(state, why(reason, state))
     end
   end
+
+  # As if the end of the supervisor had been seen before it was missed.
+  defp why(:no_supervisor, %{supervisor: pid}) do
+    receive do
+      {:EXIT, ^pid, reason} -> reason
+    end
+  end
+
+  defp why(reason, _state), do: reason
 
   # As `GenServer.start_link/3` of one of them.
   defp give_up(state, reason) do
@@ -327,11 +336,18 @@ defmodule PartitionedBuffer.GenPool.Owner do
       when is_map_key(leaving, pid),
       do: down(state, pid, reason)
 
+  # It was dead before it was monitored. If it is linked, that tells how it has ended.
+  def handle_info(
+        {:DOWN, monitor, :process, _pid, :noproc},
+        %{broker_monitor: monitor, opts: %{external_broker?: false}} = state
+      ),
+      do: {:noreply, state}
+
   def handle_info({:DOWN, monitor, :process, _pid, reason}, %{broker_monitor: monitor} = state),
     do: {:stop, {:broker_down, reason}, at_once(state)}
 
-  # It is monitored.
-  def handle_info({:EXIT, pid, _reason}, %{broker: %{pid: pid}} = state), do: {:noreply, state}
+  def handle_info({:EXIT, pid, reason}, %{broker: %{pid: pid}} = state),
+    do: {:stop, {:broker_down, reason}, at_once(state)}
 
   def handle_info({:EXIT, pid, reason}, %{supervisor: pid} = state),
     do: {:stop, reason, at_once(state)}
@@ -410,7 +426,7 @@ defmodule PartitionedBuffer.GenPool.Owner do
   defp ready(state, action) do
     case Crew.grow(state) do
       {:ok, state} -> {:noreply, after_start(state, action)}
-      {:error, reason, state} -> {:stop, reason, at_once(state)}
+      {:error, reason, state} -> {:stop, why(reason, state), at_once(state)}
     end
   end
 

@@ -533,11 +533,15 @@ defmodule PartitionedBuffer.GenPool.Worker do
       {:crash, reason, stack} ->
         # Nobody else has to wait for it to end.
         w = leave_turn(w)
-        Answer.fail(answer, reason)
+        if pool_goes_on?(w), do: Answer.fail(answer, reason)
         failed(w, kind, started, queue_ns, reason, stack)
         crash(w, reason, stack)
     end
   end
+
+  # What the pool's process owned has gone with it, and who waits for an answer is told by its end.
+  defp pool_goes_on?(%{external?: external?, owner: owner}),
+    do: external? or Process.alive?(owner)
 
   defp run(%{shared: nil} = w, kind, message, from, answer) do
     w = if w.timeout_at == :infinity, do: w, else: %{w | timeout_at: :infinity}
