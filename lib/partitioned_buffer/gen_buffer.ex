@@ -158,9 +158,9 @@ defmodule PartitionedBuffer.GenBuffer do
       """
       def child_spec(opts) do
         opts
-        |> Map.new()
-        |> Map.put_new(:buffer, __MODULE__)
-        |> Map.put_new(:message_handler, __MODULE__)
+        |> PartitionedBuffer.GenBuffer.Options.keyword!()
+        |> Keyword.put_new(:buffer, __MODULE__)
+        |> Keyword.put_new(:message_handler, __MODULE__)
         |> PartitionedBuffer.GenBuffer.child_spec()
       end
 
@@ -197,19 +197,7 @@ defmodule PartitionedBuffer.GenBuffer do
   end
 
   defp check_handler(opts, call) do
-    case Keyword.fetch(opts, :message_handler) do
-      :error ->
-        exit({{:missing_option, :message_handler}, call})
-
-      {:ok, module} ->
-        if not is_atom(module) or match?({:error, _}, Code.ensure_loaded(module)),
-          do: exit({{:invalid_message_handler, module}, call})
-
-        if not function_exported?(module, :handle_message, 3),
-          do: exit({{:missing_callback, :handle_message}, call})
-
-        :ok
-    end
+    with {:error, reason} <- Options.handler(opts), do: exit({reason, call})
   end
 
   @doc false
@@ -696,11 +684,23 @@ defmodule PartitionedBuffer.GenBuffer do
   @doc """
   Adds a worker. `opts` (`:message_handler`, `:init_args`) take the place of those of the start.
 
-  `{:ok, pid}`, `:ignore` or `{:error, reason}` as `c:init/1` says, or `{:error, :no_available_buffer}`.
+  `{:ok, pid}`, `:ignore` or `{:error, reason}` as `c:init/1` says, or `{:error, :no_available_buffer}`. A
+  `:message_handler` that is none is `{:error, {:invalid_message_handler, module}}` or
+  `{:error, {:missing_callback, :handle_message}}`. Raises `NimbleOptions.ValidationError` if an option is unknown.
   """
   @spec incr_worker(buffer(), opts()) :: {:ok, pid()} | :ignore | {:error, term()}
   def incr_worker(buffer, opts \\ []) do
-    manage(buffer, fn handle -> {:incr, Manager.worker_opts(handle, opts)} end)
+    with {:ok, opts} <- added(opts),
+         do: manage(buffer, fn handle -> {:incr, Manager.worker_opts(handle, opts)} end)
+  end
+
+  # Every message that such a worker took would fail.
+  defp added(opts) do
+    opts = Options.keyword!(opts)
+
+    if Keyword.has_key?(opts, :message_handler),
+      do: with(:ok <- Options.handler(opts), do: {:ok, opts}),
+      else: {:ok, opts}
   end
 
   @doc """
@@ -715,7 +715,8 @@ defmodule PartitionedBuffer.GenBuffer do
 
   @doc """
   Sets how many workers there are: `{:ok, pids}`, or `{:error, :no_available_buffer}`. Those that are added
-  take `opts` as in `incr_worker/2`; those that are too many end when they are through with their message.
+  take `opts` as in `incr_worker/2`; those that are too many end when they are through with their message. A
+  `:message_handler` that is none is an error as there, and nothing was changed.
 
       iex> {:ok, _pid} =
       ...>   PartitionedBuffer.GenBuffer.start_link(:workers_doc, message_handler: DocHandler, workers: 1)
@@ -735,9 +736,12 @@ defmodule PartitionedBuffer.GenBuffer do
       :ok
   """
   @spec set_workers(buffer(), non_neg_integer(), opts()) ::
-          {:ok, [pid()]} | {:error, :no_available_buffer}
+          {:ok, [pid()]}
+          | {:error, :no_available_buffer | {:invalid_message_handler, term()}}
+          | {:error, {:missing_callback, :handle_message}}
   def set_workers(buffer, count, opts \\ []) when is_integer(count) and count >= 0 do
-    manage(buffer, fn handle -> {:set, count, Manager.worker_opts(handle, opts)} end)
+    with {:ok, opts} <- added(opts),
+         do: manage(buffer, fn handle -> {:set, count, Manager.worker_opts(handle, opts)} end)
   end
 
   defp manage(buffer, request) do

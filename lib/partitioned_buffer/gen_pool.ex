@@ -73,7 +73,9 @@ defmodule PartitionedBuffer.GenPool do
   does all of it. The others join in when a handler takes longer: at once for a request that comes 0.2 ms after that handler
   has begun, and within 5 ms for one that came before.
 
-  Either way the result is that of some order in which handlers run one after the other. A handler that
+  Either way the result is that of some order in which handlers run one after the other, and one that ends the pool is the
+  last of them to write. (Handlers that run at the same time and leave the state as it is may still be answered until the
+  pool has ended.) A handler that
   crashes, or whose worker is killed, has not changed the state, and its caller gets `{:error, reason}`; who gets an
   answer can rely on the state. (With another backend than the native one, a kill in the very moment between the two
   can leave a state that its caller was not told of.)

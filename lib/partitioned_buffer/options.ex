@@ -413,14 +413,19 @@ defmodule PartitionedBuffer.Options do
 
   @doc false
   def name(name) when is_atom(name) and name not in [nil, true, false, :undefined] do
-    if name |> Atom.to_string() |> String.length() > @max_name do
-      {:error, "expected an atom of at most #{@max_name} characters"}
-    else
-      {:ok, name}
+    case name |> Atom.to_string() |> String.length() do
+      length when length > @max_name ->
+        {:error, "expected an atom of at most #{@max_name} characters, got one of #{length}"}
+
+      _length ->
+        {:ok, name}
     end
   end
 
-  def name(other), do: {:error, "expected an atom other than nil, got: #{inspect(other)}"}
+  def name(other) do
+    {:error,
+     "expected an atom other than nil, true, false and :undefined, got: #{inspect(other)}"}
+  end
 
   @doc false
   def partitions(n) when is_integer(n) and n in 0..@max_partitions, do: {:ok, n}

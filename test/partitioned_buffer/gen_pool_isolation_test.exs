@@ -523,6 +523,47 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
         assert GenPool.get_state(pool) == 1
       end
 
+      # Others write as fast as they can. The last state is that of the handler that ended the pool, whether it has
+      # changed it or not.
+      for {how, put} <- [changes: &__MODULE__.ended/1, leaves: &Function.identity/1] do
+        @put put
+        test "#{isolation}: nobody writes after a handler that ends the pool and #{how} the state" do
+          for _ <- 1..20 do
+            pool = start_pool!(%{test: self(), sum: 0}, isolation: @isolation, pool_size: 4)
+            writers = for _ <- 1..3, do: spawn(fn -> write_for_ever(pool) end)
+            eventually(fn -> GenPool.call(pool, &{:reply, &1.sum > 10, &1}) end)
+            sum = GenPool.call(pool, &{:stop, :shutdown, &1.sum, @put.(&1)})
+            assert_receive {:terminated, :shutdown, %{sum: ^sum}}, 5_000
+            Enum.each(writers, &down/1)
+          end
+        end
+      end
+
+      test "#{isolation}: who was answered with reply/2 is not answered again by what its handler returns" do
+        pool = start_pool!(1, isolation: @isolation)
+        pid = Process.whereis(pool)
+        {other, tag} = {self(), make_ref()}
+
+        for put <- [&Function.identity/1, &(&1 + 1)],
+            call <- [&GenPool.call(pool, &1), &GenServer.call(pid, &1)] do
+          assert call.(fn from, state ->
+                   GenPool.reply({other, tag}, :first)
+                   GenPool.reply(from, :one)
+                   GenPool.reply({other, tag}, :second)
+                   {:reply, :two, put.(state)}
+                 end) == :one
+
+          # Others are, in order.
+          assert_receive {^tag, :first}, 5_000
+          assert_receive {^tag, :second}, 5_000
+        end
+
+        assert GenPool.get_state(pool) == 3
+        assert Process.info(self(), :message_queue_len) == {:message_queue_len, 0}
+        assert %{done: done, failed: 0} = assert_accounted(pool)
+        assert done >= 4
+      end
+
       test "#{isolation}: what a worker is sent itself waits for one request more at the most" do
         pool = start_pool!([], isolation: @isolation, pool_size: 1)
         # From now on it knows that nobody listens to its events.
@@ -546,6 +587,16 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
         refute_receive {:info, :timeout, _worker}, 50
       end
     end
+  end
+
+  @doc false
+  def ended(state), do: Map.put(state, :ended, true)
+
+  defp write_for_ever(pool) do
+    :ok = GenPool.call(pool, &{:reply, :ok, %{&1 | sum: &1.sum + 1}})
+    write_for_ever(pool)
+  catch
+    :exit, _ended -> :ok
   end
 
   # It waits in the queue when this returns.

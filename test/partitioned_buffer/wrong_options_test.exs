@@ -19,6 +19,13 @@ defmodule PartitionedBuffer.WrongOptionsTest do
     end
   end
 
+  defmodule NoPool do
+    use PartitionedBuffer.GenPool
+
+    @impl true
+    def init(state), do: {:ok, state}
+  end
+
   describe "calls on demand" do
     setup do
       name = BufferCase.unique_name()
@@ -118,6 +125,46 @@ defmodule PartitionedBuffer.WrongOptionsTest do
           apply(Broker, :start_link, [module, [name: :none]])
         end
       end
+    end
+  end
+
+  test "a child specification of a GenBuffer's handler says what its options have to be" do
+    for opts <- [nil, :now, "1", 1, {}, [1], [:buffer], [{:buffer, 1} | :tail]] do
+      assert_raise ArgumentError, ~r/expected options to be/, fn ->
+        apply(Echo, :child_spec, [opts])
+      end
+    end
+
+    # As everywhere: of an option that is given twice, the first counts.
+    assert %{id: :first} = Echo.child_spec(buffer: :first, buffer: :second)
+    assert %{id: Echo, start: {GenBuffer, :start_link, [opts]}} = Echo.child_spec(%{workers: 0})
+    assert Enum.sort(opts) == [buffer: Echo, message_handler: Echo, workers: 0]
+  end
+
+  test "of a name that is none, it is told what is allowed" do
+    long = String.to_atom(String.duplicate("n", 221))
+
+    for {name, told} <- [
+          {true, "other than nil, true, false and :undefined, got: true"},
+          {:undefined, "other than nil, true, false and :undefined, got: :undefined"},
+          {{:global, :name}, "expected an atom other than"},
+          {long, "at most 220 characters, got one of 221"}
+        ] do
+      starts = [
+        fn -> Queue.start_link(name: name, processor: & &1) end,
+        fn -> GenPool.start_link(NoPool, [], name: name) end,
+        fn -> apply(GenBuffer, :start_link, [name, [message_handler: Echo]]) end
+      ]
+
+      for start <- starts do
+        error = catch_error(start.())
+        assert Exception.message(error) =~ told
+      end
+
+      assert {:error, {:shutdown, {:failed_to_start_child, DataBuffer, error}}} =
+               DocBuffer.start_link(name: name)
+
+      assert Exception.message(error) =~ told
     end
   end
 

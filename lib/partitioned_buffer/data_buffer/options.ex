@@ -198,8 +198,8 @@ defmodule PartitionedBuffer.DataBuffer.Options do
   def insert_docs, do: NimbleOptions.docs(@insert)
 
   @doc false
-  def partitions(0), do: {:error, "expected positive integer, got: 0"}
-  def partitions(n), do: Options.partitions(n)
+  def partitions(n) when is_integer(n) and n > 0, do: Options.partitions(n)
+  def partitions(other), do: {:error, "expected positive integer, got: #{inspect(other)}"}
 
   @doc false
   def event_prefix([_ | _] = prefix) do

@@ -156,22 +156,23 @@ defmodule PartitionedBuffer.GenBuffer.Manager do
   # Up to as many as are wanted.
   defp fill(state), do: fill(state, state.handle.opts)
 
-  defp fill(%{handle: handle} = state, opts) do
-    if length(pids(state)) < Handle.target(handle) do
-      case start_worker(state, opts) do
-        {:ok, _pid, state} ->
-          fill(state, opts)
+  defp fill(state, opts),
+    do: start_missing(state, opts, Handle.target(state.handle) - length(pids(state)))
 
-        # One that does not want to be is not waited for.
-        :ignore ->
-          :ok = Handle.put_target(handle, Handle.target(handle) - 1)
-          fill(state, opts)
+  defp start_missing(state, _opts, missing) when missing <= 0, do: {:ok, state}
 
-        {:error, reason} ->
-          {:error, reason, state}
-      end
-    else
-      {:ok, state}
+  defp start_missing(%{handle: handle} = state, opts, missing) do
+    case start_worker(state, opts) do
+      {:ok, _pid, state} ->
+        start_missing(state, opts, missing - 1)
+
+      # One that does not want to be is not waited for.
+      :ignore ->
+        :ok = Handle.put_target(handle, Handle.target(handle) - 1)
+        start_missing(state, opts, missing - 1)
+
+      {:error, reason} ->
+        {:error, reason, state}
     end
   end
 

@@ -132,10 +132,35 @@ defmodule PartitionedBuffer.GenBuffer.Options do
   def worker!(opts, start) do
     start
     |> Map.take(@worker_keys)
-    |> Map.merge(Map.new(keyword!(opts)))
+    |> Map.merge(opts |> keyword!() |> Enum.reverse() |> Map.new())
     |> Map.to_list()
     |> NimbleOptions.validate!(@worker)
     |> Map.new()
+  end
+
+  @doc "Whether they name a module that handles messages."
+  @spec handler(keyword()) ::
+          :ok
+          | {:error, {:missing_option, :message_handler}}
+          | {:error, {:invalid_message_handler, term()}}
+          | {:error, {:missing_callback, :handle_message}}
+  def handler(opts) do
+    case Keyword.fetch(opts, :message_handler) do
+      :error ->
+        {:error, {:missing_option, :message_handler}}
+
+      {:ok, module} ->
+        cond do
+          not is_atom(module) or match?({:error, _}, Code.ensure_loaded(module)) ->
+            {:error, {:invalid_message_handler, module}}
+
+          not function_exported?(module, :handle_message, 3) ->
+            {:error, {:missing_callback, :handle_message}}
+
+          true ->
+            :ok
+        end
+    end
   end
 
   @doc "In how many partitions: what one of them holds in one order need not be in one place."

@@ -141,6 +141,24 @@ defmodule PartitionedBuffer.GenPool.Answer do
     :ok
   end
 
+  @doc "What a handler answers: what it has answered by itself before it returned, if it has."
+  @spec first(GenServer.from() | nil, Callback.answer()) :: Callback.answer()
+  def first(from, {:reply, _reply} = answer) do
+    held = Process.get(@held)
+
+    # The last one is the first in the list.
+    case held |> Enum.reverse() |> List.keyfind(from, 0) do
+      {^from, reply} ->
+        Process.put(@held, Enum.reject(held, &match?({^from, _reply}, &1)))
+        {:reply, reply}
+
+      nil ->
+        answer
+    end
+  end
+
+  def first(_from, answer), do: answer
+
   @doc "Answers a caller, now or when the handler that runs in this process is through."
   @spec reply(GenServer.from(), term()) :: :ok
   def reply(from, reply) do

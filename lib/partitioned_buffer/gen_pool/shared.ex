@@ -10,6 +10,7 @@ defmodule PartitionedBuffer.GenPool.Shared do
   #     the handler is run again or crashes.
   #   * A worker that has the turn is the only one that writes, but for those that had begun to write when
   #     it got the turn: so it is run again once for each of them at the most.
+  #   * A handler that ends the pool has the turn, and keeps it: nobody writes after it.
   #   * A worker leaves nothing behind when it is killed: turns are given up by the native side, and a
   #     state is written and answered in one native call.
 
@@ -81,6 +82,14 @@ defmodule PartitionedBuffer.GenPool.Shared do
     settled(outcome, shared, request, attempt)
   end
 
+  defp settled(
+         {:stop, _reason, _answer, _state} = outcome,
+         %{turn?: false} = shared,
+         request,
+         attempt
+       ),
+       do: settled(outcome, take_turn(shared, request.parent), request, attempt)
+
   defp settled(outcome, shared, request, attempt) do
     case try_settle(outcome, shared, request) do
       {:ok, outcome, shared} ->
@@ -103,10 +112,22 @@ defmodule PartitionedBuffer.GenPool.Shared do
   defp try_settle({:crash, _reason, _stack} = crash, _shared, _request), do: {:crash, crash}
 
   defp try_settle({:next, answer, state, _action} = outcome, shared, request),
-    do: write(outcome, answer, state, shared, request)
+    do: write(outcome, first(answer, request), state, shared, request)
+
+  # Others have not written meanwhile, even if it has changed nothing itself.
+  defp try_settle(
+         {:stop, _reason, answer, state} = outcome,
+         %{isolation: :optimistic, state: state} = shared,
+         request
+       ),
+       do: put(outcome, first(answer, request), state, shared, request)
 
   defp try_settle({:stop, _reason, answer, state} = outcome, shared, request),
-    do: write(outcome, answer, state, shared, request)
+    do: write(outcome, first(answer, request), state, shared, request)
+
+  # Who has been answered is answered, as by a `GenServer`.
+  defp first(answer, %{answer: nil}), do: answer
+  defp first(answer, %{from: from}), do: Answer.first(from, answer)
 
   # Nothing was changed: the handler might as well have run in the moment in which its state was read.
   defp write(outcome, answer, state, %{state: state} = shared, request) do
@@ -117,7 +138,10 @@ defmodule PartitionedBuffer.GenPool.Shared do
   defp write(_outcome, _answer, _state, _shared, %{read_only?: true} = request),
     do: {:crash, {:crash, {:read_only_handler_wrote, request.kind, request.message}, []}}
 
-  defp write(outcome, answer, state, shared, request) do
+  defp write(outcome, answer, state, shared, request),
+    do: put(outcome, answer, state, shared, request)
+
+  defp put(outcome, answer, state, shared, request) do
     if waits_for_others?(shared) do
       {:again, true}
     else

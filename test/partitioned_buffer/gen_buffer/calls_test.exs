@@ -363,6 +363,41 @@ defmodule PartitionedBuffer.GenBuffer.CallsTest do
       assert {:ok, [_]} = GenBuffer.get_workers(buffer)
     end
 
+    test "no worker is added whose module handles no messages" do
+      buffer = start_buffer(workers: 1)
+
+      for {module, error} <- [
+            {NoSuchModule, {:invalid_message_handler, NoSuchModule}},
+            {"module", {:invalid_message_handler, "module"}},
+            {Enum, {:missing_callback, :handle_message}}
+          ] do
+        assert apply(GenBuffer, :incr_worker, [buffer, [message_handler: module]]) ==
+                 {:error, error}
+
+        assert apply(GenBuffer, :set_workers, [buffer, 0, %{message_handler: module}]) ==
+                 {:error, error}
+      end
+
+      assert {:ok, [_]} = GenBuffer.get_workers(buffer)
+      assert GenBuffer.send_recv(buffer, :state) == {:ok, :undefined}
+    end
+
+    test "of an option that is given twice, the first counts" do
+      buffer = start_buffer(workers: 0)
+      assert {:ok, _pid} = GenBuffer.incr_worker(buffer, init_args: :first, init_args: :second)
+      assert GenBuffer.send_recv(buffer, :state) == {:ok, :first}
+    end
+
+    # Seconds, if each was looked for among all.
+    test "thousands are started in a moment" do
+      buffer = start_buffer(workers: 10_000)
+      assert %{workers: 10_000} = GenBuffer.info(buffer)
+      assert {:ok, [_]} = GenBuffer.set_workers(buffer, 1)
+      await(fn -> GenBuffer.info(buffer).workers == 1 end)
+      assert {:ok, pids} = GenBuffer.set_workers(buffer, 5_000)
+      assert length(pids) == 5_000
+    end
+
     test "set_workers sets how many there are" do
       buffer = start_buffer(workers: 2)
       assert {:ok, [_, _, _, _]} = GenBuffer.set_workers(buffer, 4)
