@@ -39,6 +39,7 @@ defmodule PartitionedBuffer.Native do
           | :no_partitions
           | :other_kind
           | :wait
+          | :again
           | :full
           | :too_large
   @type written :: :ok | refused()

@@ -131,6 +131,9 @@ defmodule PartitionedBuffer.Options do
       A list is taken, refused or dropped as a whole. What is larger than the whole capacity is never
       taken: `{:error, :too_large}`. Except with `:drop_oldest`, a write for which there is no room starts
       processing in all partitions, unless the buffer is paused or manual.
+
+      When it is changed from `:block` while callers wait, those wait no more: each write is made again, in no order, as
+      the new value says.
       """
     ],
     max_retries: [

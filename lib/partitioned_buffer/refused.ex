@@ -60,6 +60,9 @@ defmodule PartitionedBuffer.Refused do
     raise ArgumentError, "expected a proper list"
   end
 
+  # The buffer does something else by now with those for whom there is no room.
+  defp waited(:again, _buffer, _ref, _dirty, again), do: again.()
+
   # Refused after all: not because there was no room.
   defp waited(refused, buffer, ref, dirty, again)
        when refused in [:heavy, :closed, :no_partitions, :improper, :full, :too_large],

@@ -49,8 +49,9 @@ defmodule PartitionedBuffer.Telemetry do
   @write_prefix [:partitioned_buffer, :write]
   @write_events [
     {[:blocked],
-     "A write has waited for room. `result` is `:ok` or why nothing was written (`:timeout`, `:closed`, …).",
-     "`duration` (native time)", ["`result`"]},
+     "A write has waited for room. `result` is `:ok` or why nothing was written (`:timeout`, `:closed`, …; `:again` if " <>
+       "`:overflow` was changed meanwhile: the write is made again).", "`duration` (native time)",
+     ["`result`"]},
     {[:rejected], "A write has returned `{:error, reason}`: `:full`, `:too_large` or `:timeout`.",
      "`count`", ["`reason`"]}
   ]

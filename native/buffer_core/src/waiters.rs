@@ -7,7 +7,8 @@
 //!
 //! Invariants: one at a time serves, so writes are made in the order of the tickets. Nobody waits while
 //! there is room for the first one, or never will be, and nobody serves. (A writer that does not have to wait
-//! may write between the moment at which room is taken for another one and that one's write.)
+//! may write between the moment at which room is taken for another one and that one's write.) Nobody waits while
+//! writers are turned away.
 //!
 //! Lock order: this lock before that of [`Capacity`].
 
@@ -28,6 +29,7 @@ struct State<W> {
     waiting: VecDeque<(u64, Size, W)>,
     next_ticket: u64,
     serving: bool,
+    turns_away: bool,
     closed: bool,
 }
 
@@ -40,6 +42,8 @@ pub enum Wait<W> {
     Waits(u64),
     /// It would wait for ever.
     TooLarge,
+    /// There is no room, and nobody is to wait.
+    TurnedAway,
     /// Nobody will be served any more.
     Closed,
 }
@@ -60,6 +64,7 @@ impl<W> Default for Waiters<W> {
                 waiting: VecDeque::new(),
                 next_ticket: 0,
                 serving: false,
+                turns_away: false,
                 closed: false,
             }),
         }
@@ -73,9 +78,14 @@ impl<W> Waiters<W> {
         if state.closed {
             return Wait::Closed;
         }
-        match capacity.take_or_wait(size) {
+        let taken = match state.turns_away {
+            true => capacity.take(size),
+            false => capacity.take_or_wait(size),
+        };
+        match taken {
             Ok(credit) => Wait::Taken(writer, credit),
             Err(NoRoom::TooLarge) => Wait::TooLarge,
+            Err(NoRoom::Full) if state.turns_away => Wait::TurnedAway,
             Err(NoRoom::Full) => {
                 let ticket = state.next_ticket;
                 state.next_ticket += 1;
@@ -152,13 +162,22 @@ impl<W> Waiters<W> {
         None
     }
 
+    /// From now on writers may wait, or those for which there is no room are turned away. Answers those who waited and
+    /// do so no more, in order.
+    pub fn turn_away(&self, capacity: &Capacity, turns_away: bool) -> Vec<W> {
+        let mut state = self.state.lock();
+        state.turns_away = turns_away;
+        if !turns_away {
+            return Vec::new();
+        }
+        state.dismiss(capacity)
+    }
+
     /// Nobody is served any more. Answers those who waited.
     pub fn close(&self, capacity: &Capacity) -> Vec<W> {
         let mut state = self.state.lock();
         state.closed = true;
-        let waiting = std::mem::take(&mut state.waiting);
-        waiting.iter().for_each(|_| capacity.wait_no_more());
-        waiting.into_iter().map(|(_, _, writer)| writer).collect()
+        state.dismiss(capacity)
     }
 
     /// How many wait.
@@ -169,5 +188,13 @@ impl<W> Waiters<W> {
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl<W> State<W> {
+    fn dismiss(&mut self, capacity: &Capacity) -> Vec<W> {
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.iter().for_each(|_| capacity.wait_no_more());
+        waiting.into_iter().map(|(_, _, writer)| writer).collect()
     }
 }

@@ -42,6 +42,8 @@ enum Op {
     Start,
     /// And serves so many.
     Serve(usize),
+    /// Whether those for whom there is no room are turned away from now on.
+    TurnAway(bool),
     Close,
 }
 
@@ -69,6 +71,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3u64).prop_map(Op::GiveUpFirst),
         6 => Just(Op::Start),
         6 => (0..4usize).prop_map(Op::Serve),
+        2 => any::<bool>().prop_map(Op::TurnAway),
         1 => Just(Op::Close),
     ]
 }
@@ -93,6 +96,7 @@ struct Run {
     gone: Vec<u64>,
     serving: bool,
     told: bool,
+    turns_away: bool,
     closed: bool,
 }
 
@@ -109,6 +113,7 @@ impl Run {
             gone: Vec::new(),
             serving: false,
             told: false,
+            turns_away: false,
             closed: false,
         }
     }
@@ -194,8 +199,14 @@ impl Run {
                         assert!(self.closed);
                         self.gone.push(self.came);
                     }
+                    Wait::TurnedAway => {
+                        assert_eq!(expected, Err(NoRoom::Full));
+                        assert!(self.turns_away);
+                        self.gone.push(self.came);
+                    }
                     Wait::Waits(ticket) => {
                         assert_eq!(expected, Err(NoRoom::Full));
+                        assert!(!self.turns_away);
                         self.waiting.push_back((ticket, self.came, size));
                     }
                     Wait::Taken(number, credit) => {
@@ -245,18 +256,27 @@ impl Run {
                 (self.serving, self.told) = (true, false);
             }
             Op::Serve(turns) => (0..turns).for_each(|_| self.serve()),
+            Op::TurnAway(turns_away) => {
+                let waited = self.waiters.turn_away(capacity, turns_away);
+                if turns_away {
+                    self.dismissed(waited);
+                } else {
+                    assert!(waited.is_empty());
+                }
+                self.turns_away = turns_away;
+            }
             Op::Close => {
                 let waited = self.waiters.close(capacity);
-                assert!(self
-                    .waiting
-                    .iter()
-                    .map(|one| one.1)
-                    .eq(waited.iter().copied()));
-                self.gone.extend(waited);
-                self.waiting.clear();
+                self.dismissed(waited);
                 self.closed = true;
             }
         }
+    }
+
+    fn dismissed(&mut self, waited: Vec<u64>) {
+        let waiting = self.waiting.drain(..).map(|one| one.1);
+        assert!(waiting.eq(waited.iter().copied()));
+        self.gone.extend(waited);
     }
 
     fn tell(&mut self, waits: bool) {

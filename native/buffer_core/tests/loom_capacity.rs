@@ -6,6 +6,7 @@
 //!    back serves. Writers are served in the order of their tickets.
 //! 2. A writer that gives up while it may be served did one of both. Who waits behind it is served.
 //! 3. A writer that waits while the buffer is closed is told of the close by one side, once.
+//!    The same with a writer that comes when nobody is to wait any more.
 //! 4. Whenever a limit comes while room is taken, written and given back, what is used is what is held in
 //!    the end.
 //! 5. What writers and a drain hold is within the limit in every reading, and all that was to be written is
@@ -190,6 +191,30 @@ fn who_waits_while_the_buffer_closes_is_told_once() {
         });
         let server = spawn(&shared, Shared::serve);
         let waited = shared.waiters.close(shared.buffer.capacity());
+        let refused = writer.join().unwrap();
+        server.join().unwrap();
+        assert_eq!(waited.len(), usize::from(!refused));
+        assert!(shared.waiters.is_empty());
+        assert_eq!(shared.buffer.capacity().waiting(), 0);
+        assert_eq!(shared.granted(), [0]);
+    });
+}
+
+#[test]
+fn who_waits_while_writers_are_turned_away_is_told_once() {
+    check(|| {
+        let shared = Shared::limited(1);
+        shared.wait(0);
+        let writer = spawn(&shared, |shared| {
+            let capacity = shared.buffer.capacity();
+            match shared.waiters.wait(capacity, ONE, 1) {
+                Wait::TurnedAway => true,
+                Wait::Waits(_) => false,
+                other => panic!("{other:?}"),
+            }
+        });
+        let server = spawn(&shared, Shared::serve);
+        let waited = shared.waiters.turn_away(shared.buffer.capacity(), true);
         let refused = writer.join().unwrap();
         server.join().unwrap();
         assert_eq!(waited.len(), usize::from(!refused));

@@ -10,7 +10,7 @@ use crate::atoms;
 use crate::map::versions;
 use crate::names::BUFFERS;
 use crate::registry::{self, Opened};
-use crate::resource::{Kind, Partitions, Rules, Storage};
+use crate::resource::{Kind, Overflow, Partitions, Rules, Storage};
 use crate::server;
 
 /// Opens the buffer of this name: `{:created | :adopted | :mismatch, handle}`. O(partitions).
@@ -73,16 +73,23 @@ fn buffer_len(handle: Handle<'_>) -> usize {
         .sum()
 }
 
-/// Keeps one term with the buffer, and goes by these rules from now on. O(size of the term), which is
-/// options, and O(partitions).
-#[rustler::nif]
-fn buffer_put_settings(handle: Handle<'_>, settings: Term<'_>, rules: Rules) -> Atom {
+/// Keeps one term with the buffer, and goes by these rules from now on. Those who wait for room, and are not to any
+/// more, are told to try again. O(size of the term), which is options, O(partitions) and O(those who wait).
+#[rustler::nif(schedule = "DirtyCpu")]
+fn buffer_put_settings(env: Env<'_>, handle: Handle<'_>, settings: Term<'_>, rules: Rules) -> Atom {
     let shared = handle.0;
     let mut arena = Arena::new();
     arena.store(settings);
     let old = shared.settings.lock().replace(arena);
     drop(old);
-    if shared.set_rules(rules) {
+    let turns_away = rules.overflow != Overflow::Block;
+    // First the rules: who is turned away goes by them. Who finds that it is to wait before it may is turned away once more.
+    let served = shared.set_rules(rules);
+    let waited = shared
+        .waiters
+        .turn_away(shared.storage.capacity(), turns_away);
+    server::dismiss(env, &waited, atoms::again());
+    if served {
         server::serve(shared);
     }
     atoms::ok()

@@ -11,9 +11,9 @@ use dashmap::DashMap;
 use once_cell::sync::Lazy;
 use rustler::Env;
 
-use crate::courier::send;
 use crate::map::scatter;
 use crate::resource::{Kind, Shared, Storage};
+use crate::server;
 use crate::write::{finish, Todo};
 use crate::{atoms, data_buffer};
 
@@ -83,13 +83,8 @@ pub fn replace(env: Env<'_>, old: &Shared, partitions: usize) -> Arc<Shared> {
 /// Closes a buffer: nobody is served any more, and those who wait for room are told.
 pub fn close(env: Env<'_>, shared: &Shared) {
     shared.storage.close();
-    for waiter in shared.waiters.close(shared.storage.capacity()) {
-        let Some(reference) = waiter.reference(env) else {
-            continue;
-        };
-        // Dead: nobody waits.
-        _ = send(env, &waiter.pid, (reference, atoms::closed()));
-    }
+    let waited = shared.waiters.close(shared.storage.capacity());
+    server::dismiss(env, &waited, atoms::closed());
     data_buffer::dismiss(env, shared);
 }
 

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use buffer_core::{Credit, Turn};
 use crossbeam_channel::{unbounded, Sender};
 use once_cell::sync::Lazy;
-use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
+use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, Term};
 
 use crate::arena::Arena;
 use crate::begin::full_on_thread;
 use crate::resource::{Shared, Storage};
 use crate::write::{awaited_later, granted, Refused};
-use crate::{atoms, map, queue};
+use crate::{atoms, courier, map, queue};
 
 /// A writer that waits.
 pub struct Waiter {
@@ -118,6 +118,16 @@ fn refuse(waiter: Waiter) {
     let _ = env.send_and_clear(&waiter.pid, |env| {
         (waiter.reference(env), atoms::too_large()).encode(env)
     });
+}
+
+/// Tells writers that wait no more why.
+pub fn dismiss(env: Env<'_>, waited: &[Waiter], why: Atom) {
+    for waiter in waited {
+        if let Some(reference) = waiter.reference(env) {
+            // Dead: nobody waits.
+            _ = courier::send(env, &waiter.pid, (reference, why));
+        }
+    }
 }
 
 /// Forgets the first writer in line if it is dead; whether it was.

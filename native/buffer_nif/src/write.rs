@@ -34,6 +34,8 @@ pub enum Refused {
     OtherKind,
     /// There is no room, and whoever writes is to wait for it.
     Wait,
+    /// The same, but nobody is to wait any more: whoever writes is to try again.
+    Again,
     /// There is no room.
     Full,
     /// There never will be.
@@ -51,6 +53,7 @@ impl Refused {
             Refused::NoPartitions => atoms::no_partitions(),
             Refused::OtherKind => atoms::other_kind(),
             Refused::Wait => atoms::wait(),
+            Refused::Again => atoms::again(),
             Refused::Full => atoms::full(),
             Refused::TooLarge => atoms::too_large(),
         }

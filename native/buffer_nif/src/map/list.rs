@@ -276,6 +276,7 @@ fn wait<'a>(
             Ok((atoms::wait(), ticket).encode(env))
         }
         Wait::TooLarge => Err(Refused::TooLarge),
+        Wait::TurnedAway => Err(Refused::Again),
         Wait::Closed => Err(Refused::Closed),
     }
 }
