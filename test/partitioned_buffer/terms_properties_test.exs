@@ -151,6 +151,18 @@ defmodule PartitionedBuffer.TermsPropertiesTest do
       assert :counters.get(counters, 2) == 8
     end
 
+    test "counters that many terms refer to, and others in between" do
+      name = start_queue!(processing_batch_size: 1_000)
+      terms = counted_terms(1..2_000)
+      {one_by_one, at_once} = Enum.split(terms, 1_000)
+      Enum.each(one_by_one, &Queue.push(name, {&1}))
+      Queue.push(name, at_once)
+      :erlang.garbage_collect()
+      result = name |> drain() |> Enum.concat()
+      :erlang.garbage_collect()
+      assert identical?(result, Enum.map(one_by_one, &{&1}) ++ at_once)
+    end
+
     test "a function, with what it closes over" do
       name = start_queue!()
       push_closure(name, Enum.to_list(1..100), :binary.copy("x", 100))
@@ -312,6 +324,29 @@ defmodule PartitionedBuffer.TermsPropertiesTest do
   defp send_values(test, table) do
     send(test, {:values, for({:entry, _key, value, 0, 0} <- :ets.tab2list(table), do: value)})
   end
+
+  # One that most of them refer to, one that every tenth does, and one for a few in a row.
+  defp counted_terms(numbers) do
+    [usual, other, table] = [:counters.new(1, []), :counters.new(1, []), :ets.new(:table, [])]
+
+    for number <- numbers do
+      counters = if rem(number, 10) == 0, do: other, else: usual
+      counters = if number in 501..550, do: table, else: counters
+      counted_term(rem(number, 8), number, counters, {usual, "text"})
+    end
+  end
+
+  defp counted_term(0, _number, counters, _pair), do: counters
+  defp counted_term(1, number, counters, _pair), do: {:count, counters, number}
+  defp counted_term(2, number, counters, pair), do: [number, counters, pair | counters]
+  defp counted_term(3, number, counters, pair), do: %{number => counters, pair => [counters]}
+
+  defp counted_term(4, number, counters, _pair),
+    do: {number, make_ref(), {counters, 1.5, counters}}
+
+  defp counted_term(5, number, counters, _pair), do: {counters, String.duplicate("x", number)}
+  defp counted_term(6, number, _counters, _pair), do: number
+  defp counted_term(7, number, counters, _pair), do: List.duplicate(counters, rem(number, 100))
 
   defp push_atomics(name) do
     atomics = :atomics.new(1, [])

@@ -52,6 +52,7 @@
 //! | file | one idea |
 //! |---|---|
 //! | `ask.rs` | the caller's side: sending a message, and taking it back |
+//! | `loose.rs` | the short way for messages that nobody waits for |
 //! | `take.rs` | the worker's side: taking the next message, or several |
 //! | `worker.rs`, `load.rs` | what a worker has: a message, or some that it has taken along |
 //! | `crew.rs` | which workers are idle, and who is woken |
@@ -85,6 +86,7 @@ mod figures;
 mod gather;
 mod lane;
 mod load;
+mod loose;
 mod partition;
 pub mod patience;
 mod place;
@@ -110,6 +112,7 @@ use worker::{Claim, End, Worker};
 
 pub use ask::{Abandoned, Ask, Asked};
 pub use figures::Figures;
+pub use loose::Loose;
 pub use partition::Counts;
 pub use take::{Rested, Taken};
 

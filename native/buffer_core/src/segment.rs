@@ -81,6 +81,16 @@ impl<A: Arena> Segment<A> {
         self.bytes += u64::from(weight);
     }
 
+    /// The same for an entry of which `store` says what it weighs; or it has added none, and then nothing is done.
+    #[inline]
+    pub fn push_if(&mut self, store: impl FnOnce(&mut A) -> Option<u32>) -> Option<u32> {
+        let weight = store(&mut self.arena)?;
+        debug_assert_eq!(self.arena.len(), self.weights.len() + 1);
+        self.weights.push(weight);
+        self.bytes += u64::from(weight);
+        Some(weight)
+    }
+
     /// Has an entry written over by one of this weight, if it has just that. `over` must leave the arena as it
     /// was if it answers `false`.
     pub fn overwrite(
@@ -441,6 +451,20 @@ mod tests {
         assert_eq!((segment.len(), segment.bytes()), (1, 1));
         segment.push(2, |arena| arena.0 += 1);
         assert_eq!(segment.range(0, 9), 0..2);
+    }
+
+    #[test]
+    fn an_entry_that_is_refused_does_not_count() {
+        let mut segment = segment([1]);
+        assert_eq!(segment.push_if(|_| None), None);
+        assert_eq!((segment.len(), segment.bytes()), (1, 1));
+        let store = |arena: &mut Count| {
+            arena.0 += 1;
+            Some(5)
+        };
+        assert_eq!(segment.push_if(store), Some(5));
+        assert_eq!((segment.len(), segment.bytes()), (2, 6));
+        assert_eq!(segment.weight(1), 5);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use buffer_core::broker::config::Config;
 use buffer_core::broker::waiting::Entry;
 use buffer_core::broker::worker::{End, State, Worker};
-use buffer_core::broker::{Ask, Asked, Broker, Rested, Taken};
+use buffer_core::broker::{Ask, Asked, Broker, Loose, Rested, Taken};
 use buffer_core::Segment;
 use ledger::Ints;
 use proptest::prelude::*;
@@ -35,13 +35,18 @@ type Desk = Broker<Ints, u8>;
 // As long as a worker may keep what it has taken along from others, or longer.
 const LATE: i64 = 1_000_000_000;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    // Somebody may know its id.
+    Tied,
+    Loose,
+    // Loose, by the short way where that is open.
+    Short,
+}
+
 #[derive(Debug, Clone)]
 enum Op {
-    Ask {
-        lane: usize,
-        count: usize,
-        loose: bool,
-    },
+    Ask { lane: usize, count: usize, how: How },
     TakeAlong(usize),
     BeEarly(usize),
     Begin(usize, usize),
@@ -56,9 +61,10 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let worker = 0..3usize;
-    let ask = (0..4usize, 1..40usize, prop::bool::weighted(0.9));
+    let how = prop_oneof![1 => Just(How::Tied), 4 => Just(How::Loose), 5 => Just(How::Short)];
+    let ask = (0..4usize, 1..40usize, how);
     prop_oneof![
-        8 => ask.prop_map(|(lane, count, loose)| Op::Ask { lane, count, loose }),
+        8 => ask.prop_map(|(lane, count, how)| Op::Ask { lane, count, how }),
         12 => worker.clone().prop_map(Op::TakeAlong),
         4 => worker.clone().prop_map(Op::BeEarly),
         8 => (worker.clone(), 1..40usize).prop_map(|(worker, count)| Op::Begin(worker, count)),
@@ -127,7 +133,7 @@ impl Run {
         let workers = self.hands.len();
         let index = |index: usize| index % workers;
         match *op {
-            Op::Ask { lane, count, loose } => self.ask(lane, count, loose),
+            Op::Ask { lane, count, how } => self.ask(lane, count, how),
             Op::TakeAlong(worker) => self.take(index(worker), true),
             Op::BeEarly(worker) => self.be_early(index(worker)),
             Op::Begin(worker, count) => {
@@ -158,10 +164,15 @@ impl Run {
         self.check();
     }
 
-    fn ask(&mut self, lane: usize, count: usize, loose: bool) {
+    fn ask(&mut self, lane: usize, count: usize, how: How) {
+        let loose = how != How::Tied;
         for _ in 0..count {
             self.sent += 1;
             let value = self.sent;
+            if how == How::Short && self.ask_short(lane, value) {
+                self.waiting.insert(value, (loose, self.now()));
+                continue;
+            }
             let ask = Ask {
                 caller: None,
                 now: self.now(),
@@ -184,6 +195,17 @@ impl Run {
             ));
             self.waiting.insert(value, (loose, self.now()));
         }
+    }
+
+    fn ask_short(&self, lane: usize, value: u64) -> bool {
+        let store = |arena: &mut Ints| {
+            arena.store(value);
+            Some(1)
+        };
+        let asked = self
+            .desk
+            .ask_loose(lane, self.now(), |segment| segment.push_if(store));
+        matches!(asked, Loose::Accepted(_))
     }
 
     fn start(&mut self, index: usize, value: u64) {

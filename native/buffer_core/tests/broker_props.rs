@@ -22,7 +22,7 @@ use std::sync::Arc;
 use buffer_core::broker::config::{Config, Order, Overflow};
 use buffer_core::broker::dropped::{Drop, Drops};
 use buffer_core::broker::worker::{End, Settled, State, Worker};
-use buffer_core::broker::{After, Ask, Asked, Broker, Rested, Taken};
+use buffer_core::broker::{After, Ask, Asked, Broker, Loose, Rested, Taken};
 use buffer_core::Segment;
 use ledger::Ints;
 use proptest::prelude::*;
@@ -42,6 +42,11 @@ enum Op {
         alone: bool,
         idle_only: bool,
         hand_over: bool,
+    },
+    // By the short way; it may be refused by who stores it.
+    AskLoose {
+        home: usize,
+        refused: bool,
     },
     Take(usize),
     Rest(usize),
@@ -105,6 +110,8 @@ fn op() -> impl Strategy<Value = Op> {
             idle_only,
             hand_over,
         }),
+        4 => (0..4usize, prop::bool::weighted(0.2))
+            .prop_map(|(home, refused)| Op::AskLoose { home, refused }),
         8 => (0..WORKERS).prop_map(Op::Take),
         4 => (0..WORKERS).prop_map(Op::Rest),
         4 => (0..WORKERS).prop_map(Op::Start),
@@ -321,6 +328,7 @@ impl Run {
                 idle_only,
                 hand_over,
             } => self.ask(home, due, caller, reply, alone, idle_only, hand_over),
+            Op::AskLoose { home, refused } => self.ask_loose(home, refused),
             Op::Take(index) => self.take(index),
             Op::Rest(index) => self.rest(index),
             Op::Start(index) => self.start(index),
@@ -450,6 +458,43 @@ impl Run {
             _ => reserved,
         };
         assert_eq!(after.wake.map(|worker| worker.pid), woken);
+    }
+
+    /// Where there is no room, or something is to be looked after, or who stores it refuses, nothing is done.
+    fn ask_loose(&mut self, home: usize, refused: bool) {
+        let own = home % self.partitions.len();
+        let config = self.share(own);
+        let has_room = self.partitions[own].len() < config.max;
+        let is_usual = has_room && config.timeout.is_none() && !self.gathered;
+        let value = self.value + 1;
+        let mut stored = false;
+        let loose = self.desk.ask_loose(home, self.now, |segment| {
+            stored = true;
+            segment.push_if(|arena| {
+                (!refused).then(|| {
+                    arena.store(value);
+                    1
+                })
+            })
+        });
+        assert_eq!(stored, is_usual);
+        let Loose::Accepted(woken) = loose else {
+            assert!(refused || !is_usual);
+            return;
+        };
+        assert!(is_usual && !refused);
+        self.value = value;
+        let id = self.next_id(own);
+        self.partitions[own].push_back(Message {
+            id,
+            value,
+            at: self.now,
+            due: None,
+            caller: None,
+            reply: None,
+        });
+        self.accepted += 1;
+        assert_eq!(woken.map(|worker| worker.pid), self.wake(false));
     }
 
     fn put(&mut self, home: usize, mut message: Message, always: bool) -> Asked {

@@ -26,7 +26,7 @@ use std::sync::Arc as Shared; // workers come in one of these
 use buffer_core::broker::config::Config;
 use buffer_core::broker::dropped::Drop;
 use buffer_core::broker::worker::{End, Settled, State, Worker};
-use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Rested, Taken};
+use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Loose, Rested, Taken};
 use buffer_core::Segment;
 use loom::sync::Arc;
 use loom::thread;
@@ -92,6 +92,20 @@ fn ask(desk: &Desk, home: usize, value: u8) -> Option<u64> {
     match ask_at(desk, home, value, false).0 {
         Asked::Accepted(id) => Some(id),
         _ => None,
+    }
+}
+
+/// Sends a message that nobody waits for by the short way: who is to be woken, if that way is open.
+fn ask_loose(desk: &Desk, home: usize, value: u8) -> Option<Option<Hand>> {
+    let store = |segment: &mut Segment<Ints>| {
+        segment.push_if(|arena| {
+            arena.put(value);
+            Some(1)
+        })
+    };
+    match desk.ask_loose(home, 0, store) {
+        Loose::Accepted(woken) => Some(woken),
+        Loose::Unusual => None,
     }
 }
 
@@ -275,6 +289,83 @@ fn a_worker_that_gets_idle_and_a_message_find_each_other() {
             assert!(taken == [10] || desk.waiting() == 1 && worker.state() == State::Running);
         });
     }
+}
+
+#[test]
+fn a_worker_that_gets_idle_and_one_that_came_the_short_way_find_each_other() {
+    for (lanes, along) in [(1, false), (2, false), (2, true)] {
+        check(move || {
+            let desk = Arc::new(Desk::in_lanes(lanes, &Config::default()));
+            let worker = desk.join(1);
+            let sender = {
+                let desk = Arc::clone(&desk);
+                thread::spawn(move || ask_loose(&desk, 1, 10).is_some())
+            };
+            let mut taken: Vec<u8> = match along {
+                true => take_along(&desk, &worker).0,
+                false => take(&desk, &worker).into_iter().collect(),
+            };
+            assert!(sender.join().unwrap());
+            assert_nobody_is_forgotten(&desk, &[&worker]);
+            if worker.state() == State::Woken {
+                taken.extend(take_all(&desk, &worker));
+            }
+            assert!(taken == [10] || desk.waiting() == 1 && worker.state() == State::Running);
+            assert_account(&desk);
+        });
+    }
+}
+
+#[test]
+fn two_senders_the_short_way_and_two_workers_leave_nothing_behind() {
+    check(|| {
+        let desk = Arc::new(Desk::in_lanes(2, &Config::default()));
+        let (one, other) = (desk.join(1), desk.join(2));
+        assert_eq!((take(&desk, &one), take(&desk, &other)), (None, None));
+        let sender = {
+            let desk = Arc::clone(&desk);
+            thread::spawn(move || ask_loose(&desk, 0, 10).is_some())
+        };
+        let mut all = Vec::new();
+        if let Some(woken) = ask_loose(&desk, 1, 20).unwrap() {
+            all.extend(take(&desk, &woken));
+        }
+        assert!(sender.join().unwrap());
+        assert_nobody_is_forgotten(&desk, &[&one, &other]);
+        for _ in 0..2 {
+            for worker in [&one, &other] {
+                if worker.state() != State::Idle {
+                    all.extend(take_all(&desk, worker));
+                }
+            }
+        }
+        all.sort_unstable();
+        assert_eq!(all, [10, 20]);
+    });
+}
+
+#[test]
+fn what_came_the_short_way_before_the_close_is_handed_back() {
+    check(|| {
+        let desk = Arc::new(Desk::in_lanes(2, &Config::default()));
+        let sender = {
+            let desk = Arc::clone(&desk);
+            thread::spawn(move || {
+                let sent = (1..=2).filter(|&value| ask_loose(&desk, value.into(), value).is_some());
+                sent.collect::<Vec<_>>()
+            })
+        };
+        desk.close();
+        let value = |arena: &Ints, entry: &buffer_core::broker::waiting::Entry<Owner>| {
+            arena.value(entry.message as usize)
+        };
+        let (mut rest, _) = desk.take_rest(10, u64::MAX, value);
+        let sent = sender.join().unwrap();
+        rest.sort_unstable();
+        assert_eq!(rest, sent);
+        assert!(ask_loose(&desk, 0, 3).is_none());
+        assert_account(&desk);
+    });
 }
 
 #[test]

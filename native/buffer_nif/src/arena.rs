@@ -77,10 +77,7 @@ impl Arena {
             Some(copy) => copy,
             None => self.have_copied(term),
         };
-        if self.terms.is_empty() {
-            ALIVE.fetch_add(1, Ordering::Relaxed);
-        }
-        self.terms.push(copy);
+        self.push(copy);
     }
 
     /// Copies a term over a stored one, which is stored no more. Only if it takes just as much memory, and both
@@ -98,7 +95,26 @@ impl Arena {
         let env = *self.env.get_or_insert_with(allocate_env);
         // SAFETY: `env` is alive until `drop` and nobody else uses it during `&mut self`; `term` is valid, and
         // its memory outlives this call.
-        unsafe { enif_make_copy(env.as_ptr(), term) }
+        let copy = unsafe { enif_make_copy(env.as_ptr(), term) };
+        self.words.have_been_copied(Layout::get(), copy);
+        copy
+    }
+
+    /// Copies a term in as it is weighed, if it is light and there is room for its words already: how many these are besides
+    /// its own. `None`: nothing is done.
+    #[inline]
+    pub fn store_light(&mut self, term: Term<'_>) -> Option<usize> {
+        let copied = self.words.copy_here(Layout::get(), term.as_c_arg())?;
+        self.push(copied.term);
+        Some(copied.words)
+    }
+
+    #[inline]
+    fn push(&mut self, copy: NIF_TERM) {
+        if self.terms.is_empty() {
+            ALIVE.fetch_add(1, Ordering::Relaxed);
+        }
+        self.terms.push(copy);
     }
 
     /// A copy of one term.

@@ -312,9 +312,9 @@ pub fn load(env: Env<'_>, _info: Term<'_>) -> bool {
         return false;
     }
     // The threads of this library run its code.
-    let pinned = Shared::new(String::new(), Kind::Queue, 0);
+    let [pinned, other] = [(); 2].map(|()| Shared::new(String::new(), Kind::Queue, 0));
     Handle::pin_library(Arc::clone(&pinned));
-    Layout::learn(env, Handle::make(env, pinned));
+    Layout::learn(env, [pinned, other].map(|one| Handle::make(env, one)));
     packed::learn(env);
     // Makes all atoms, those that serde needs among them.
     let _ = atoms::ok();

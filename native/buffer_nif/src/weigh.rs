@@ -231,6 +231,12 @@ pub fn words_of(weight: u32) -> usize {
     (u64::from(weight) / WORD).saturating_sub(1) as usize
 }
 
+/// The other way round.
+#[inline]
+pub fn weight_of_words(words: usize) -> u32 {
+    ((1 + words as u64) * WORD) as u32
+}
+
 /// Whether a term is all in its word.
 #[inline]
 pub fn is_immediate(term: Term<'_>) -> bool {

@@ -94,6 +94,33 @@ defmodule PartitionedBuffer.GenBuffer.TakeAlongTest do
     await(fn -> match?(%{size: 0, in_flight: 0, bytes: 0}, figures(buffer)) end)
   end
 
+  test "what they refer to is freed when the last of them has been handled", %{buffer: buffer} do
+    gate = close_gate(buffer)
+    :erlang.garbage_collect()
+    before = :erlang.memory(:system)
+    send_counters(buffer, 1_000_000, 1..500)
+    :erlang.garbage_collect()
+    # 8 bytes for each counter.
+    assert :erlang.memory(:system) - before > 8_000_000
+    open(gate)
+    await(fn -> match?(%{processed: 501, size: 0, in_flight: 0}, figures(buffer)) end)
+    # A chunk is let go or used again when others come.
+    for _ <- 1..8, do: send_all(buffer, 1..256)
+
+    assert Enum.sort(handled(2_048)) ==
+             Enum.sort(List.flatten(List.duplicate(Enum.to_list(1..256), 8)))
+
+    await(fn ->
+      Enum.each(Process.list(), &:erlang.garbage_collect/1)
+      :erlang.memory(:system) - before < 8_000_000
+    end)
+  end
+
+  defp send_counters(buffer, size, numbers) do
+    counters = :counters.new(size, [])
+    for number <- numbers, do: GenBuffer.send(buffer, {:count, counters, number})
+  end
+
   test "they are handled in order", %{buffer: buffer} do
     gate = close_gate(buffer)
     send_all(buffer, 1..2_000)

@@ -103,9 +103,32 @@ impl<A: Arena, P: Copy> Partition<A, P> {
 
     /// The id of the next message, out of those of this partition.
     pub(super) fn next_id(&mut self, index: usize, partitions: usize) -> u64 {
-        let id = self.next * partitions as u64 + index as u64;
+        let id = self.coming_id(index, partitions);
         self.next += 1;
         id
+    }
+
+    /// The id that the next message gets.
+    pub(super) fn coming_id(&self, index: usize, partitions: usize) -> u64 {
+        self.next * partitions as u64 + index as u64
+    }
+
+    /// A message that nobody waits for comes in, if there is room for it and it does not have to be looked after. `store` may
+    /// refuse it.
+    pub(super) fn push_loose(
+        &mut self,
+        id: u64,
+        at: i64,
+        spare: impl FnOnce() -> Option<Box<Chunk<A, P>>>,
+        store: impl FnOnce(&mut Segment<A>) -> Option<u32>,
+    ) -> bool {
+        let is_usual = !self.closed && self.has_room() && self.config.timeout.is_none();
+        if !is_usual || !self.waiting.push_loose(id, at, spare, store) {
+            return false;
+        }
+        self.next += 1;
+        self.counts.accepted += 1;
+        true
     }
 
     pub(super) fn has_room(&self) -> bool {

@@ -232,23 +232,65 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
         spare: impl FnOnce() -> Option<Box<Chunk<A, P>>>,
         store: impl FnOnce(&mut Segment<A>) -> Stored,
     ) {
-        let chunk = match self.chunks.back_mut() {
-            Some(chunk) if chunk.takes_more() => chunk,
-            _ => {
-                let chunk = match spare() {
-                    Some(mut chunk) => {
-                        chunk.open_again(entry.at, entry.id);
-                        chunk
-                    }
-                    None => Box::new(Chunk::open(entry.at, entry.id)),
-                };
-                self.chunks.push_back(chunk);
-                self.chunks.back_mut().expect("there is one, just pushed")
-            }
-        };
+        let chunk = self.last(entry.id, entry.at, spare);
         (entry.message, entry.reply) = store(&mut chunk.segment);
         chunk.push(entry);
         self.count(&entry);
+    }
+
+    /// Adds a message that nobody waits for, unless `store` refuses to put it into the segment, which is then as it was.
+    /// Otherwise it says what the message weighs.
+    pub(super) fn push_loose(
+        &mut self,
+        id: u64,
+        at: i64,
+        spare: impl FnOnce() -> Option<Box<Chunk<A, P>>>,
+        store: impl FnOnce(&mut Segment<A>) -> Option<u32>,
+    ) -> bool {
+        let chunk = self.last(id, at, spare);
+        let message = chunk.segment.stored() as u32;
+        let Some(weight) = store(&mut chunk.segment) else {
+            return false;
+        };
+        chunk.push(Entry {
+            id,
+            at,
+            due: i64::MAX,
+            caller: None,
+            message,
+            reply: None,
+            weight,
+            alone: false,
+            loose: true,
+            patience: Patience::Own,
+        });
+        if self.len == 0 {
+            self.front_at = at;
+        }
+        self.len += 1;
+        self.bytes += u64::from(weight);
+        true
+    }
+
+    /// The chunk that the message which comes now is put into.
+    #[inline]
+    fn last(
+        &mut self,
+        id: u64,
+        at: i64,
+        spare: impl FnOnce() -> Option<Box<Chunk<A, P>>>,
+    ) -> &mut Chunk<A, P> {
+        if !self.chunks.back().is_some_and(|chunk| chunk.takes_more()) {
+            let chunk = match spare() {
+                Some(mut chunk) => {
+                    chunk.open_again(at, id);
+                    chunk
+                }
+                None => Box::new(Chunk::open(at, id)),
+            };
+            self.chunks.push_back(chunk);
+        }
+        self.chunks.back_mut().expect("there is one, just pushed")
     }
 
     /// Adds a message that was stored in a segment of its own before.

@@ -11,8 +11,10 @@
 //! library is loaded, has them copied, and compares. If anything is not as expected there, or a term has
 //! anything in it that is of another kind, the VM copies it.
 //!
-//! What is copied here refers to nothing outside: neither to binaries that are shared, nor to functions, other
-//! nodes, or references to what is counted. So there is nothing to be given back when it is freed.
+//! What is copied here refers to nothing outside: neither to binaries that are shared, nor to functions or other
+//! nodes. So there is nothing to be given back when it is freed. The one exception is a reference to what is counted, as
+//! of `:counters` or of a table: the VM has copied it for a term before, into the environment of the same arena, and
+//! terms with the same one that come later refer to that copy ([`Words::have_been_copied`]).
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -52,6 +54,10 @@ pub(super) const BEFORE_VALUES: usize = 3;
 /// but behind it an address, where these have a mark that is no address.
 static REFERENCE: AtomicUsize = AtomicUsize::new(0);
 const MARK: usize = u32::MAX as usize;
+
+/// The first word of those that refer to something that is counted, and are told apart by the word behind it, which is where
+/// that is; 0: they are not.
+static COUNTED: AtomicUsize = AtomicUsize::new(0);
 
 /// Which kinds are known.
 #[derive(Clone, Copy)]
@@ -185,6 +191,14 @@ impl Layout {
         (thing[1] & MARK == MARK).then_some(thing)
     }
 
+    /// Where that is which a reference refers to, if it is one to something that is counted and they are known.
+    #[inline]
+    fn counted(boxed: NIF_TERM) -> Option<usize> {
+        let known = COUNTED.load(Ordering::Relaxed);
+        let thing = (known != 0 && first_word(boxed) == known).then(|| thing(boxed))?;
+        (thing[1] & MARK != MARK).then_some(thing[1])
+    }
+
     /// The words of a small map, if that is what a term is and they are known.
     #[inline]
     pub(super) fn map<'a>(self, boxed: NIF_TERM) -> Option<&'a [usize]> {
@@ -236,8 +250,8 @@ impl Layout {
 
     /// Looks at how this VM lays terms out. Called while the library is loaded.
     ///
-    /// `counted` is a reference to something that is counted.
-    pub fn learn(env: Env<'_>, counted: Term<'_>) {
+    /// `counted` are references to two things that are counted.
+    pub fn learn(env: Env<'_>, counted: [Term<'_>; 2]) {
         let layout = Self::examine(env).unwrap_or(Self(0));
         LAYOUT.store(layout.0, Ordering::Relaxed);
         layout.learn_maps(env);
@@ -279,7 +293,7 @@ impl Layout {
 
 impl Layout {
     /// The same for references.
-    fn learn_references(self, env: Env<'_>, counted: Term<'_>) {
+    fn learn_references(self, env: Env<'_>, [counted, another]: [Term<'_>; 2]) {
         let references = [(); 3].map(|()| Term::from(env.make_ref()));
         let [first, ..] = references.map(|reference| reference.as_c_arg());
         let counted = counted.as_c_arg();
@@ -304,6 +318,15 @@ impl Layout {
         let differ = unsafe { enif_is_identical(first, references[1].as_c_arg()) } == 0;
         if !as_expected || !differ || self.reference(counted).is_some() {
             REFERENCE.store(0, Ordering::Relaxed);
+            return;
+        }
+        // SAFETY: `env` is the caller's, and the term is one of its own.
+        let copy = unsafe { enif_make_copy(env.as_c_arg(), counted) };
+        COUNTED.store(other, Ordering::Relaxed);
+        let [it, same, different] = [counted, copy, another.as_c_arg()].map(Self::counted);
+        let has_address = other >> KIND_BITS > 0 && it.is_some() && different.is_some();
+        if !has_address || it != same || it == different {
+            COUNTED.store(0, Ordering::Relaxed);
         }
     }
 }
@@ -323,12 +346,25 @@ pub struct Words {
     others: Vec<Vec<usize>>,
     // Of all blocks.
     capacity: usize,
+    // A reference to what is counted that the VM has copied, in the arena's environment, and where that is. Words of blocks may
+    // refer to it, and to those that were here before.
+    counted: Option<(NIF_TERM, usize)>,
+}
+
+/// A term that has been copied word by word.
+pub struct Copied {
+    /// The copy.
+    pub term: NIF_TERM,
+    /// How many words it takes besides its own, as [`Layout::words_with_references`] says.
+    pub words: usize,
 }
 
 impl Words {
     /// What the first block has room for, if nothing is known, and at the most.
     const FIRST: usize = 128;
     const FIRST_AT_MOST: usize = 8 * 1024;
+    /// So many terms in one that the VM has copied are looked at.
+    const LOOKED_AT: usize = 32;
     /// How much there may be, to be kept when all are forgotten.
     const KEPT: usize = 2 * 1024;
 
@@ -339,6 +375,7 @@ impl Words {
             block: Vec::with_capacity(capacity),
             others: Vec::new(),
             capacity,
+            counted: None,
         }
     }
 
@@ -351,6 +388,7 @@ impl Words {
         self.others.clear();
         self.block.clear();
         self.capacity = self.block.capacity();
+        self.counted = None;
         true
     }
 
@@ -363,27 +401,76 @@ impl Words {
     /// how many copies are there.
     #[inline]
     pub fn copy(&mut self, layout: Layout, term: NIF_TERM, stored: usize) -> Option<NIF_TERM> {
-        let at = self.block.len();
-        let copy = copy(layout, &mut self.block, term, DEPTH);
-        if copy.is_some() {
-            return copy;
+        match self.copy_here(layout, term) {
+            Some(copied) => Some(copied.term),
+            None => self.copy_to_next(layout, term, stored),
         }
-        self.block.truncate(at);
-        self.copy_to_next(layout, term, stored)
+    }
+
+    /// Copies a term to the end of the block, if there is room for it and it takes no more than [`Layout::MOST`] words. `None`:
+    /// nothing is done.
+    #[inline]
+    pub fn copy_here(&mut self, layout: Layout, term: NIF_TERM) -> Option<Copied> {
+        let at = self.block.len();
+        let mut end = End {
+            until: self.block.capacity().min(at + Layout::MOST),
+            block: &mut self.block,
+            counted: self.counted,
+            references: 0,
+        };
+        let copy = copy(layout, &mut end, term, DEPTH);
+        let references = end.references;
+        let Some(term) = copy else {
+            self.block.truncate(at);
+            return None;
+        };
+        let words = self.block.len() - at + references * Layout::REFERENCE_WORDS;
+        Some(Copied { term, words })
     }
 
     /// There was no room in the block, or it can't be copied here.
     #[cold]
     fn copy_to_next(&mut self, layout: Layout, term: NIF_TERM, stored: usize) -> Option<NIF_TERM> {
-        let words = layout.words_of(term)?;
+        let words = match layout.words_of(term) {
+            Some(words) => words,
+            // It takes less, if it is the reference that the VM has copied.
+            None if self.counted.is_some() => layout.measured::<true>(term)?,
+            None => return None,
+        };
+        if self.block.capacity() - self.block.len() >= words {
+            // It was not for want of room.
+            return None;
+        }
         let capacity = self.next_capacity(stored).max(words);
         self.capacity += capacity;
         let full = std::mem::replace(&mut self.block, Vec::with_capacity(capacity));
         if full.capacity() > 0 {
             self.others.push(full);
         }
-        copy(layout, &mut self.block, term, DEPTH)
+        self.copy_here(layout, term).map(|copied| copied.term)
     }
+
+    /// The VM has made this copy in the arena's environment, where it stays as long as what is copied here is good. If there is
+    /// a reference to what is counted in it, terms with the same are copied here from now on.
+    pub fn have_been_copied(&mut self, layout: Layout, copy: NIF_TERM) {
+        let mut left = Self::LOOKED_AT;
+        self.counted = find_counted(layout, copy, &mut left).or(self.counted);
+    }
+}
+
+/// The first reference to what is counted in a term or in the tuples in it, and where that is.
+fn find_counted(layout: Layout, term: NIF_TERM, left: &mut usize) -> Option<(NIF_TERM, usize)> {
+    *left = left.checked_sub(1)?;
+    if term & TAG != BOXED {
+        return None;
+    }
+    if let Some(at) = Layout::counted(term) {
+        return Some((term, at));
+    }
+    let elements = elements(layout, term)?.iter();
+    elements
+        .copied()
+        .find_map(|element| find_counted(layout, element, left))
 }
 
 impl Words {
@@ -404,6 +491,8 @@ pub struct Stretch<'a> {
     pub terms: usize,
     /// The words of all of them, and of no other.
     words: &'a [usize],
+    /// Some of them may refer to what is outside.
+    refers: bool,
 }
 
 impl Words {
@@ -426,6 +515,7 @@ impl Words {
         Some(Stretch {
             terms: count,
             words: &block[from..next.unwrap_or(block.len())],
+            refers: self.counted.is_some(),
         })
     }
 
@@ -460,14 +550,34 @@ impl Stretch<'_> {
         let made = unsafe { std::slice::from_raw_parts_mut(at, 1 + len) };
         made[0] = TUPLE;
         let moved = (at as usize + size_of::<usize>()).wrapping_sub(from as usize);
-        relocate(&mut made[1..], moved);
+        let made = &mut made[1..];
+        if !self.refers {
+            relocate(made, |word| word.wrapping_add(moved));
+            return moved;
+        }
+        let inside = from as usize..from as usize + size_of_val(self.words);
+        // Mostly they refer to the same.
+        let mut last = (0, 0);
+        relocate(made, |word| {
+            if inside.contains(&(word & !LOW)) {
+                return word.wrapping_add(moved);
+            }
+            if last.0 != word {
+                // SAFETY: what is not inside is a copy in the arena's environment, which lives as long as the words.
+                // `env` is the caller's, used by this thread; to make a copy is to take more of its heap, and nothing that is
+                // there is moved or looked at.
+                let copy = unsafe { enif_make_copy(env.as_c_arg(), word) };
+                last = (word, copy);
+            }
+            last.1
+        });
         moved
     }
 }
 
-/// Has terms that were copied word by word refer to their words by the addresses that these have now.
+/// Has terms that were copied word by word refer to their words where `now` says that these are.
 #[inline]
-fn relocate(words: &mut [usize], moved: usize) {
+fn relocate(words: &mut [usize], mut now: impl FnMut(NIF_TERM) -> NIF_TERM) {
     let mut index = 0;
     while let Some(word) = words.get_mut(index) {
         index += 1;
@@ -475,7 +585,7 @@ fn relocate(words: &mut [usize], moved: usize) {
             continue;
         }
         if *word & TAG != HEADER {
-            *word = word.wrapping_add(moved);
+            *word = now(*word);
         } else if *word & KIND != TUPLE {
             let is_map = *word == SMALL_MAP.load(Ordering::Relaxed);
             index += if is_map { 1 } else { *word >> KIND_BITS };
@@ -494,38 +604,59 @@ trait Block {
     fn set(&mut self, index: usize, word: usize);
     /// Where a word is.
     fn address(&mut self, index: usize) -> usize;
+    /// The copy of a reference to what is counted, if there is one.
+    fn counted(&mut self, reference: NIF_TERM) -> Option<NIF_TERM>;
 }
 
-impl Block for Vec<usize> {
+/// The end of a block.
+struct End<'a> {
+    block: &'a mut Vec<usize>,
+    until: usize,
+    counted: Option<(NIF_TERM, usize)>,
+    // How many of the terms there refer to that.
+    references: usize,
+}
+
+impl Block for End<'_> {
     #[inline]
     fn len(&self) -> usize {
-        self.len()
+        self.block.len()
     }
 
     #[inline]
     fn append(&mut self, words: &[usize]) -> Option<usize> {
-        let at = self.len();
-        if self.capacity() - at < words.len() {
+        let at = self.block.len();
+        if self.until - at < words.len() {
             return None;
         }
         // Few words are faster copied by themselves than by a call.
         match words {
-            &[a, b] => self.extend_from_slice(&[a, b]),
-            &[a, b, c] => self.extend_from_slice(&[a, b, c]),
-            &[a, b, c, d] => self.extend_from_slice(&[a, b, c, d]),
-            words => self.extend_from_slice(words),
+            &[a, b] => self.block.extend_from_slice(&[a, b]),
+            &[a, b, c] => self.block.extend_from_slice(&[a, b, c]),
+            &[a, b, c, d] => self.block.extend_from_slice(&[a, b, c, d]),
+            words => self.block.extend_from_slice(words),
         }
         Some(at)
     }
 
     #[inline]
     fn set(&mut self, index: usize, word: usize) {
-        self[index] = word;
+        self.block[index] = word;
     }
 
     #[inline]
     fn address(&mut self, index: usize) -> usize {
-        self.as_mut_ptr() as usize + index * size_of::<usize>()
+        self.block.as_mut_ptr() as usize + index * size_of::<usize>()
+    }
+
+    #[inline]
+    fn counted(&mut self, reference: NIF_TERM) -> Option<NIF_TERM> {
+        let (counted, at) = self.counted?;
+        if Layout::counted(reference) != Some(at) {
+            return None;
+        }
+        self.references += 1;
+        Some(counted)
     }
 }
 
@@ -558,6 +689,11 @@ impl Block for Place<'_> {
     #[inline]
     fn address(&mut self, index: usize) -> usize {
         self.words.as_mut_ptr() as usize + index * size_of::<usize>()
+    }
+
+    #[inline]
+    fn counted(&mut self, _reference: NIF_TERM) -> Option<NIF_TERM> {
+        None
     }
 }
 
@@ -622,6 +758,9 @@ fn copy_other(
     if let Some(reference) = layout.reference(boxed) {
         let at = block.append(reference)?;
         return Some(block.address(at) | BOXED);
+    }
+    if let Some(counted) = block.counted(boxed) {
+        return Some(counted);
     }
     let map = layout.map(boxed)?;
     let at = block.append(map)?;

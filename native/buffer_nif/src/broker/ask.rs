@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 
-use buffer_core::broker::{Abandoned, Ask, Asked, Broker};
+use buffer_core::broker::worker::Worker;
+use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Loose};
 use buffer_core::Segment;
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
@@ -11,7 +13,7 @@ use super::{patience, SharedBroker, MS, PLAIN_CALL, PLAIN_SEND};
 use crate::arena::{immediate_word, Arena, Handle};
 use crate::entry::nif;
 use crate::names::{BROKERS, POOLS};
-use crate::weigh::{account, Scale};
+use crate::weigh::{account, weight_of_words, Scale};
 use crate::{atoms, clock, courier};
 
 /// Messages up to this weight are copied under the partition's lock.
@@ -28,10 +30,10 @@ thread_local! {
 
 static LANES: AtomicUsize = AtomicUsize::new(0);
 
-fn home(core: &Broker<Arena, LocalPid>, scale: &Scale) -> usize {
+fn home(core: &Broker<Arena, LocalPid>, is_bounded: bool) -> usize {
     if core.is_ordered() {
         // Schedulers that run such calls are numbered without a gap; the dirty ones would come in between.
-        return if scale.is_bounded() {
+        return if is_bounded {
             LANE.with(|lane| *lane)
         } else {
             0
@@ -94,7 +96,7 @@ nif!(broker_send / 2, send);
 /// if it is not for this call. Bounded.
 fn send<'a>(env: Env<'a>, [name, message]: [Term<'a>; 2]) -> Term<'a> {
     named(env, name, PLAIN_SEND, |shared| {
-        ask_of_nobody(shared, message, How::Loose)
+        ask_of_nobody(shared, message)
     })
 }
 
@@ -170,14 +172,42 @@ nif!(broker_post / 2, post);
 /// As `broker_send`, to the broker of the pool of this name. Bounded.
 fn post<'a>(env: Env<'a>, [pool, message]: [Term<'a>; 2]) -> Term<'a> {
     let asked = immediate_word(pool)
-        .and_then(|word| POOLS.with(word, |shared| ask_of_nobody(shared, message, How::Loose)));
+        .and_then(|word| POOLS.with(word, |shared| ask_of_nobody(shared, message)));
     asked.unwrap_or_else(|| atoms::unknown().encode(env))
 }
 
-fn ask_of_nobody<'a>(shared: &SharedBroker, message: Term<'a>, how: How) -> Term<'a> {
+fn ask_of_nobody<'a>(shared: &SharedBroker, message: Term<'a>) -> Term<'a> {
+    if let Some(accepted) = ask_loose(shared, message) {
+        return accepted;
+    }
     let nobody = atoms::nil().encode(message.get_env());
     let with = (None, None, false);
-    ask(shared, message, nobody, with, how, Scale::bounded())
+    ask(shared, message, nobody, with, How::Loose, Scale::bounded())
+}
+
+/// The short way, if all is as usual: it need not be told how large the message is before it is copied.
+fn ask_loose<'a>(shared: &SharedBroker, message: Term<'a>) -> Option<Term<'a>> {
+    let env = message.get_env();
+    let home = home(&shared.core, true);
+    let store = |segment: &mut Segment<Arena>| {
+        let weight = segment.push_if(|arena| arena.store_light(message).map(weight_of_words))?;
+        Some(weight + REPLY_WEIGHT)
+    };
+    match shared.core.ask_loose(home, clock::now(), store) {
+        Loose::Accepted(None) => {}
+        Loose::Accepted(Some(worker)) => wake(env, shared, worker),
+        Loose::Unusual => return None,
+    }
+    Some(atoms::ok().encode(env))
+}
+
+#[cold]
+fn wake(env: Env<'_>, shared: &SharedBroker, worker: Arc<Worker<Arena, LocalPid>>) {
+    let after = After {
+        wake: Some(worker),
+        ..After::default()
+    };
+    shared.finish(env, after);
 }
 
 fn hand_over<'a>(shared: &SharedBroker, message: Term<'a>, reply: Term<'a>) -> Term<'a> {
@@ -236,7 +266,7 @@ fn ask<'a>(
         patient: how == How::HandedOverOrNot,
     };
     let (asked, mut after) = shared.core.ask(
-        home(&shared.core, &scale),
+        home(&shared.core, scale.is_bounded()),
         &with,
         |segment: &mut Segment<Arena>| {
             let at = segment.stored() as u32;
