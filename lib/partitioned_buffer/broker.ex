@@ -165,19 +165,22 @@ defmodule PartitionedBuffer.Broker do
   end
 
   @doc """
-  `hand_over/4` for the broker of the pool of this name, if the message can be handed over; otherwise `:other`, and nothing has been
-  done. `reply` is `{caller, reference}`.
+  `hand_over/4` for the broker of the pool of this name, or `:other`, and nothing has been done. `{:stored, id}`: it waits in the queue;
+  or `{:wait, id}`: the same, and who did this calls `Keeper.flush/1`. `reply` is `{caller, reference}`.
 
-  The caller waits with no timer and no monitor, whatever becomes of any process: it is answered, or sent `slow/3`, once, after 10
-  to 20 ms, or earlier if its message goes elsewhere. If the answer comes after `slow/3`, or in the same moment, it is sent as `late/1`,
-  and `slow/3` may come after it. So who is sent `late/1`, or is told that the message was dropped, receives
-  `slow/3` before it goes on, and nothing comes afterwards.
+  The caller waits with no timer and no monitor, whatever becomes of any process: it is answered, or told that its message was dropped, or
+  sent `slow/3`, once, after 10 to 20 ms, or earlier if its message goes anywhere but to a worker. If the answer comes after `slow/3`, or in the
+  same moment, it is sent as `late/1`, and `slow/3` may come after it. So is the reason for which the message was dropped. So
+  who is sent `late/1`, or is told that its worker has died, receives `slow/3` before it goes on, and nothing comes afterwards.
   """
-  @spec request(atom(), term(), {pid(), reference()}) :: id() | :other
+  @spec request(atom(), term(), {pid(), reference()}) ::
+          id() | {:stored, id()} | {:wait, id()} | :queue_full | :closed | :other
   def request(pool, message, reply) do
     case Native.broker_request(pool, message, reply) do
       id when is_integer(id) -> id
-      _not_handed_over -> :other
+      {:stored, _id} = stored -> stored
+      :closed -> :closed
+      asked -> by_name(asked)
     end
   end
 
@@ -306,7 +309,7 @@ defmodule PartitionedBuffer.Broker do
     quote do: {:"$broker_slow", unquote(reply), unquote(ms), unquote(pool)}
   end
 
-  @doc "What it is sent as an answer that comes late, or might."
+  @doc "What it is sent as an answer that comes late, or might; or the reason for which its message was dropped."
   defmacro late(answer), do: {:"$broker_late", answer}
 
   @doc "What an idle worker is sent instead, by `hand_over/4`."

@@ -318,8 +318,8 @@ defmodule PartitionedBuffer.GenPool do
   # it down, with the alias that goes with it, costs half of what they take.
   @patience_ms 10
 
-  # Nor is there a timer until then, or a look for the pool's handle, either of which costs a tenth, if the request can be handed to a
-  # worker, and has at least this much time: the broker tells the caller.
+  # Nor is there a timer until then, or a look for the pool's handle, either of which costs a tenth, if the request has at least this much
+  # time: the broker tells the caller.
   @patient_from_ms 50
   @max_ms 4_294_967_295
 
@@ -391,7 +391,23 @@ defmodule PartitionedBuffer.GenPool do
   defp request(pool, message, timeout, errors, opts) do
     ref = make_ref()
 
-    case Broker.request(pool, {:call, message}, {self(), ref}) do
+    sent =
+      case Broker.request(pool, {:call, message}, {self(), ref}) do
+        # Who has to wait lets others run first: mostly there is an answer after that, and nobody has had to wake it.
+        # Not with the worker about to run: another scheduler would steal one of the two.
+        {:stored, id} ->
+          _ = :erlang.yield()
+          id
+
+        {:wait, id} ->
+          flush(pool)
+          id
+
+        sent ->
+          sent
+      end
+
+    case sent do
       id when is_integer(id) ->
         receive do
           {^ref, reply} ->
@@ -406,10 +422,24 @@ defmodule PartitionedBuffer.GenPool do
             told(ref)
             reply
 
-          Dropped.message(^ref, reason) ->
+          Dropped.message(^ref, Broker.late(reason)) ->
             told(ref)
             dropped(reason, errors)
+
+          Dropped.message(^ref, {:worker_down, reason}) ->
+            told(ref)
+            {:error, reason}
+
+          Dropped.message(^ref, reason) ->
+            dropped(reason, errors)
         end
+
+      :queue_full ->
+        queue_full(pool, errors)
+
+      # As below.
+      :closed ->
+        leave(:noproc, pool, message, opts)
 
       :other ->
         ask(pool, message, timeout, errors, opts)
@@ -432,8 +462,7 @@ defmodule PartitionedBuffer.GenPool do
         {:handed, id} ->
           id
 
-        # Who has to wait lets others run first: mostly there is an answer after that, and no timer has to be set.
-        # Not with the worker about to run: another scheduler would steal one of the two.
+        # As above, and no timer has to be set.
         sent ->
           _ = :erlang.yield()
           sent
@@ -453,8 +482,7 @@ defmodule PartitionedBuffer.GenPool do
         end
 
       :queue_full ->
-        Telemetry.dropped(pool, 1, :queue_full)
-        refused(:queue_full, errors)
+        queue_full(pool, errors)
 
       # It ends, or has been killed and is started again.
       :closed ->
@@ -538,8 +566,14 @@ defmodule PartitionedBuffer.GenPool do
     end
   end
 
+  defp dropped(Broker.late(reason), errors), do: dropped(reason, errors)
   defp dropped({:worker_down, reason}, _errors), do: {:error, reason}
   defp dropped(reason, errors), do: refused(reason, errors)
+
+  defp queue_full(pool, errors) do
+    Telemetry.dropped(pool, 1, :queue_full)
+    refused(:queue_full, errors)
+  end
 
   defp refused(reason, :precise), do: {:error, reason}
   defp refused(_reason, :plain), do: Dropped.refused()
@@ -574,7 +608,7 @@ defmodule PartitionedBuffer.GenPool do
     case Broker.post(pool, {:cast, message}) do
       :ok -> :ok
       {:wait, _id} -> flush(pool)
-      :queue_full -> cast_refused(pool, errors)
+      :queue_full -> queue_full(pool, errors)
       :other -> cast_other(pool, message, errors)
     end
   end
@@ -596,14 +630,9 @@ defmodule PartitionedBuffer.GenPool do
          id when is_integer(id) <- Broker.ask(broker, keeper, {:cast, message}, nil, nil) do
       :ok
     else
-      :queue_full -> cast_refused(pool, errors)
+      :queue_full -> queue_full(pool, errors)
       _closed_or_unknown -> {:error, :noproc}
     end
-  end
-
-  defp cast_refused(pool, errors) do
-    Telemetry.dropped(pool, 1, :queue_full)
-    refused(:queue_full, errors)
   end
 
   @doc """

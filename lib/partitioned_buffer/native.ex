@@ -559,7 +559,14 @@ defmodule PartitionedBuffer.Native do
   def broker_hand_over(_broker, _message, _reply), do: not_loaded()
 
   @spec broker_request(atom(), term(), term()) ::
-          message_id() | :no_worker | :closed | :heavy | :unknown
+          message_id()
+          | {:stored, message_id()}
+          | {:wait, message_id()}
+          | :queue_full
+          | :closed
+          | :no_worker
+          | :heavy
+          | :unknown
   def broker_request(_pool, _message, _reply), do: not_loaded()
 
   @spec broker_post(atom(), term()) :: :ok | asked_by_name()
@@ -668,7 +675,7 @@ defmodule PartitionedBuffer.Native do
   def broker_sweep(_broker, _partition, _after), do: not_loaded()
 
   @spec broker_dropped(broker(), pos_integer()) ::
-          {[{term(), drop_reason()}], [non_neg_integer()]}
+          {[{term(), drop_reason() | {:"$broker_late", drop_reason()}}], [non_neg_integer()]}
   def broker_dropped(_broker, _count), do: not_loaded()
 
   @spec broker_reported(broker(), non_neg_integer(), [non_neg_integer()]) :: :ok

@@ -27,8 +27,12 @@ defmodule PartitionedBuffer.Broker.Keeper do
   @type server :: GenServer.server()
   @type reason :: Native.drop_reason() | {:worker_down, term()}
 
-  @doc "Tells who waits for an answer that its message was dropped, or that its worker has died."
-  @callback dropped(reply :: term(), reason(), arg :: term()) :: any()
+  @doc """
+  Tells who waits for an answer that its message was dropped, or that its worker has died. Who has been told that it has waited for long
+  (`Broker.request/3`) is told the reason as `Broker.late/1`.
+  """
+  @callback dropped(reply :: term(), reason() | {:"$broker_late", reason()}, arg :: term()) ::
+              any()
 
   @doc """
   So many messages were dropped, or had been started by workers that have died, since the last time; also

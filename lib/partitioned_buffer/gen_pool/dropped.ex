@@ -7,7 +7,10 @@ defmodule PartitionedBuffer.GenPool.Dropped do
 
   @behaviour PartitionedBuffer.Broker.Keeper
 
+  alias PartitionedBuffer.Broker
   alias PartitionedBuffer.GenPool.{Signals, Telemetry}
+
+  require Broker
 
   @typedoc """
   Whom events are told of, and the pool that the broker is part of: what says that it ends, its process, and the name of
@@ -30,6 +33,7 @@ defmodule PartitionedBuffer.GenPool.Dropped do
 
   # The pool has ended, or its broker has, and is monitored by its callers.
   def dropped(_caller, :shutdown, _arg), do: :ok
+  def dropped(_caller, Broker.late(:shutdown), _arg), do: :ok
   def dropped({:forwarded, from}, _reason, _arg), do: GenServer.reply(from, refused())
 
   def dropped(caller, reason, _arg), do: tell(caller, reason)

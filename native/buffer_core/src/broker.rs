@@ -582,8 +582,8 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
     }
 
     /// Reads up to `count` of the answers that are to be sent, which stay, and how many messages were
-    /// dropped since the last report.
-    pub fn dropped(&self, count: usize, read: impl FnMut(&A, usize, Drop)) -> Drops {
+    /// dropped since the last report. `read` is told whether the caller has been told that it has waited for long.
+    pub fn dropped(&self, count: usize, read: impl FnMut(&A, usize, Drop, bool)) -> Drops {
         self.dropped.lock().peek(count, read)
     }
 

@@ -9,7 +9,9 @@
 //! 4. The account of every message; no message waits beside an idle worker unless one has been woken, or one is at work
 //!    and only one is to be.
 //!    One that was handed over is started once, by that worker, or waits again where it would have been.
-//! 5. When all messages have left, no arena holds a waiting one.
+//! 5. Patient callers are told once at the most: when they have waited for long, wherever their messages are, or when those go back; and whoever answers
+//!    them, or tells them that their message was dropped, knows of it.
+//! 6. When all messages have left, no arena holds a waiting one.
 #![cfg(not(loom))]
 
 #[path = "support/ledger.rs"]
@@ -21,6 +23,7 @@ use std::sync::Arc;
 
 use buffer_core::broker::config::{Config, Order, Overflow};
 use buffer_core::broker::dropped::{Drop, Drops};
+use buffer_core::broker::patience::{Patience, Slow};
 use buffer_core::broker::worker::{End, Settled, State, Worker};
 use buffer_core::broker::{After, Ask, Asked, Broker, Loose, Rested, Taken};
 use buffer_core::Segment;
@@ -42,12 +45,14 @@ enum Op {
         alone: bool,
         idle_only: bool,
         hand_over: bool,
+        patient: bool,
     },
     // By the short way; it may be refused by who stores it.
     AskLoose {
         home: usize,
         refused: bool,
     },
+    Tell(i64),
     Take(usize),
     Rest(usize),
     Start(usize),
@@ -99,9 +104,10 @@ fn op() -> impl Strategy<Value = Op> {
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.1),
         any::<bool>(),
+        any::<bool>(),
     );
     prop_oneof![
-        12 => ask.prop_map(|(home, due, caller, reply, alone, idle_only, hand_over)| Op::Ask {
+        12 => ask.prop_map(|(home, due, caller, reply, alone, idle_only, hand_over, patient)| Op::Ask {
             home,
             due,
             caller,
@@ -109,9 +115,11 @@ fn op() -> impl Strategy<Value = Op> {
             alone,
             idle_only,
             hand_over,
+            patient: patient && reply,
         }),
         4 => (0..4usize, prop::bool::weighted(0.2))
             .prop_map(|(home, refused)| Op::AskLoose { home, refused }),
+        2 => (0..8i64).prop_map(Op::Tell),
         8 => (0..WORKERS).prop_map(Op::Take),
         4 => (0..WORKERS).prop_map(Op::Rest),
         4 => (0..WORKERS).prop_map(Op::Start),
@@ -139,10 +147,26 @@ struct Message {
     due: Option<i64>,
     caller: Option<u8>,
     reply: Option<u64>,
+    patience: Patience,
 }
 
 fn pid(after: After<Ints, u8>) -> Option<u8> {
     after.wake.map(|woken| woken.pid)
+}
+
+/// Who is told that it has waited for long.
+fn slow(after: &After<Ints, u8>) -> Option<u64> {
+    let slow = after.slow.as_ref()?;
+    Some(value(slow.reply.arena(), 0))
+}
+
+/// A patient caller is told, if it has not been.
+fn tell(message: &mut Message) -> bool {
+    let untold = message.patience == Patience::Untold;
+    if untold {
+        message.patience = Patience::Told;
+    }
+    untold
 }
 
 fn value(arena: &Ints, index: usize) -> u64 {
@@ -155,7 +179,7 @@ struct Hand {
     state: State,
     at_work: bool,
     handed: Option<Message>,
-    in_flight: Option<Option<u64>>,
+    in_flight: Option<Message>,
     next: usize,
 }
 
@@ -174,7 +198,7 @@ struct Run {
     now: i64,
     value: u64,
     ids: Vec<u64>,
-    told: Vec<(u64, Drop)>,
+    told: Vec<(u64, Drop, bool)>,
     dropped: Drops,
     reported: Drops,
     accepted: u64,
@@ -290,7 +314,8 @@ impl Run {
     fn give_up(&mut self, message: Message, reason: Drop) {
         self.dropped[reason as usize] += 1;
         if let (Some(reply), true) = (message.reply, reason != Drop::CallerDown) {
-            self.told.push((reply, reason));
+            let told = message.patience == Patience::Told;
+            self.told.push((reply, reason, told));
         }
     }
 
@@ -327,7 +352,11 @@ impl Run {
                 alone,
                 idle_only,
                 hand_over,
-            } => self.ask(home, due, caller, reply, alone, idle_only, hand_over),
+                patient,
+            } => self.ask(
+                home, due, caller, reply, alone, idle_only, hand_over, patient,
+            ),
+            Op::Tell(age) => self.tell(self.now - age),
             Op::AskLoose { home, refused } => self.ask_loose(home, refused),
             Op::Take(index) => self.take(index),
             Op::Rest(index) => self.rest(index),
@@ -342,8 +371,11 @@ impl Run {
             }
             Op::Withdraw(index) => {
                 let worker = Arc::clone(&self.hands[index].worker);
-                let woken = pid(self.desk.withdraw(&worker));
-                let replaced = self.pause(index) | self.hand_back(index);
+                let after = self.desk.withdraw(&worker);
+                let (slow, woken) = (slow(&after), pid(after));
+                let back = self.hand_back(index);
+                assert_eq!(slow, back.flatten());
+                let replaced = self.pause(index) | back.is_some();
                 assert_eq!(woken, replaced.then(|| self.pass_on()).flatten());
             }
             Op::Die(index) => self.die(index),
@@ -385,6 +417,7 @@ impl Run {
         alone: bool,
         idle_only: bool,
         hand_over: bool,
+        patient: bool,
     ) {
         self.value += 1;
         let (value, reply) = (self.value, reply.then_some(self.value + 1_000_000));
@@ -398,7 +431,11 @@ impl Run {
             idle_only,
             hand_over,
             loose: false,
-            patient: false,
+            patient,
+        };
+        let patience = match patient {
+            true => Patience::Untold,
+            false => Patience::Own,
         };
         let (asked, after) = self.desk.ask(home, &ask, |segment: &mut Segment<Ints>| {
             let at = segment.stored() as u32;
@@ -423,6 +460,7 @@ impl Run {
                     due,
                     caller,
                     reply,
+                    patience,
                 };
                 assert_eq!(asked, Asked::Accepted(message.id));
                 assert_eq!(after.handed.map(|worker| worker.pid), Some(index as u8));
@@ -450,6 +488,7 @@ impl Run {
             due,
             caller,
             reply,
+            patience,
         };
         let expected = self.put(home, message, reserved.is_some());
         assert_eq!(asked, expected);
@@ -492,6 +531,7 @@ impl Run {
             due: None,
             caller: None,
             reply: None,
+            patience: Patience::Own,
         });
         self.accepted += 1;
         assert_eq!(woken.map(|worker| worker.pid), self.wake(false));
@@ -538,20 +578,45 @@ impl Run {
             let waited = Some(self.now - message.at);
             assert_eq!(worker.start(message.id, Some(self.now)), waited);
             assert_eq!(worker.start(message.id, Some(self.now)), None);
-            self.hands[index].in_flight = Some(message.reply);
+            self.hands[index].in_flight = Some(message);
         }
     }
 
-    /// What it was handed waits again, before all that came later.
-    fn hand_back(&mut self, index: usize) -> bool {
-        let Some(message) = self.hands[index].handed.take() else {
-            return false;
-        };
+    /// Those that have waited since then are told, wherever their messages are.
+    fn tell(&mut self, until: i64) {
+        let mut told = Vec::new();
+        let look = |slow: Slow<Ints>| told.push((value(slow.reply.arena(), 0), slow.since));
+        let again = self.desk.tell_patient(until, look);
+        let hands = self.hands.iter_mut();
+        let hands = hands.flat_map(|hand| hand.handed.iter_mut().chain(&mut hand.in_flight));
+        let waiting = self.partitions.iter_mut().flatten();
+        let untold = waiting
+            .chain(hands)
+            .filter(|message| message.patience == Patience::Untold);
+        let (mut expected, mut left) = (Vec::new(), 0);
+        for message in untold {
+            if message.at > until {
+                left += 1;
+                continue;
+            }
+            message.patience = Patience::Told;
+            expected.extend(message.reply.map(|reply| (reply, message.at)));
+        }
+        expected.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(told, expected);
+        assert_eq!(again, left > 0);
+    }
+
+    /// What it was handed waits again, before all that came later. Who is told so, if it was handed anything.
+    fn hand_back(&mut self, index: usize) -> Option<Option<u64>> {
+        let mut message = self.hands[index].handed.take()?;
+        let told = message.reply.filter(|_| tell(&mut message));
         let partition = &mut self.partitions[(message.id % self.next.len() as u64) as usize];
         let place = partition.partition_point(|other| other.id < message.id);
         partition.insert(place, message);
         self.started -= 1;
-        true
+        Some(told)
     }
 
     fn take(&mut self, index: usize) {
@@ -590,7 +655,7 @@ impl Run {
         let wakes = match expected {
             Some(message) => {
                 self.started += u64::from(handed.is_none());
-                self.hands[index].in_flight = Some(message.reply);
+                self.hands[index].in_flight = Some(message);
                 woken.then(|| self.pass_on()).flatten()
             }
             None => {
@@ -608,9 +673,19 @@ impl Run {
         // A worker that was sent a message starts that before.
         self.start(index);
         let worker = Arc::clone(&self.hands[index].worker);
-        let Settled { wanted, loaded, .. } = worker.settle_answered(End::Done, self.now);
+        let Settled {
+            wanted,
+            told,
+            loaded,
+            ..
+        } = worker.settle_answered(End::Done, self.now);
         assert_eq!((wanted, loaded), (true, false));
-        self.done += u64::from(self.hands[index].in_flight.take().is_some());
+        let was = self.hands[index].in_flight.take();
+        assert_eq!(
+            told,
+            was.is_some_and(|message| message.patience == Patience::Told)
+        );
+        self.done += u64::from(was.is_some());
         let woken = self.rise(index);
         let (rested, after) = self.desk.rest_unless_needed(&worker, false);
         let idle = self.partitions.iter().all(VecDeque::is_empty);
@@ -676,12 +751,17 @@ impl Run {
         let worker = Arc::clone(&self.hands[index].worker);
         let in_flight = self.hands[index].in_flight.take();
         let reply = worker.in_flight(value);
-        assert_eq!(reply, in_flight.flatten().map(|reply| (reply, None)));
+        let expected = in_flight.and_then(|mut message| {
+            let since = tell(&mut message).then_some(message.at);
+            message.reply.map(|reply| (reply, since))
+        });
+        assert_eq!(reply, expected);
         assert_eq!(self.desk.workers_of(index as u8).len(), 1);
-        let woken = pid(self.desk.leave(&worker, self.now));
+        let after = self.desk.leave(&worker, self.now);
+        let (slow, woken) = (slow(&after), pid(after));
         self.failed += u64::from(in_flight.is_some());
         self.pause(index);
-        self.hand_back(index);
+        assert_eq!(slow, self.hand_back(index).flatten());
         self.hands[index].state = State::Gone;
         assert_eq!(woken, self.pass_on());
         assert!(matches!(
@@ -696,8 +776,11 @@ impl Run {
     /// It settles what it has, takes nothing, and leaves.
     fn dismiss(&mut self, index: usize) {
         let worker = Arc::clone(&self.hands[index].worker);
-        let woken = pid(self.desk.dismiss(&worker));
-        let passes = self.pause(index) | self.hand_back(index);
+        let after = self.desk.dismiss(&worker);
+        let (told, woken) = (slow(&after), pid(after));
+        let back = self.hand_back(index);
+        assert_eq!(told, back.flatten());
+        let passes = self.pause(index) | back.is_some();
         self.hands[index].state = State::Leaving;
         assert_eq!(woken, passes.then(|| self.pass_on()).flatten());
         assert_eq!(worker.state(), State::Leaving);
@@ -764,7 +847,9 @@ impl Run {
 
     fn report(&mut self, count: usize) {
         let mut told = Vec::new();
-        let read = |arena: &Ints, index: usize, reason| told.push((value(arena, index), reason));
+        let read = |arena: &Ints, index: usize, reason, late| {
+            told.push((value(arena, index), reason, late))
+        };
         let counts = self.desk.dropped(count, read);
         assert_eq!(told, self.told[..count.min(self.told.len())]);
         self.told.drain(..told.len());

@@ -5,7 +5,8 @@
 //! 1. An answer says that a word to its caller is on its way if, and only if, one is: so none is found in a mailbox later, and
 //!    nobody waits for one that does not come.
 //! 2. Each caller is told once at the most.
-//! 3. A caller that has been handed to a worker is looked after by somebody who looks, or who has been called to look.
+//! 3. A caller whose message waits, or has been handed to a worker, is looked after by somebody who looks, or who has been called to look.
+//! 4. So does what says that its message was dropped (1).
 #![cfg(loom)]
 
 #[path = "support/model.rs"]
@@ -43,12 +44,17 @@ fn take(desk: &Desk, worker: &Hand) -> Option<u8> {
     }
 }
 
-/// Hands a message of a patient caller over: its id, and what is to be done.
+/// Sends a message of a patient caller, which is handed over if a worker is idle: its id, and what is to be done.
 fn hand_over(desk: &Desk, value: u8, now: i64) -> (u64, After<Ints, Owner>) {
+    send(desk, value, now, i64::MAX)
+}
+
+/// The same, with a deadline if it has to wait.
+fn send(desk: &Desk, value: u8, now: i64, due: i64) -> (u64, After<Ints, Owner>) {
     let ask = Ask {
         caller: None,
         now,
-        due: i64::MAX,
+        due,
         weight: 1,
         alone: false,
         idle_only: false,
@@ -200,6 +206,87 @@ fn who_gives_up_is_told_before_or_not_at_all() {
         let looking = looking(&desk);
         assert_eq!(desk.abandon(id).0, Abandoned::Started);
         assert!(!worker.settle_answered(End::Done, 1).wanted);
+        assert!(looking.join().unwrap().0.len() <= 1);
+        assert_eq!(look(&desk, 9), (Vec::new(), false));
+    });
+}
+
+#[test]
+fn one_that_waits_is_told_once_though_a_worker_takes_its_message() {
+    check(|| {
+        let desk = Arc::new(Desk::new(1, &Config::default()));
+        let worker = desk.join(1);
+        let (_id, after) = hand_over(&desk, 1, 0);
+        assert!(after.patient && after.handed.is_none(), "nobody is idle");
+        let looking = looking(&desk);
+        assert_eq!(take(&desk, &worker), Some(1));
+        let settled = worker.settle_answered(End::Done, 1);
+        let (words, again) = looking.join().unwrap();
+        assert!(settled.wanted && !again);
+        assert_eq!(settled.told, words == [101]);
+        assert_eq!(look(&desk, 9), (Vec::new(), false));
+    });
+}
+
+#[test]
+fn one_that_waits_is_not_forgotten_while_a_worker_takes_its_message() {
+    check(|| {
+        let desk = Arc::new(Desk::new(1, &Config::default()));
+        let worker = desk.join(1);
+        let (_id, after) = hand_over(&desk, 1, 10);
+        assert!(after.patient);
+        let looking = looking(&desk);
+        assert_eq!(take(&desk, &worker), Some(1));
+        // Wherever it was when that one looked.
+        assert_eq!(looking.join().unwrap(), (Vec::new(), true));
+        assert_eq!(look(&desk, 10), (vec![101], false));
+    });
+}
+
+#[test]
+fn nobody_that_comes_to_wait_is_forgotten_by_who_looks() {
+    check(|| {
+        let desk = Arc::new(Desk::new(1, &Config::default()));
+        let worker = desk.join(1);
+        // Who looks has been called for one that has been answered since.
+        assert!(hand_over(&desk, 1, 0).1.patient);
+        assert_eq!(take(&desk, &worker), Some(1));
+        worker.settle_answered(End::Done, 1);
+        let looking = looking(&desk);
+        let (_id, after) = hand_over(&desk, 2, 10);
+        let (words, again) = looking.join().unwrap();
+        assert_eq!(words, [], "it has not waited for long");
+        assert_ne!(again, after.patient, "one looks, and one only");
+        assert_eq!(look(&desk, 10), (vec![102], false));
+    });
+}
+
+#[test]
+fn who_says_that_a_message_was_dropped_knows_whether_a_word_is_on_its_way() {
+    check(|| {
+        let desk = Arc::new(Desk::new(1, &Config::default()));
+        let _worker = desk.join(1);
+        assert!(send(&desk, 1, 0, 5).1.patient);
+        let looking = looking(&desk);
+        assert!(desk.expire(6).look);
+        let (words, again) = looking.join().unwrap();
+        let mut dropped = Vec::new();
+        desk.dropped(9, |arena, reply, _why, told| {
+            dropped.push((arena.value(reply), told));
+        });
+        assert_eq!(dropped, [(101, words == [101])]);
+        assert!(!again);
+    });
+}
+
+#[test]
+fn one_that_waits_and_gives_up_is_told_before_or_not_at_all() {
+    check(|| {
+        let desk = Arc::new(Desk::new(1, &Config::default()));
+        let _worker = desk.join(1);
+        let (id, _) = hand_over(&desk, 1, 0);
+        let looking = looking(&desk);
+        assert_eq!(desk.abandon(id).0, Abandoned::TakenBack);
         assert!(looking.join().unwrap().0.len() <= 1);
         assert_eq!(look(&desk, 9), (Vec::new(), false));
     });

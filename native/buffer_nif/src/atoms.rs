@@ -101,6 +101,7 @@ rustler::atoms! {
     look = "$broker_look",
     joined = "$broker_joined",
     slow = "$broker_slow",
+    stored,
     late = "$broker_late",
     // what it answers
     elsewhere,

@@ -26,7 +26,7 @@ use std::sync::{Arc, Weak};
 
 use buffer_core::broker::codel::Codel;
 use buffer_core::broker::config::{Config, Order, Overflow};
-use buffer_core::broker::patience::Slow;
+use buffer_core::broker::patience::{Patience, Slow};
 use buffer_core::broker::waiting::Entry;
 use buffer_core::broker::worker::Worker;
 use buffer_core::broker::{After, Broker};
@@ -275,21 +275,26 @@ fn broker_names() -> Vec<String> {
     all().iter().map(|shared| shared.name.clone()).collect()
 }
 
-/// Hands back the oldest messages, up to `count` of them, of all sizes: `[{message, reply}]`.
+/// Hands back the oldest messages, up to `count` of them, of all sizes: `[{message, reply}]`. Patient callers are told.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn broker_take_rest<'a>(
     env: Env<'a>,
     broker: Handle<'_, SharedBroker>,
     count: usize,
 ) -> Vec<(Term<'a>, Term<'a>)> {
+    let mut slow = Vec::new();
     let read = |arena: &Arena, entry: &Entry<LocalPid>| {
         let reply = entry.reply.map(|reply| arena.load(reply as usize, env));
-        (
-            arena.load(entry.message as usize, env),
-            reply.unwrap_or_else(|| atoms::nil().encode(env)),
-        )
+        let reply = reply.unwrap_or_else(|| atoms::nil().encode(env));
+        if entry.patience == Patience::Untold {
+            slow.push((reply, entry.at));
+        }
+        (arena.load(entry.message as usize, env), reply)
     };
     let (rest, after) = broker.0.core.take_rest(count, u64::from(u32::MAX), read);
+    for (reply, since) in slow {
+        broker.0.tell_slow(env, reply, since);
+    }
     broker.0.finish(env, after);
     rest
 }

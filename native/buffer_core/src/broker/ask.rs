@@ -29,7 +29,7 @@ pub struct Ask<P> {
     pub hand_over: bool,
     /// Nobody will know its id, so nobody can take it back: a worker may take it along with others.
     pub loose: bool,
-    /// Only if it can be handed over, and then its caller waits with no timer of its own.
+    /// Its caller waits with no timer of its own.
     pub patient: bool,
 }
 
@@ -45,7 +45,10 @@ impl<P: Copy> Ask<P> {
             weight: self.weight,
             alone: self.alone,
             loose: self.loose && self.caller.is_none() && self.due == i64::MAX,
-            patience: Patience::Own,
+            patience: match self.patient {
+                true => Patience::Untold,
+                false => Patience::Own,
+            },
         }
     }
 }
@@ -57,7 +60,7 @@ pub enum Asked {
     Accepted(u64),
     /// There is no room.
     Full,
-    /// No worker is idle, or none that it could be handed over to.
+    /// No worker is idle.
     NoWorker,
     /// The broker has been closed.
     Closed,
@@ -122,9 +125,6 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 return (Asked::Accepted(id), after);
             }
         }
-        if ask.patient {
-            return (Asked::NoWorker, effects.into());
-        }
         let mut asked = self.put(home, ask, admit, &mut store, &mut staged, &mut effects);
         if matches!(asked, Asked::Full) && reserved.is_none() {
             // What a worker is free for does not wait, so bounds are none of its business.
@@ -139,6 +139,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
             let home = home % self.partitions.len();
             self.partitions[home].lock().counts.refused += 1;
         }
+        effects.patient = ask.patient && matches!(asked, Asked::Accepted(_)) && self.has_patient();
         let stuck = effects.stuck;
         let crowded = effects.dropped && self.dropped.lock().len() >= Self::CROWDED;
         let mut after = After::from(effects);
@@ -185,11 +186,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         let id = partition.next_id(index, count);
         partition.hand(ask.now);
         drop(partition);
-        let mut entry = ask.entry(id);
-        if ask.patient {
-            entry.patience = Patience::Untold;
-        }
-        effects.kept = task.hand(entry, store.take()?);
+        effects.kept = task.hand(ask.entry(id), store.take()?);
         drop(task);
         effects.patient = ask.patient && self.has_patient();
         Some((id, worker))

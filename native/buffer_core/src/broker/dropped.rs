@@ -40,7 +40,8 @@ pub type Drops = [u64; Drop::ALL.len()];
 /// What is to be reported.
 pub struct Dropped<A> {
     replies: Queue<A>,
-    reasons: VecDeque<Drop>,
+    // And whether the caller has been told that it has waited for long.
+    reasons: VecDeque<(Drop, bool)>,
     // Of all messages that were dropped and not reported yet, those that nobody waits for too.
     counts: Drops,
     // The reporter knows that there is something.
@@ -62,13 +63,14 @@ impl<A: Arena> Dropped<A> {
     /// What a reply weighs in the queue of replies. They are small; that is seen to where they come in.
     const WEIGHT: u32 = 64;
 
-    /// Adds one; answers whether the reporter has to be told.
-    pub fn push(&mut self, reason: Drop, reply: Option<(&A, u32)>, at: i64) -> bool {
+    /// Adds one, whose caller has been `told` that it has waited for long, or is being told; answers whether the reporter has
+    /// to be told.
+    pub fn push(&mut self, reason: Drop, reply: Option<(&A, u32)>, told: bool, at: i64) -> bool {
         self.counts[reason as usize] += 1;
         if let Some((arena, index)) = reply {
             let copy = |own: &mut A| own.copy_from(arena, index as usize);
             self.replies.push(Self::WEIGHT, || at, copy);
-            self.reasons.push_back(reason);
+            self.reasons.push_back((reason, told));
         }
         !std::mem::replace(&mut self.told, true)
     }
@@ -84,12 +86,12 @@ impl<A: Arena> Dropped<A> {
     }
 
     /// The first few, which stay, and all counts. What comes from now on is told again.
-    pub fn peek(&mut self, count: usize, mut read: impl FnMut(&A, usize, Drop)) -> Drops {
+    pub fn peek(&mut self, count: usize, mut read: impl FnMut(&A, usize, Drop, bool)) -> Drops {
         self.told = false;
         let mut reasons = self.reasons.iter();
         for (arena, range) in self.replies.pieces(0, count) {
-            for (index, reason) in range.zip(reasons.by_ref()) {
-                read(arena, index, *reason);
+            for (index, &(reason, told)) in range.zip(reasons.by_ref()) {
+                read(arena, index, reason, told);
             }
         }
         self.counts

@@ -5,7 +5,7 @@
 use super::codel;
 use super::config::{Config, Order, Overflow};
 use super::dropped::{Drop, Dropped, Drops};
-use super::patience::Slow;
+use super::patience::{Patience, Slow};
 use super::waiting::{Chunk, Entry, Left, Place, Waiting};
 use crate::sync::Mutex;
 use crate::{Arena, Segment};
@@ -256,7 +256,8 @@ impl<A: Arena, P: Copy> Partition<A, P> {
         let reply = entry.reply.filter(|_| reason != Drop::CallerDown);
         let reply = reply.map(|index| (arena, index));
         effects.dropped |= reply.is_some();
-        effects.look |= dropped.lock().push(reason, reply, entry.at);
+        let told = entry.patience == Patience::Told;
+        effects.look |= dropped.lock().push(reason, reply, told, entry.at);
         self.counts.dropped[reason as usize] += 1;
         self.remove(place, effects);
     }

@@ -2,19 +2,23 @@
 //!
 //! To set a timer and take it down is a tenth of what a short request takes, and nearly all are answered long before
 //! it matters. So a caller may be *patient*: who looks after such callers ([`Broker::tell_patient`]) tells each of them once that it
-//! has waited for long, and from then on it looks after itself. There is nobody to forget while a worker has its message, be it handed over
-//! or started. Wherever else the message goes from there, the caller is told at once.
+//! has waited for long, and from then on it looks after itself. There is nobody to forget while its message waits, or a worker has it, be it
+//! handed over or started. Wherever else the message goes from there, or if it goes back, the caller is told at once; or by the word that its message
+//! was dropped.
 //!
 //! # Why no word comes too late
 //!
 //! That a caller has been told is noted under the lock that its message is answered under, *before* it is sent anything. So an answer
-//! says whether a word is on its way ([`Settled::told`](super::worker::Settled), [`Broker::claim`]), and the caller waits for it: nothing
-//! is in its mailbox afterwards.
+//! says whether a word is on its way ([`Settled::told`](super::worker::Settled), [`Broker::claim`]), as does what says that its message was dropped
+//! ([`Broker::dropped`]), and the caller waits for it: nothing is in its mailbox afterwards.
 //!
 //! # Why no caller is forgotten
 //!
-//! Who looks notes that it has to be called again, and *then* looks at each worker under the lock of its task. Who hands a
-//! message over holds that lock, and *then* sees whether it has to call. So at least one of the two sees the other.
+//! Who looks notes that it has to be called again, and *then* looks at each partition under its lock, and at each worker under that of its task. Who
+//! sends a message holds one of these, and *then* sees whether it has to call. So at least one of the two sees the other.
+//!
+//! A message goes from its partition to a worker, and partitions are looked at first: who takes it before that is a worker that is looked at later.
+//! In a partition callers are told in the order in which they came, and each message is looked at once: it is remembered up to which that was done.
 
 use super::worker::Worker;
 use super::Broker;
@@ -69,11 +73,30 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         !self.patient.load(Ordering::Relaxed) && !self.patient.swap(true, Ordering::Relaxed)
     }
 
+    /// So many messages are looked at under one hold of a partition's lock.
+    const LOOKED_AT: usize = 32;
+
     /// Has callers told, with no lock held, that have waited since then or longer. Whether to look again: some wait that have
-    /// not been told, and nobody else has been called for them. O(workers).
+    /// not been told, and nobody else has been called for them. O(workers, and messages that it has not looked at before).
     pub fn tell_patient(&self, until: i64, mut tell: impl FnMut(Slow<A>)) -> bool {
         self.patient.store(false, Ordering::Relaxed);
         let mut left = false;
+        for lane in &self.partitions {
+            let mut more = true;
+            while more {
+                let mut slow = Vec::new();
+                let mut partition = lane.lock();
+                more = partition
+                    .waiting
+                    .tell(until, Self::LOOKED_AT, |arena, entry| {
+                        let reply = entry.reply.map(|reply| reply as usize);
+                        slow.extend(reply.map(|reply| Slow::new(arena, reply, entry.at)));
+                    });
+                left |= partition.waiting.untold() > 0;
+                drop(partition);
+                slow.into_iter().for_each(&mut tell);
+            }
+        }
         for worker in self.workers() {
             let (slow, waits) = worker.tell(until);
             left |= waits;

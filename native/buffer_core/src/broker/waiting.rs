@@ -181,6 +181,9 @@ pub struct Waiting<A, P> {
     called: usize,
     // When the oldest came; `i64::MAX`: there is none.
     front_at: i64,
+    // How many have a patient caller that has not been told that it has waited for long; and up to which id there is none.
+    untold: usize,
+    told_to: u64,
 }
 
 impl<A, P> Default for Waiting<A, P> {
@@ -192,6 +195,8 @@ impl<A, P> Default for Waiting<A, P> {
             bytes: 0,
             called: 0,
             front_at: i64::MAX,
+            untold: 0,
+            told_to: 0,
         }
     }
 }
@@ -222,6 +227,11 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
     /// How many have a caller.
     pub fn called(&self) -> usize {
         self.called
+    }
+
+    /// How many have a patient caller that has not been told that it has waited for long.
+    pub(super) fn untold(&self) -> usize {
+        self.untold
     }
 
     /// Adds a message at the back. `store` puts its terms into the segment and says where they are.
@@ -370,6 +380,7 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
         self.len += 1;
         self.bytes += u64::from(entry.weight);
         self.called += usize::from(entry.caller.is_some());
+        self.untold += usize::from(entry.patience == Patience::Untold);
         if entry.due != i64::MAX {
             self.timed.insert((entry.due, entry.id));
         }
@@ -429,6 +440,7 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
         self.len -= 1;
         self.bytes -= u64::from(entry.weight);
         self.called -= usize::from(entry.caller.is_some());
+        self.untold -= usize::from(entry.patience == Patience::Untold);
         if entry.due != i64::MAX {
             self.timed.remove(&(entry.due, entry.id));
         }
@@ -442,6 +454,43 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
     pub fn first_due(&self) -> Option<(i64, Place)> {
         let &(due, id) = self.timed.first()?;
         self.find(id).map(|place| (due, place))
+    }
+
+    /// Notes of patient callers that have waited since then or longer that they have been told, and has `tell` do so: looks at up to
+    /// `count` messages, and at each once, as long as they are old enough. Whether to go on.
+    pub(super) fn tell(
+        &mut self,
+        until: i64,
+        count: usize,
+        mut tell: impl FnMut(&A, &Entry<P>),
+    ) -> bool {
+        let after = self.told_to;
+        let first = self.chunks.partition_point(|chunk| chunk.first <= after);
+        let chunks = self.chunks.range_mut(first.saturating_sub(1)..);
+        let mut left = count;
+        for chunk in chunks {
+            let Chunk {
+                segment, entries, ..
+            } = &mut **chunk;
+            let from = entries.partition_point(|(id, _)| *id <= after);
+            for (id, entry) in entries.range_mut(from..) {
+                if left == 0 || self.untold == 0 {
+                    return self.untold > 0;
+                }
+                left -= 1;
+                if let Some(entry) = entry {
+                    if entry.at > until {
+                        return false;
+                    }
+                    if entry.patience.tell() {
+                        self.untold -= 1;
+                        tell(segment.arena(), entry);
+                    }
+                }
+                self.told_to = *id;
+            }
+        }
+        false
     }
 
     /// Up to `count` messages with an id of at least `from`, in order: id and caller.
@@ -587,6 +636,59 @@ mod tests {
         assert!(!waiting.lends() && waiting.lend(1).is_none());
         push(&mut waiting, 201, 1);
         assert!(remove(&mut waiting, 200) && remove(&mut waiting, 201));
+    }
+
+    #[test]
+    fn callers_are_told_once_in_order_a_few_at_a_time() {
+        let mut waiting = Waiting::default();
+        let patient = |id: u64, at| Entry {
+            at,
+            patience: Patience::Untold,
+            ..entry(id, 1)
+        };
+        let store = |segment: &mut Segment<Count>| {
+            segment.push(1, |arena| arena.0 += 1);
+            (0, None)
+        };
+        // Every third has nobody who waits, and they lie in several chunks.
+        for id in 1..=900 {
+            match id % 3 {
+                0 => push(&mut waiting, id, 1),
+                _ => waiting.push(patient(id, id as i64), || None, store),
+            }
+        }
+        let tell = |waiting: &mut Waiting<Count, u8>, until| {
+            let mut told = Vec::new();
+            let more = waiting.tell(until, 32, |_, entry| told.push(entry.id));
+            (told, more)
+        };
+        let called =
+            |ids: std::ops::RangeInclusive<u64>| Vec::from_iter(ids.filter(|id| id % 3 > 0));
+        assert_eq!(tell(&mut waiting, 0), (vec![], false));
+        assert_eq!(tell(&mut waiting, 10), (called(1..=10), false));
+        // What leaves leaves no gap: who comes behind is told all the same, and nobody twice.
+        (8..=21).for_each(|id| assert!(remove(&mut waiting, id)));
+        assert_eq!(tell(&mut waiting, 40), (called(22..=40), false));
+        let (told, more) = tell(&mut waiting, 899);
+        assert_eq!((told, more), (called(41..=72), true));
+        let mut all = Vec::new();
+        let mut more = true;
+        while more {
+            let told;
+            (told, more) = tell(&mut waiting, 899);
+            assert!(told.len() <= 32);
+            all.extend(told);
+        }
+        assert_eq!(all, called(73..=899));
+        assert_eq!(waiting.untold(), 0);
+        // One that comes when all have been told, and one that nobody has come for.
+        waiting.push(patient(901, 950), || None, store);
+        assert_eq!(tell(&mut waiting, 949), (vec![], false));
+        assert_eq!(waiting.untold(), 1);
+        assert_eq!(tell(&mut waiting, 950), (vec![901], false));
+        waiting.push(patient(902, 951), || None, store);
+        assert!(remove(&mut waiting, 902));
+        assert_eq!(waiting.untold(), 0);
     }
 
     #[test]

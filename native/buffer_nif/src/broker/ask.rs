@@ -150,18 +150,17 @@ fn hand_over_to<'a>(env: Env<'a>, [broker, message, reply]: [Term<'a>; 3]) -> Te
 
 nif!(broker_request / 3, request);
 
-/// As `broker_call`, to the broker of the pool of this name, but only if the message can be handed over: its id. Otherwise an atom, and
-/// nothing is done. Its caller needs no timer: it is sent `{:"$broker_slow", reply, ms, pool}` when it has waited for long, if it has not been
-/// answered by then. An answer that comes after that, or before it but in the same moment, is `{:"$broker_late", answer}`. Bounded.
+/// As `broker_call`, to the broker of the pool of this name; `{:stored, id}` if no worker was sent it. Its caller needs no timer: it is sent `{:"$broker_slow", reply, ms, pool}` when it has waited for long, if it has not been
+/// answered by then. An answer that comes after that, or before it but in the same moment, is `{:"$broker_late", answer}`. Or `:no_worker`, and
+/// nothing is done: callers have to look after themselves. Bounded.
 fn request<'a>(env: Env<'a>, [pool, message, reply]: [Term<'a>; 3]) -> Term<'a> {
     let asked = immediate_word(pool).and_then(|word| {
         POOLS.with(word, |shared| {
-            if !shared.core.may_hand_over() || !patience::is_there() {
+            if !patience::is_there() {
                 return atoms::no_worker().encode(env);
             }
             let with = (Some(env.pid()), None, false);
-            let how = How::HandedOverOrNot;
-            ask(shared, message, reply, with, how, Scale::bounded())
+            ask(shared, message, reply, with, How::Patient, Scale::bounded())
         })
     });
     asked.unwrap_or_else(|| atoms::unknown().encode(env))
@@ -233,8 +232,8 @@ enum How {
     HandedOver,
     /// The same, and the sender is told which of the two.
     HandedOverAndTold,
-    /// It is sent to an idle worker past all partitions, or not at all. The sender waits with no timer.
-    HandedOverOrNot,
+    /// It is sent to an idle worker past all partitions, or waits. The sender waits with no timer.
+    Patient,
 }
 
 fn ask<'a>(
@@ -263,7 +262,7 @@ fn ask<'a>(
         idle_only,
         hand_over: !matches!(how, How::Stored | How::Loose),
         loose: how == How::Loose,
-        patient: how == How::HandedOverOrNot,
+        patient: how == How::Patient,
     };
     let (asked, mut after) = shared.core.ask(
         home(&shared.core, scale.is_bounded()),
@@ -278,6 +277,7 @@ fn ask<'a>(
         },
     );
     let handed = how == How::HandedOverAndTold && after.handed.is_some();
+    let stored = how == How::Patient && after.handed.is_none();
     if after.patient {
         patience::watch(shared);
     }
@@ -292,6 +292,7 @@ fn ask<'a>(
     match asked {
         Asked::Accepted(id) if handed => (atoms::handed(), id).encode(env),
         Asked::Accepted(id) if crowded => (atoms::wait(), id).encode(env),
+        Asked::Accepted(id) if stored => (atoms::stored(), id).encode(env),
         // It is of no use to anybody.
         Asked::Accepted(_) if how == How::Loose => atoms::ok().encode(env),
         Asked::Accepted(id) => id.encode(env),

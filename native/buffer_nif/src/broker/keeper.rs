@@ -1,7 +1,7 @@
 //! NIFs of the keeper: deaths, deadlines, and what is to be told.
 
 use buffer_core::broker::dropped::{Drop, Drops};
-use rustler::{Atom, Env, Error, LocalPid, NifResult, Term};
+use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use super::{SharedBroker, MS, SWEPT};
 use crate::arena::{Arena, Handle};
@@ -97,16 +97,21 @@ fn broker_sweep(
 }
 
 /// Up to `count` answers that are to be sent, which stay, and how many messages have been dropped, by
-/// reason: `{[{reply, reason}], counts}`. Bounded by `count`.
+/// reason: `{[{reply, reason}], counts}`. The reason is `{:"$broker_late", reason}` for a caller that has been told that it has waited for long.
+/// Bounded by `count`.
 #[rustler::nif]
 fn broker_dropped<'a>(
     env: Env<'a>,
     broker: Handle<'_, SharedBroker>,
     count: usize,
-) -> (Vec<(Term<'a>, Atom)>, Vec<u64>) {
+) -> (Vec<(Term<'a>, Term<'a>)>, Vec<u64>) {
     let mut replies = Vec::new();
-    let read = |arena: &Arena, index: usize, why: Drop| {
-        replies.push((arena.load(index, env), reason(why)))
+    let read = |arena: &Arena, index: usize, why: Drop, told: bool| {
+        let why = match told {
+            true => (atoms::late(), reason(why)).encode(env),
+            false => reason(why).encode(env),
+        };
+        replies.push((arena.load(index, env), why))
     };
     let counts = broker.0.core.dropped(count, read);
     (replies, counts.to_vec())
