@@ -260,6 +260,10 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
         let chunk = self.last(id, at, spare);
         let message = chunk.segment.stored() as u32;
         let Some(weight) = store(&mut chunk.segment) else {
+            if chunk.held == 0 {
+                // As any that is empty: what is put back goes before it.
+                chunk.first = u64::MAX;
+            }
             return false;
         };
         chunk.push(Entry {
@@ -636,6 +640,20 @@ mod tests {
         assert!(!waiting.lends() && waiting.lend(1).is_none());
         push(&mut waiting, 201, 1);
         assert!(remove(&mut waiting, 200) && remove(&mut waiting, 201));
+    }
+
+    #[test]
+    fn one_that_was_refused_is_in_nobodys_way() {
+        let mut waiting: Waiting<Count, u8> = Waiting::default();
+        assert!(!waiting.push_loose(1, 0, || None, |_| None));
+        let mut segment = Segment::open(0);
+        segment.push(1, |arena: &mut Count| arena.0 += 1);
+        waiting.put_back(entry(2, 1), segment);
+        let front = waiting.front().and_then(|front| waiting.get(front));
+        assert_eq!(front.map(|(entry, _)| entry.id), Some(2));
+        assert!(waiting.push_loose(3, 0, || None, |_| Some(1)));
+        assert!(remove(&mut waiting, 2) && remove(&mut waiting, 3));
+        assert!(waiting.is_empty());
     }
 
     #[test]
