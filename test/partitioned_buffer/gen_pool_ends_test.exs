@@ -105,6 +105,8 @@ defmodule PartitionedBuffer.GenPoolEndsTest do
   defp pid(pool, :keeper), do: Process.whereis(Names.keeper(Names.broker(pool)))
   defp pid(pool, :worker), do: hd(GenPool.get_children(pool))
 
+  defp messages(pid), do: pid |> Process.info(:messages) |> elem(1)
+
   defp kill(pid) do
     Process.exit(pid, :kill)
     down(pid)
@@ -272,8 +274,11 @@ defmodule PartitionedBuffer.GenPoolEndsTest do
 
           %{caller: caller} = arrange(pool, @where)
           if @late?, do: await_told(caller)
-          kill(Process.whereis(broker))
+          killed = Process.whereis(broker)
+          kill(killed)
           assert {:exit, {:killed, {GenPool, :call, _args}}} = got(caller)
+          # It takes away what the killed one has left.
+          eventually(fn -> Process.whereis(broker) not in [nil, killed] end)
         end
       end
 
@@ -294,6 +299,36 @@ defmodule PartitionedBuffer.GenPoolEndsTest do
 
         for _ <- 1..2,
             do: assert_receive({:exited, {:killed, {GenServer, :call, _args}}}, 5_000)
+      end
+
+      # One that has found nothing to do any more is given what another one leaves that is killed.
+      test "a stop waits for a worker that was through, and has been given more since", %{
+        opts: opts
+      } do
+        pool = start!([shutdown: :infinity] ++ opts, :temporary)
+        owner = pid(pool, :owner)
+        :ok = GenPool.set_pool_size(pool, 2)
+        {:ok, %{broker: broker}} = Handle.fetch(pool)
+        eventually(fn -> Broker.idle(broker) == 2 end)
+        workers = GenPool.get_children(pool)
+        Enum.each(workers, &:erlang.suspend_process/1)
+        ref = make_ref()
+        caller = calls(pool, {:block, [self(), ref]})
+        eventually(fn -> match?(%{in_flight: 1}, Broker.info(broker)) end)
+        {[handed], [other]} = Enum.split_with(workers, &(messages(&1) != []))
+        stopping = Task.async(fn -> GenPool.stop(pool) end)
+        eventually(fn -> messages(other) != [] end)
+        :erlang.resume_process(other)
+        eventually(fn -> messages(other) == [] end)
+        # Somebody else is started in the place of the one that is killed, and is through at once.
+        :erlang.suspend_process(owner)
+        kill(handed)
+        assert_receive {:busy, ^ref, ^other}, 5_000
+        :erlang.resume_process(owner)
+        refute Task.yield(stopping, 50)
+        send(other, {:release, ref})
+        assert got(caller) == :done
+        assert Task.await(stopping, 60_000) == :ok
       end
 
       # What the pool's process owned has gone by the time that its workers are told.

@@ -6,6 +6,7 @@ defmodule PartitionedBuffer.GenPool.Ending do
   # what workers ask it for is answered here.
 
   alias PartitionedBuffer.Broker
+  alias PartitionedBuffer.Broker.Keeper
   alias PartitionedBuffer.GenPool.{Crew, Owner, Worker}
 
   require Owner
@@ -19,33 +20,39 @@ defmodule PartitionedBuffer.GenPool.Ending do
     unless state.opts.external_broker?, do: Broker.close(state.broker.broker)
     state = %{state | stopped?: true}
     Enum.each(Map.keys(state.workers), &tell_to_end(state, &1))
-    await(state, deadline(state.opts.shutdown))
+    await(state, %{}, deadline(state.opts.shutdown))
   end
 
   defp tell_to_end(%{opts: %{external_broker?: true}}, worker), do: Worker.leave(worker)
   defp tell_to_end(_state, worker), do: Worker.drain(worker, self())
 
-  defp await(%{workers: workers, leaving: leaving} = state, _deadline)
-       when workers == %{} and leaving == %{},
-       do: state
+  # `through` are those that have found nothing to do any more. One of them may be given something after that, or the last
+  # one may die: what a worker that is killed has not begun is anybody's. So when all are through it is looked whether
+  # everything is.
+  defp await(%{workers: workers, leaving: leaving} = state, through, deadline)
+       when workers == %{} and leaving == %{} do
+    if left?(state), do: again(state, through, deadline), else: state
+  end
 
-  defp await(state, deadline) do
+  defp await(state, through, deadline) do
     receive do
       {:drained, worker} ->
-        state |> gone(worker) |> await(deadline)
+        through = Map.merge(through, Map.take(state.workers, [worker]))
+        state |> gone(worker) |> await(through, deadline)
 
-      {:DOWN, _monitor, :process, pid, reason} when is_map_key(state.workers, pid) ->
+      {:DOWN, _monitor, :process, pid, reason}
+      when is_map_key(state.workers, pid) or is_map_key(state.leaving, pid) ->
         Crew.ended(state, pid, reason)
-        state |> gone(pid) |> refill_for_the_rest() |> await(deadline)
+        state |> gone(pid) |> await(through, deadline)
 
-      {:DOWN, _monitor, :process, pid, reason} when is_map_key(state.leaving, pid) ->
+      {:DOWN, _monitor, :process, pid, reason} when is_map_key(through, pid) ->
         Crew.ended(state, pid, reason)
-        state |> gone(pid) |> await(deadline)
+        await(state, Map.delete(through, pid), deadline)
 
       {:"$gen_call", from, Owner.request(:fetch)} ->
         {message, state} = Owner.next_message(state)
         GenServer.reply(from, message)
-        await(state, deadline)
+        await(state, through, deadline)
 
       # A handler has ended the pool meanwhile.
       Owner.request({:stop, _reason}) ->
@@ -63,15 +70,36 @@ defmodule PartitionedBuffer.GenPool.Ending do
     }
   end
 
-  # A handler crashed, and its worker may have been the last one.
-  defp refill_for_the_rest(%{opts: %{external_broker?: true}} = state), do: state
+  # A pool without workers does nothing, and nobody sees to what dead ones had if its broker's process is not there.
+  defp left?(%{size: 0}), do: false
+  defp left?(%{opts: %{external_broker?: true}}), do: false
 
-  defp refill_for_the_rest(%{workers: workers} = state) when workers != %{}, do: state
+  defp left?(%{broker: %{broker: broker, keeper: keeper, pid: pid}}) do
+    :ok = Keeper.flush(keeper)
+    %{waiting: waiting, in_flight: in_flight} = Broker.info(broker)
+    waiting + in_flight > 0 and Process.alive?(pid)
+  end
 
-  defp refill_for_the_rest(state) do
+  # The keeper may not have seen a death yet: then they are through at once.
+  @again_ms 1
+
+  defp again(state, through, deadline) do
+    receive do
+    after
+      min(@again_ms, left(deadline)) -> :ok
+    end
+
+    state = refill(%{state | workers: through})
+    Enum.each(Map.keys(state.workers), &tell_to_end(state, &1))
+    if state.workers == %{} or left(deadline) == 0, do: state, else: await(state, %{}, deadline)
+  end
+
+  # All have died.
+  defp refill(%{workers: workers} = state) when workers != %{}, do: state
+
+  defp refill(state) do
     with {:ok, state} <- Crew.restarted(state),
          {:ok, state} <- Crew.grow(%{state | size: 1}) do
-      Enum.each(Map.keys(state.workers), &tell_to_end(state, &1))
       state
     else
       _failed -> state
