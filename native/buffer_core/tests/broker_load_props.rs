@@ -370,3 +370,25 @@ proptest! {
         prop_assert!(ledger::alive().is_empty());
     }
 }
+
+#[test]
+fn what_goes_back_is_taken_along_again_unless_others_have_asked_for_it() {
+    let mut run = Run::new(1, 2);
+    run.step(&Op::Ask {
+        lane: 0,
+        count: 20,
+        how: How::Loose,
+    });
+    run.step(&Op::TakeAlong(0));
+    run.step(&Op::Begin(0, 1));
+    // It is to take one by itself.
+    run.step(&Op::Take(0));
+    run.step(&Op::TakeAlong(0));
+    assert!(!run.hands[0].copies.is_empty());
+    // There are not enough for two.
+    run.step(&Op::TakeAlong(1));
+    assert!(run.hands[1].copies.is_empty());
+    run.step(&Op::TakeAlong(0));
+    assert!(run.hands[0].copies.is_empty());
+    assert_eq!(run.started, 4);
+}

@@ -322,15 +322,16 @@ impl<A: Arena, P: Copy> Partition<A, P> {
         Some(chunk)
     }
 
-    /// Those of them that the worker has not started come back.
+    /// Those of them that the worker has not started come back; they may be lent again, or not.
     pub(super) fn take_back(
         &mut self,
         chunk: Box<Chunk<A, P>>,
+        again: bool,
         dropped: &Mutex<Dropped<A>>,
         effects: &mut Effects<A, P>,
     ) {
         self.counts.started -= chunk.held() as u64;
-        self.waiting.take_back(chunk);
+        self.waiting.take_back(chunk, again);
         while let Some(place) = self.waiting.front().filter(|_| self.over) {
             self.drop_at(place, Drop::Shutdown, dropped, effects);
         }

@@ -135,8 +135,9 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                 return (Taken::Copies(count), self.after_take(woken, effects));
             }
         }
-        // It takes another one first, or is not to take any along.
-        woken |= has_load && self.give_back(worker, &mut effects);
+        // It takes another one first, or is not to take any along. Those are there for the next time: nobody else has asked for
+        // them.
+        woken |= has_load && self.give_back_for(worker, true, &mut effects);
         let mut read = Some(read);
         // Who is woken for nothing again and again is better off receiving its messages in between.
         'tries: for _ in 0..4 {
@@ -317,8 +318,18 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         has_load
     }
 
-    /// What a worker has taken along and not started waits again. Whether there was any.
+    /// What a worker has taken along and not started waits again, and is taken one by one. Whether there was any.
     pub(super) fn give_back(&self, worker: &Worker<A, P>, effects: &mut Effects<A, P>) -> bool {
+        self.give_back_for(worker, false, effects)
+    }
+
+    /// The same, and if it is `again`, it may be taken along again.
+    fn give_back_for(
+        &self,
+        worker: &Worker<A, P>,
+        again: bool,
+        effects: &mut Effects<A, P>,
+    ) -> bool {
         let mut any = false;
         for (index, lane) in self.partitions.iter().enumerate() {
             if !worker.task.lock().load.has(index) {
@@ -331,7 +342,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
                     self.loads.fetch_sub(1, Ordering::Relaxed);
                 }
                 self.returns.fetch_add(1, Ordering::Relaxed);
-                partition.take_back(chunk, &self.dropped, effects);
+                partition.take_back(chunk, again, &self.dropped, effects);
                 any = true;
             }
         }

@@ -359,10 +359,10 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
         self.chunks.front().is_none_or(|first| first.lendable)
     }
 
-    /// A chunk that was lent comes back. From now on its messages are taken one by one: there are not enough for all
-    /// that look for some.
-    pub(super) fn take_back(&mut self, mut chunk: Box<Chunk<A, P>>) {
-        (chunk.sealed, chunk.lendable) = (true, false);
+    /// A chunk that was lent comes back. If it is not `lendable` from now on, its messages are taken one by one: there are not
+    /// enough for all that look for some.
+    pub(super) fn take_back(&mut self, mut chunk: Box<Chunk<A, P>>, lendable: bool) {
+        (chunk.sealed, chunk.lendable) = (true, lendable);
         self.len += chunk.held;
         self.bytes += chunk.bytes;
         let place = self
@@ -636,7 +636,7 @@ mod tests {
         waiting.push(loose(200), || spare.take(), store);
         assert!(spare.is_none() && waiting.find(200).is_some());
         let lent = waiting.lend(1).expect("it is loose");
-        waiting.take_back(lent);
+        waiting.take_back(lent, false);
         assert!(!waiting.lends() && waiting.lend(1).is_none());
         push(&mut waiting, 201, 1);
         assert!(remove(&mut waiting, 200) && remove(&mut waiting, 201));
