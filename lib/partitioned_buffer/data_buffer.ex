@@ -39,7 +39,7 @@ defmodule PartitionedBuffer.DataBuffer do
 
   #{Options.start_docs()}
 
-  Other options are ignored.
+  Other options are ignored, and so are options of `use`.
 
   While the buffer runs, `PartitionedBuffer.update_options/2` changes `:max_size`, `:max_size_jitter`, `:max_retries`,
   `:backoff`, `:on_discard`, and, under the names that a queue has for them, `:flush_interval`

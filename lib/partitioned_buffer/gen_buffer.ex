@@ -37,6 +37,8 @@ defmodule PartitionedBuffer.GenBuffer do
         {PartitionedBuffer.GenBuffer, buffer: :reports, message_handler: MyApp.Reports}
       ]
 
+  Options of `use` are those of the module's child specification, unless that is given others.
+
   ## Options
 
   #{PartitionedBuffer.GenBuffer.Options.docs()}
@@ -148,17 +150,18 @@ defmodule PartitionedBuffer.GenBuffer do
   @optional_callbacks init: 1, handle_info: 3, terminate: 3
 
   @doc false
-  defmacro __using__(_opts) do
-    quote do
+  defmacro __using__(opts) do
+    quote location: :keep, bind_quoted: [opts: opts] do
       @behaviour PartitionedBuffer.GenBuffer
+      @partitioned_buffer_gen_buffer PartitionedBuffer.GenBuffer.Options.keyword!(opts)
 
       @doc """
       A child specification of a `PartitionedBuffer.GenBuffer` with this module as its handler. Its name is the
       option `:buffer`, by default this module.
       """
       def child_spec(opts) do
-        opts
-        |> PartitionedBuffer.GenBuffer.Options.keyword!()
+        @partitioned_buffer_gen_buffer
+        |> Keyword.merge(PartitionedBuffer.GenBuffer.Options.keyword!(opts))
         |> Keyword.put_new(:buffer, __MODULE__)
         |> Keyword.put_new(:message_handler, __MODULE__)
         |> PartitionedBuffer.GenBuffer.child_spec()

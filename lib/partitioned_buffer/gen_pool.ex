@@ -91,6 +91,9 @@ defmodule PartitionedBuffer.GenPool do
 
   #{Options.pool_docs()}
 
+  Of `use` only, as of `use GenServer`: `:id` and `:restart` of the child specification. (Its `:shutdown` is `:infinity`, since
+  the pool bounds its end by itself.)
+
   ## Requests that are refused
 
   By default any number of requests wait for any time. A `PartitionedBuffer.GenPool.Broker` can bound both.
@@ -225,19 +228,24 @@ defmodule PartitionedBuffer.GenPool do
   defmacro __using__(opts) do
     quote location: :keep, bind_quoted: [opts: opts] do
       @behaviour PartitionedBuffer.GenPool
-      @partitioned_buffer_gen_pool opts
+      {child, pool} = Keyword.split(opts, [:id, :restart])
+      @partitioned_buffer_gen_pool pool
+      @partitioned_buffer_child child
 
       @doc false
       def __gen_pool__, do: @partitioned_buffer_gen_pool
 
       @doc false
       def child_spec(arg) do
-        %{
-          id: __MODULE__,
-          start: {__MODULE__, :start_link, [arg]},
-          # It bounds its end by itself.
-          shutdown: :infinity
-        }
+        Supervisor.child_spec(
+          %{
+            id: __MODULE__,
+            start: {__MODULE__, :start_link, [arg]},
+            # It bounds its end by itself.
+            shutdown: :infinity
+          },
+          @partitioned_buffer_child
+        )
       end
 
       @doc false

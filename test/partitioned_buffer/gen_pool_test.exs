@@ -134,7 +134,37 @@ defmodule PartitionedBuffer.GenPoolTest do
     end
   end
 
+  defmodule Temporary do
+    use PartitionedBuffer.GenPool, id: :once, restart: :temporary, pool_size: 2
+
+    def start_link(name), do: PartitionedBuffer.GenPool.start_link(__MODULE__, name, name: name)
+
+    @impl true
+    def init(state), do: {:ok, state}
+    @impl true
+    def handle_call(:end, _from, state), do: {:stop, :shutdown, :bye, state}
+  end
+
   describe "child_spec/1" do
+    test "takes :id and :restart of use, as that of a GenServer" do
+      name = unique_name()
+
+      assert %{id: :once, restart: :temporary, shutdown: :infinity} = Temporary.child_spec(name)
+
+      {:ok, supervisor} = Supervisor.start_link([], strategy: :one_for_one)
+      {:ok, pool} = Supervisor.start_child(supervisor, {Temporary, name})
+      assert length(GenPool.get_children(name)) == 2
+      monitor = Process.monitor(pool)
+      assert GenPool.call(name, :end) == :bye
+      assert_receive {:DOWN, ^monitor, :process, ^pool, :shutdown}, 5_000
+      assert Supervisor.which_children(supervisor) == []
+
+      # They are not options of a start.
+      assert_raise NimbleOptions.ValidationError, fn ->
+        GenPool.start_link(Temporary, name, restart: :temporary)
+      end
+    end
+
     test "of a module that uses it" do
       start_supervised!({Supervised, :supervised_pool})
       assert GenPool.call(:supervised_pool, :state) == :supervised_pool

@@ -102,7 +102,24 @@ defmodule PartitionedBuffer.GenBuffer.CallsTest do
     end
   end
 
+  defmodule WithOptions do
+    use PartitionedBuffer.GenBuffer, workers: 3, init_args: :of_use
+
+    @impl true
+    def handle_message(_buffer, :state, state), do: {:ok, state, state}
+  end
+
   describe "child_spec/1" do
+    test "takes the options of use, unless it is given others" do
+      buffer = unique_name()
+      start_supervised!({WithOptions, %{buffer: buffer, workers: 1}})
+      assert %{workers: 1} = GenBuffer.info(buffer)
+      assert GenBuffer.send_recv(buffer, :state) == {:ok, :of_use}
+
+      start_supervised!(WithOptions)
+      assert %{workers: 3} = GenBuffer.info(WithOptions)
+    end
+
     test "names the buffer" do
       spec = GenBuffer.child_spec(buffer: :b, message_handler: Bare)
       assert %{id: :b, type: :supervisor, start: {GenBuffer, :start_link, [_]}} = spec
