@@ -678,6 +678,9 @@ defmodule PartitionedBuffer.Native do
           {[{term(), drop_reason() | {:"$broker_late", drop_reason()}}], [non_neg_integer()]}
   def broker_dropped(_broker, _count), do: not_loaded()
 
+  @spec broker_untold(broker()) :: non_neg_integer()
+  def broker_untold(_broker), do: not_loaded()
+
   @spec broker_reported(broker(), non_neg_integer(), [non_neg_integer()]) :: :ok
   def broker_reported(_broker, _count, _counts), do: not_loaded()
 

@@ -114,6 +114,37 @@ defmodule PartitionedBuffer.GenPoolTelemetryTest do
     refute_received {:event, [:message, :dropped], _measurements, _metadata}
   end
 
+  def cast_again(_event, _measurements, %{pool: pool}, {pool, dropped}) do
+    :counters.add(dropped, 1, 1)
+    GenPool.cast(pool, &{:noreply, &1})
+  end
+
+  def cast_again(_event, _measurements, _metadata, _other), do: :ok
+
+  # The handler drops another one each time: there is always something to tell.
+  for {kind, opts} <- [shared: [], own: [shared_state?: false]] do
+    @opts opts
+    test "of messages that are dropped for ever, while workers come: #{kind}" do
+      pool = start_pool!(0, [pool_size: 1, broker: broker!(max: 1, drop: :oldest)] ++ @opts)
+
+      dropped = :counters.new(1, [])
+      busy = occupy(pool)
+      id = {__MODULE__, :again, pool}
+      event = [:partitioned_buffer, :gen_pool, :message, :dropped]
+      :ok = :telemetry.attach(id, event, &__MODULE__.cast_again/4, {pool, dropped})
+      on_exit(fn -> :telemetry.detach(id) end)
+      for _ <- 1..2, do: GenPool.cast(pool, &{:noreply, &1})
+      eventually(fn -> :counters.get(dropped, 1) > 100 end)
+
+      resized = Task.async(fn -> GenPool.set_pool_size(pool, 3) end)
+      assert Task.await(resized) == :ok
+      assert length(GenPool.get_children(pool)) == 3
+      release(busy)
+      eventually(fn -> GenPool.info(pool).waiting == 0 end)
+      assert_accounted(pool)
+    end
+  end
+
   test "of what a pool is stopped with" do
     pool = started!(pool_size: 1, shutdown: 0)
     busy = occupy(pool)

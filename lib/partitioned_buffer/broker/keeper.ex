@@ -234,17 +234,31 @@ defmodule PartitionedBuffer.Broker.Keeper do
     end
   end
 
+  # What has been dropped so far. What is dropped meanwhile has this process look again: while there is always more, who
+  # only waits for the former, or is to be monitored or let in, would wait for ever.
   defp report(%{broker: broker} = state) do
-    case Native.broker_dropped(broker, @reported) do
-      {[], [0, 0, 0, 0, 0]} ->
-        state
+    :ok = report(state, Native.broker_untold(broker))
+    state
+  end
 
-      {replies, counts} ->
-        for {reply, reason} <- replies, do: tell(state, reply, reason)
-        counts |> counts() |> count(state)
-        :ok = Native.broker_reported(broker, length(replies), counts)
-        report(state)
+  defp report(%{broker: broker} = state, untold) do
+    {replies, counts} = Native.broker_dropped(broker, @reported)
+    told = length(replies)
+    for {reply, reason} <- replies, do: tell(state, reply, reason)
+    counts |> counts() |> count(state)
+    :ok = Native.broker_reported(broker, told, counts)
+
+    cond do
+      told < @reported -> :ok
+      told < untold -> report(state, untold - told)
+      # There may be more, of which nobody tells this process.
+      true -> look_again()
     end
+  end
+
+  defp look_again do
+    send(self(), :"$broker_look")
+    :ok
   end
 
   # What a listener does wrong must not keep others from being told.

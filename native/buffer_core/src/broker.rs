@@ -587,6 +587,11 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         self.dropped.lock().peek(count, read)
     }
 
+    /// How many of those answers there are.
+    pub fn untold(&self) -> usize {
+        self.dropped.lock().len()
+    }
+
     /// So many answers have been sent, and so many drops been counted.
     pub fn reported(&self, count: usize, counts: &Drops) -> Retired<A> {
         self.dropped.lock().reported(count, counts)

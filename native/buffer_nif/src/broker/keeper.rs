@@ -117,6 +117,12 @@ fn broker_dropped<'a>(
     (replies, counts.to_vec())
 }
 
+/// How many answers are to be sent because messages were dropped. O(1).
+#[rustler::nif]
+fn broker_untold(broker: Handle<'_, SharedBroker>) -> usize {
+    broker.0.core.untold()
+}
+
 /// So many answers have been sent, and so many drops been counted. Bounded by `count`.
 #[rustler::nif]
 fn broker_reported(
