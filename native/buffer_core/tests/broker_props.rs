@@ -850,6 +850,7 @@ impl Run {
         let read = |arena: &Ints, index: usize, reason, late| {
             told.push((value(arena, index), reason, late))
         };
+        assert_eq!(self.desk.untold(), self.told.len());
         let counts = self.desk.dropped(count, read);
         assert_eq!(told, self.told[..count.min(self.told.len())]);
         self.told.drain(..told.len());
