@@ -4,6 +4,7 @@ defmodule PartitionedBuffer.MapMemoryTest do
   use PartitionedBuffer.MapCase, async: false
 
   import PartitionedBuffer.Alive
+  import PartitionedBuffer.HeldSchedulers, only: [assert_short: 2]
 
   alias PartitionedBuffer.FaultHelpers
 
@@ -104,10 +105,6 @@ defmodule PartitionedBuffer.MapMemoryTest do
   end
 
   describe "no scheduler is held" do
-    # As with queues: a call is meant to take 0.1 ms; the system may put a scheduler aside in between.
-    @limit_ms 30
-    @attempts 3
-
     for {title, write} <- [
           put_all: quote(do: &Buffer.put_all(&1, pairs())),
           put_all_of_a_map: quote(do: &Buffer.put_all(&1, Map.new(pairs()))),
@@ -116,8 +113,9 @@ defmodule PartitionedBuffer.MapMemoryTest do
             quote(do: &Buffer.put_all(&1, pairs(), partition_key: :one))
         ] do
       test "by #{title} of 500,000" do
-        assert_short(fn ->
-          buffer = start_map!(processor: fn _ -> :ok end, processing_batch_size: 10_000)
+        start = fn -> start_map!(processor: fn _ -> :ok end, processing_batch_size: 10_000) end
+
+        assert_short(start, fn buffer ->
           task = Task.async(fn -> unquote(write).(buffer) end)
           assert Task.await(task, 60_000) == :ok
           assert Buffer.size(buffer) == 500_000
@@ -133,28 +131,5 @@ defmodule PartitionedBuffer.MapMemoryTest do
 
     defp pairs, do: for(number <- 1..500_000, do: {{:key, number}, {:value, number}})
     defp versioned, do: for(number <- 1..500_000, do: {number, {:value, number}, number})
-
-    defp assert_short(run, long \\ []) do
-      if length(long) == @attempts, do: flunk("schedulers were held up: #{inspect(long)}")
-      others = MapSet.new(Process.list())
-      before = :erlang.system_monitor(self(), [{:long_schedule, @limit_ms}])
-      run.()
-      FaultHelpers.pause(50)
-      :erlang.system_monitor(before)
-
-      case for({pid, what} <- long_slices(), not MapSet.member?(others, pid), do: {pid, what}) do
-        [] -> :ok
-        longer -> assert_short(run, [longer | long])
-      end
-    end
-
-    defp long_slices do
-      receive do
-        {:monitor, pid, :long_schedule, what} when is_pid(pid) -> [{pid, what} | long_slices()]
-        {:monitor, _port, :long_schedule, _what} -> long_slices()
-      after
-        0 -> []
-      end
-    end
   end
 end

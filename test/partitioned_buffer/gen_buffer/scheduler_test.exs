@@ -1,53 +1,16 @@
 defmodule PartitionedBuffer.GenBuffer.SchedulerTest do
   # No call holds a scheduler for longer than a moment, however many messages wait and however large they
-  # are. How it is watched, and why the limit is what it is, is told in the test of the same name of queues.
-  # Messages are sent before the watch begins: that is a loop of short calls, which says more of the machine.
+  # are. Messages are sent before the watch begins: that is a loop of short calls.
   use ExUnit.Case, async: false
   use PartitionedBuffer.GenBufferCase
 
   import PartitionedBuffer.Alive
+  import PartitionedBuffer.HeldSchedulers, only: [assert_short: 2]
 
   @moduletag :capture_log
   @moduletag timeout: 300_000
-  @limit_ms 30
-  @attempts 4
 
   setup_all :assert_alive_baseline
-
-  # `prepare` is not watched, what `run` does with its result is.
-  defp assert_short(prepare, run, attempts \\ @attempts, seen \\ [])
-  defp assert_short(_, _, 0, seen), do: flunk("schedulers were held up: #{inspect(seen)}")
-
-  defp assert_short(prepare, run, attempts, seen) do
-    prepared = prepare.()
-    others = MapSet.new(Process.list()) |> MapSet.difference(processes(prepared))
-    before = :erlang.system_monitor(self(), [{:long_schedule, @limit_ms}])
-    Task.await(Task.async(fn -> run.(prepared) end), :infinity)
-    # A slice is reported when it is over.
-    assert_receive_nothing(50)
-    :erlang.system_monitor(before)
-
-    case for {pid, what} <- slices(), not MapSet.member?(others, pid), do: what do
-      [] -> :ok
-      long -> assert_short(prepare, run, attempts - 1, [long | seen])
-    end
-  end
-
-  defp processes(buffer) do
-    names = for name <- [Keeper, Manager, Supervisor], do: Module.concat(buffer, name)
-    MapSet.new(for name <- names, do: Process.whereis(name))
-  end
-
-  defp assert_receive_nothing(ms), do: receive(do: (:nothing -> :ok), after: (ms -> :ok))
-
-  defp slices do
-    receive do
-      {:monitor, pid, :long_schedule, what} when is_pid(pid) -> [{pid, what} | slices()]
-      {:monitor, _port, :long_schedule, _what} -> slices()
-    after
-      0 -> []
-    end
-  end
 
   defp start(opts) do
     start_buffer([workers: 0, send_replies: false, drain_timeout_ms: 0] ++ opts)
