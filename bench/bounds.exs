@@ -22,7 +22,7 @@ defmodule Bench.Bounds do
   @items 200_000
   @keys 20_000
   @blocked_items 20_000
-  @calls 3_000
+  @calls 60_000
   @never 3_600_000
   @name __MODULE__
   @bounds [capacity: 1_000_000_000, capacity_bytes: 1_000_000_000_000]
