@@ -30,7 +30,7 @@ use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Loose, Rested, T
 use buffer_core::Segment;
 use loom::sync::Arc;
 use loom::thread;
-use model::{check, Ints, Owner};
+use model::{check, check_within, Ints, Owner};
 
 type Desk = Broker<Ints, Owner>;
 type Hand = Shared<Worker<Ints, Owner>>;
@@ -807,7 +807,7 @@ fn lanes(count: usize) -> (Arc<Desk>, Hand, Hand) {
 #[test]
 fn what_a_worker_has_taken_along_is_started_once() {
     for lanes_used in [1, 2] {
-        check(move || {
+        check_within(4, move || {
             let (desk, one, other) = lanes(2);
             for value in 1..=3 {
                 ask(&desk, usize::from(value) % lanes_used, value).unwrap();
