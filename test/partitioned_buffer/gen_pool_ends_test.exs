@@ -112,24 +112,6 @@ defmodule PartitionedBuffer.GenPoolEndsTest do
     down(pid)
   end
 
-  # A process that calls, and tells what it got and what is left with it then.
-  defp calls(pool, message) do
-    test = self()
-    ref = make_ref()
-
-    caller =
-      spawn(fn ->
-        result = call(pool, message, :infinity)
-        send(test, {:returned, ref, {result, Process.info(self(), [:messages, :monitors])}})
-      end)
-
-    %{ref: ref, caller: caller}
-  end
-
-  # It has no monitor before.
-  defp await_told(%{caller: caller}),
-    do: eventually(fn -> Process.info(caller, :monitors) != {:monitors, []} end)
-
   defp got(caller) do
     assert {result, @nothing} = returned(caller)
     result
@@ -139,7 +121,7 @@ defmodule PartitionedBuffer.GenPoolEndsTest do
   # to it, one that waits, one that its handler has left to be answered. `worker` has what there is to kill.
   defp arrange(pool, :in_flight) do
     ref = make_ref()
-    caller = calls(pool, {:block, [self(), ref]})
+    caller = calling(pool, {:block, [self(), ref]})
     assert_receive {:busy, ^ref, worker}, 5_000
     %{caller: caller, let_go: fn -> send(worker, {:release, ref}) end}
   end
@@ -147,7 +129,7 @@ defmodule PartitionedBuffer.GenPoolEndsTest do
   defp arrange(pool, :handed) do
     worker = pid(pool, :worker)
     :erlang.suspend_process(worker)
-    caller = calls(pool, {:get, []})
+    caller = calling(pool, {:get, []})
     {:ok, %{broker: broker}} = Handle.fetch(pool)
     eventually(fn -> match?(%{in_flight: 1}, Broker.info(broker)) end)
     %{caller: caller, let_go: fn -> :erlang.resume_process(worker) end}
@@ -155,14 +137,14 @@ defmodule PartitionedBuffer.GenPoolEndsTest do
 
   defp arrange(pool, :waiting) do
     busy = arrange(pool, :in_flight)
-    caller = calls(pool, {:get, []})
+    caller = calling(pool, {:get, []})
     {:ok, %{broker: broker}} = Handle.fetch(pool)
     eventually(fn -> match?(%{waiting: 1}, Broker.info(broker)) end)
     %{caller: caller, let_go: busy.let_go}
   end
 
   defp arrange(pool, :deferred) do
-    caller = calls(pool, {:defer, [self()]})
+    caller = calling(pool, {:defer, [self()]})
     assert_receive {:from, from}, 5_000
     await_idle(pool)
     %{caller: caller, let_go: fn -> GenPool.reply(from, :done) end}
@@ -313,7 +295,7 @@ defmodule PartitionedBuffer.GenPoolEndsTest do
         workers = GenPool.get_children(pool)
         Enum.each(workers, &:erlang.suspend_process/1)
         ref = make_ref()
-        caller = calls(pool, {:block, [self(), ref]})
+        caller = calling(pool, {:block, [self(), ref]})
         eventually(fn -> match?(%{in_flight: 1}, Broker.info(broker)) end)
         {[handed], [other]} = Enum.split_with(workers, &(messages(&1) != []))
         stopping = Task.async(fn -> GenPool.stop(pool) end)
@@ -338,7 +320,7 @@ defmodule PartitionedBuffer.GenPoolEndsTest do
         for _ <- 1..20 do
           pool = start!(opts)
           owner = pid(pool, :owner)
-          caller = calls(pool, {:crash_after, [self(), owner]})
+          caller = calling(pool, {:crash_after, [self(), owner]})
           assert_receive {:busy, _worker}, 5_000
           kill(owner)
           assert {:exit, {:killed, {GenPool, :call, _args}}} = got(caller)

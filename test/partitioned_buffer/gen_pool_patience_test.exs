@@ -80,25 +80,10 @@ defmodule PartitionedBuffer.GenPoolPatienceTest do
     eventually(fn -> Broker.idle(broker) == size end)
   end
 
-  # A process that calls, and says what it got and what is in its mailbox then.
-  defp calls(pool, name, args \\ [], timeout \\ :infinity) do
-    test = self()
-    ref = make_ref()
-
-    caller =
-      spawn(fn ->
-        result = call(pool, {name, args}, timeout)
-        send(test, {:returned, ref, {result, Process.info(self(), [:messages, :monitors])}})
-      end)
-
-    %{ref: ref, caller: caller}
-  end
+  defp calls(pool, name, args \\ [], timeout \\ :infinity),
+    do: calling(pool, {name, args}, timeout)
 
   @nothing [messages: [], monitors: []]
-
-  # It has no monitor before.
-  defp await_told(%{caller: caller}),
-    do: eventually(fn -> Process.info(caller, :monitors) != {:monitors, []} end)
 
   defp processes_of(pool) do
     pid = Process.whereis(pool)

@@ -86,19 +86,8 @@ defmodule PartitionedBuffer.GenPoolWaitingTest do
     for {_worker, caller} <- busy, do: assert(returned(caller) == {:released, @nothing})
   end
 
-  # A process that calls, and says what it got and what is in its mailbox then.
-  defp calls(pool, name, args, opts \\ :infinity) do
-    test = self()
-    ref = make_ref()
-
-    caller =
-      spawn(fn ->
-        result = call(pool, {name, args}, opts)
-        send(test, {:returned, ref, {result, Process.info(self(), [:messages, :monitors])}})
-      end)
-
-    %{ref: ref, caller: caller}
-  end
+  defp calls(pool, name, args, opts \\ :infinity),
+    do: calling(pool, {name, args}, opts)
 
   # The same, and it waits in the queue when this returns.
   defp waits(pool, name, args, opts \\ :infinity) do
@@ -107,10 +96,6 @@ defmodule PartitionedBuffer.GenPoolWaitingTest do
     eventually(fn -> GenPool.info(pool).accepted > accepted end)
     caller
   end
-
-  # It has no monitor before.
-  defp await_told(%{caller: caller}),
-    do: eventually(fn -> Process.info(caller, :monitors) != {:monitors, []} end)
 
   defp noted(pool), do: GenPool.call(pool, {:noted, []})
 

@@ -154,6 +154,27 @@ defmodule PartitionedBuffer.GenPoolCase do
     end
   end
 
+  @doc """
+  A process that calls. `returned/1` of what this returns is what the process got, and what was left to it then: messages in
+  its mailbox, and monitors.
+  """
+  def calling(pool, message, opts \\ :infinity) do
+    test = self()
+    ref = make_ref()
+
+    caller =
+      spawn(fn ->
+        result = call(pool, message, opts)
+        send(test, {:returned, ref, {result, Process.info(self(), [:messages, :monitors])}})
+      end)
+
+    %{ref: ref, caller: caller}
+  end
+
+  @doc "Waits until such a process has been told that it has waited for long. It has no monitor before."
+  def await_told(%{caller: caller}),
+    do: eventually(fn -> Process.info(caller, :monitors) != {:monitors, []} end)
+
   @doc "Waits for the end of a process: the reason."
   def down(pid) do
     monitor = Process.monitor(pid)
