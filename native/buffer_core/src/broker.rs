@@ -55,6 +55,7 @@
 //! | `loose.rs` | the short way for messages that nobody waits for |
 //! | `take.rs` | the worker's side: taking the next message, or several |
 //! | `worker.rs`, `load.rs` | what a worker has: a message, or some that it has taken along |
+//! | `roster.rs` | who works for it |
 //! | `crew.rs` | which workers are idle, and who is woken |
 //! | `gather.rs` | when only one of them is to be at work |
 //! | `company.rs` | whether they get into each other's way |
@@ -90,6 +91,7 @@ mod loose;
 mod partition;
 pub mod patience;
 mod place;
+mod roster;
 mod take;
 pub mod waiting;
 pub mod worker;
@@ -192,7 +194,7 @@ impl<A, P> From<Effects<A, P>> for After<A, P> {
 /// How many are dropped under one hold of a lock.
 const DROPS: usize = 32;
 
-impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
+impl<A: Arena, P: Copy + Ord> Broker<A, P> {
     /// So many dropped messages may wait to be reported before who causes more is asked to wait.
     pub const CROWDED: usize = 1_024;
 
@@ -411,7 +413,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
 
     /// All workers.
     pub fn workers(&self) -> Vec<Arc<Worker<A, P>>> {
-        self.crew.lock().workers.clone()
+        self.crew.lock().workers().to_vec()
     }
 
     /// Who is to be woken if messages wait.
@@ -680,7 +682,7 @@ impl Turns {
         Self { first, taken: 0 }
     }
 
-    fn next<A: Arena, P: Copy + PartialEq>(&mut self, broker: &Broker<A, P>) -> Option<usize> {
+    fn next<A: Arena, P: Copy + Ord>(&mut self, broker: &Broker<A, P>) -> Option<usize> {
         let count = broker.partitions.len();
         self.taken += 1;
         // Another one may have taken it meanwhile, or one has come that is older: more turns than there are partitions.

@@ -88,7 +88,7 @@ enum Admit {
     Always,
 }
 
-impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
+impl<A: Arena, P: Copy + Ord> Broker<A, P> {
     /// Sends a message. `home` is the partition that is tried first; `store` puts its terms into a
     /// segment and says where.
     pub fn ask(

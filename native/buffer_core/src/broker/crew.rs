@@ -13,11 +13,12 @@ use std::sync::Arc;
 
 use super::config::Order;
 use super::place::here;
+use super::roster::Roster;
 use super::worker::{State, Tally, Worker};
 use crate::Arena;
 
 pub(super) struct Crew<A, P> {
-    pub(super) workers: Vec<Arc<Worker<A, P>>>,
+    roster: Roster<A, P>,
     idle: VecDeque<Arc<Worker<A, P>>>,
     woken: usize,
     at_work: usize,
@@ -29,10 +30,10 @@ pub(super) struct Crew<A, P> {
     joined: usize,
 }
 
-impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
+impl<A: Arena, P: Copy + Ord> Crew<A, P> {
     pub(super) fn new(order: Order) -> Self {
         Self {
-            workers: Vec::new(),
+            roster: Roster::new(),
             idle: VecDeque::new(),
             woken: 0,
             at_work: 0,
@@ -46,8 +47,12 @@ impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
     pub(super) fn join(&mut self, pid: P, partitions: usize) -> Arc<Worker<A, P>> {
         let worker = Arc::new(Worker::new(pid, self.joined % partitions.max(1)));
         self.joined += 1;
-        self.workers.push(Arc::clone(&worker));
+        self.roster.add(&worker);
         worker
+    }
+
+    pub(super) fn workers(&self) -> &[Arc<Worker<A, P>>] {
+        self.roster.all()
     }
 
     /// How many wait to be woken.
@@ -177,18 +182,12 @@ impl<A: Arena, P: Copy + PartialEq> Crew<A, P> {
         self.rise(worker);
         self.pause(worker);
         worker.set(State::Gone);
-        let leaving: *const Worker<A, P> = worker;
-        self.workers
-            .retain(|other| !std::ptr::eq(&**other, leaving));
+        self.roster.remove(worker);
         true
     }
 
     pub(super) fn of(&self, pid: P) -> Vec<Arc<Worker<A, P>>> {
-        let workers = self.workers.iter();
-        workers
-            .filter(|worker| worker.pid == pid)
-            .cloned()
-            .collect()
+        self.roster.of(pid)
     }
 
     fn forget_idle(&mut self, worker: &Worker<A, P>) {

@@ -22,7 +22,7 @@ pub struct Figures {
     pub idle: usize,
 }
 
-impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
+impl<A: Arena, P: Copy + Ord> Broker<A, P> {
     /// How many messages wait, those that workers have taken along among them.
     pub fn waiting(&self) -> usize {
         self.settled_reading(|| {
@@ -68,7 +68,7 @@ impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
         let mut figures = Figures::default();
         let (workers, former, idle) = {
             let crew = self.crew.lock();
-            (crew.workers.clone(), crew.former, crew.idle())
+            (crew.workers().to_vec(), crew.former, crew.idle())
         };
         (figures.tally, figures.idle) = (former, idle);
         for worker in workers {

@@ -18,7 +18,7 @@ const LONG: i64 = 200_000;
 /// When the reporter looks whether that is so, after a message has come.
 const LOOK: i64 = 5_000_000;
 
-impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
+impl<A: Arena, P: Copy + Ord> Broker<A, P> {
     /// Only one worker is to be at work at a time, whether for a while or always.
     pub fn is_alone(&self) -> bool {
         self.alone.load(Ordering::Relaxed)

@@ -19,7 +19,7 @@ pub enum Loose<A, P> {
     Unusual,
 }
 
-impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
+impl<A: Arena, P: Copy + Ord> Broker<A, P> {
     /// Sends a message that nobody waits for, at this moment. `store` puts it into a segment, as one entry, and says what
     /// it weighs; or it refuses, and leaves the segment as it was.
     #[inline]

@@ -67,7 +67,7 @@ impl<A: Arena> Slow<A> {
     }
 }
 
-impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
+impl<A: Arena, P: Copy + Ord> Broker<A, P> {
     /// There is a patient caller: whether who looks after them has to be called.
     pub(super) fn has_patient(&self) -> bool {
         !self.patient.load(Ordering::Relaxed) && !self.patient.swap(true, Ordering::Relaxed)

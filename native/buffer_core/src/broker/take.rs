@@ -42,7 +42,7 @@ pub enum Rested {
     Gone,
 }
 
-impl<A: Arena, P: Copy + PartialEq> Broker<A, P> {
+impl<A: Arena, P: Copy + Ord> Broker<A, P> {
     /// Who has not come back for so many nanoseconds to what it has taken along does not keep it from others that would
     /// take newer ones: its handler is slow.
     const LATE: i64 = 10_000_000;

@@ -23,7 +23,7 @@ fn broker_keep(env: Env<'_>, broker: Handle<'_, SharedBroker>) -> Vec<LocalPid> 
 }
 
 /// Whom to answer for what this worker has in flight: a list. Patient callers are told before, as they are whenever something else
-/// becomes of their messages than an answer. O(workers).
+/// becomes of their messages than an answer. O(log workers).
 #[rustler::nif]
 fn broker_in_flight<'a>(
     env: Env<'a>,
