@@ -278,8 +278,8 @@ defmodule PartitionedBuffer.DataBuffer do
   each partition, **that of the last partition first**. For a partition that held nothing it is `nil`, or,
   with `flush_empty: true`, what the call without items has returned.
 
-  A partition that is being flushed is flushed again after that, and if nothing came meanwhile, its result is
-  that of the flush that was running.
+  A partition that is being flushed is flushed again after that, and its result is that of the second flush. If nothing
+  came meanwhile, there is none, and its result is that of the flush that was running.
 
   When it takes longer than `timeout` milliseconds, the caller exits with
   `{:timeout, {PartitionedBuffer.DataBuffer, :sync_flush, [buffer, timeout]}}`, and the flushes go on. When one

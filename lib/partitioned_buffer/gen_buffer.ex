@@ -138,6 +138,8 @@ defmodule PartitionedBuffer.GenBuffer do
   Handles a message that was sent to the worker's process by other means. May also throw what it would return.
   While it runs, the worker is not available. Without it, such messages are dropped, but an exit of a linked
   process ends the worker, unless its reason is `:normal`.
+
+  What comes by `GenServer.call/3` is answered with `:ok`, and what comes by `GenServer.cast/2` is dropped, in any case.
   """
   @callback handle_info(buffer(), message :: term(), state :: term()) ::
               {:noreply, new_state :: term()}

@@ -371,6 +371,9 @@ defmodule PartitionedBuffer.Native do
   @spec partition_await(handle(), index(), token()) :: boolean()
   def partition_await(_handle, _index, _token), do: not_loaded()
 
+  @spec partition_await_newest(handle(), index(), token()) :: boolean()
+  def partition_await_newest(_handle, _index, _token), do: not_loaded()
+
   @spec partition_await_no_more(handle(), index(), token()) :: boolean()
   def partition_await_no_more(_handle, _index, _token), do: not_loaded()
 

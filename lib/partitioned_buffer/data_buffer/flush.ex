@@ -40,7 +40,8 @@ defmodule PartitionedBuffer.DataBuffer.Flush do
   # A token, a request, or nil.
   defp flush(%{ref: ref, partitions: names} = handle, index, first, empty?) do
     cond do
-      Native.partition_await(ref, index, first + index) ->
+      # Its items' own flush: one that is running may fail for reasons of its own.
+      Native.partition_await_newest(ref, index, first + index) ->
         :ok = OnDemand.flush(handle, [index])
         first + index
 

@@ -327,6 +327,14 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   defp other({:EXIT, _pid, reason}, %{info?: false} = s, state, _timeout),
     do: stop(reason, s, state)
 
+  # There is nothing that a worker could be called with: as in gen_buffer, nobody is left waiting for that.
+  defp other({:"$gen_call", {pid, _tag} = from, _request}, s, state, timeout) when is_pid(pid) do
+    :ok = GenServer.reply(from, :ok)
+    next(s, state, timeout)
+  end
+
+  defp other({:"$gen_cast", _request}, s, state, timeout), do: next(s, state, timeout)
+
   defp other(message, s, state, _timeout), do: info(message, s, state)
 
   defp info(_message, %{info?: false} = s, state), do: next(s, state, :infinity)

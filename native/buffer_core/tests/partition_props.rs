@@ -434,16 +434,21 @@ impl Run {
                 partition.pause(paused);
                 model.paused = paused;
             }
-            Op::AwaitAll => {
+            Op::Await(newest) => {
                 self.token += 1;
-                let awaits = partition.await_all(1, self.token);
+                let (awaits, after) = if newest {
+                    let first = model.live.front().map_or(0, |entry| entry.place - 1);
+                    (partition.await_newest(1, self.token), first)
+                } else {
+                    (partition.await_all(1, self.token), 0)
+                };
                 assert_eq!(awaits, model.held().entries > 0);
                 if awaits {
                     let (owner, token, last) = (1, self.token, model.place);
                     model.awaiting.push(Awaiting {
                         owner,
                         token,
-                        after: 0,
+                        after,
                         last,
                         lost: None,
                     });

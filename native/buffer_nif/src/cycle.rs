@@ -133,6 +133,9 @@ pub trait Cycle: Sync {
     fn pause(&self, paused: bool);
     /// See [`Partition::await_all`].
     fn await_all(&self, owner: LocalPid, token: u64) -> bool;
+
+    /// See [`Partition::await_newest`].
+    fn await_newest(&self, owner: LocalPid, token: u64) -> bool;
     /// See [`Partition::await_no_more`].
     fn await_no_more(&self, token: u64) -> bool;
     /// See [`Partition::awaiting`].
@@ -369,6 +372,10 @@ impl<G: Readable + Send> Cycle for Partition<G, LocalPid> {
 
     fn await_all(&self, owner: LocalPid, token: u64) -> bool {
         Partition::await_all(self, owner, token)
+    }
+
+    fn await_newest(&self, owner: LocalPid, token: u64) -> bool {
+        Partition::await_newest(self, owner, token)
     }
 
     fn await_no_more(&self, token: u64) -> bool {

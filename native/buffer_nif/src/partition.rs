@@ -175,6 +175,17 @@ fn partition_await(env: Env<'_>, handle: Handle<'_>, index: usize, token: u64) -
     Ok(partition(handle, index)?.await_all(env.pid(), token))
 }
 
+/// The same, but the outcome is that of what waits, if something does: not that of what drains. O(1).
+#[rustler::nif]
+fn partition_await_newest(
+    env: Env<'_>,
+    handle: Handle<'_>,
+    index: usize,
+    token: u64,
+) -> NifResult<bool> {
+    Ok(partition(handle, index)?.await_newest(env.pid(), token))
+}
+
 /// That one gets nothing any more: whether it would have. O(those who wait).
 #[rustler::nif]
 fn partition_await_no_more(handle: Handle<'_>, index: usize, token: u64) -> NifResult<bool> {

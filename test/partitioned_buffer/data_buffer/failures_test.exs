@@ -88,6 +88,22 @@ defmodule PartitionedBuffer.DataBuffer.FailuresTest do
       assert [nil, {:flushed, [3], _}] = Enum.sort_by(Task.await(call), & &1)
     end
 
+    test "is not told to who flushes what came after it" do
+      for how <- [{:raise, "boom"}, :kill] do
+        name = start_buffer!()
+        DataBuffer.insert(name, 1)
+        DataBuffer.flush(name)
+        {flush, [1], _opts} = next_flush()
+        DataBuffer.insert(name, 2)
+        call = Task.async(fn -> DataBuffer.sync_flush(name) end)
+        await(fn -> Process.info(call.pid, :status) == {:status, :waiting} end)
+        open(flush, how)
+        {flush, [2], _opts} = next_flush()
+        open(flush)
+        assert [{:flushed, [2], _opts}] = Task.await(call)
+      end
+    end
+
     test "of nothing is told, too" do
       for {how, reason} <- [
             {{:raise, "boom"}, :exception},

@@ -61,6 +61,15 @@ defmodule PartitionedBuffer.GenBuffer.WorkersTest do
       assert {:ok, %{}} = GenBuffer.send_recv(buffer, :state)
     end
 
+    test "is not called with what a GenServer would be asked" do
+      buffer = start_buffer(init_args: 0)
+      pid = worker(buffer)
+      assert GenServer.call(pid, {:return, :garbage}) == :ok
+      assert GenServer.cast(pid, {:return, :garbage}) == :ok
+      assert GenBuffer.send_recv(buffer, :state) == {:ok, 0}
+      assert worker(buffer) == pid
+    end
+
     test "what ends the worker" do
       for {message, reason} <- [
             {{:return, {:stop, :enough, %{}}}, :enough},

@@ -14,13 +14,28 @@ impl<G: Generation, O: Copy + PartialEq> Partition<G, O> {
     /// Has `owner` be told when all that is held now has left. `false` if nothing is held: nobody is told
     /// then.
     pub fn await_all(&self, owner: O, token: u64) -> bool {
+        self.await_since(owner, token, |_live| 0)
+    }
+
+    /// The same, but what is told is what became of the live generation. Of what drains, if nothing is in that one.
+    pub fn await_newest(&self, owner: O, token: u64) -> bool {
+        self.await_since(owner, token, |live| {
+            if live.generation.is_empty() {
+                0
+            } else {
+                live.since
+            }
+        })
+    }
+
+    fn await_since(&self, owner: O, token: u64, since: impl FnOnce(&Live<G, O>) -> u64) -> bool {
         let ledger = self.ledger.lock();
         let live = self.live.lock();
         if ledger.len == 0 && live.generation.is_empty() {
             return false;
         }
         let last = live.base + live.generation.places().1;
-        self.awaiting.lock().add(owner, token, 0, last);
+        self.awaiting.lock().add(owner, token, since(&live), last);
         true
     }
 

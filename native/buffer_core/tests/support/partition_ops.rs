@@ -49,7 +49,8 @@ pub enum Op {
     FailSomeOthers(Owner, Vec<u32>),
     Settle(Reason, u32, bool),
     Pause(bool),
-    AwaitAll,
+    /// All that is held, or the newest of it: what is not draining yet, if something is not.
+    Await(bool),
     AwaitNoMore(Index),
     Keep(bool),
     NextKept,
@@ -142,7 +143,7 @@ pub fn op() -> impl Strategy<Value = Op> {
     ];
     let others = prop_oneof![
         3 => (owner(), size()).prop_map(|(owner, size)| Op::Arm(owner, size)),
-        3 => Just(Op::AwaitAll),
+        3 => any::<bool>().prop_map(Op::Await),
         1 => index().prop_map(Op::AwaitNoMore),
         2 => any::<bool>().prop_map(Op::Keep),
         3 => Just(Op::NextKept),
