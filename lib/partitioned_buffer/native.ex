@@ -518,6 +518,9 @@ defmodule PartitionedBuffer.Native do
   @spec broker_work_alone(broker(), boolean()) :: :ok
   def broker_work_alone(_broker, _alone?), do: not_loaded()
 
+  @spec broker_time(broker(), sums_only? :: boolean()) :: :ok
+  def broker_time(_broker, _sums_only?), do: not_loaded()
+
   @spec broker_attend(broker(), 0..255, boolean()) :: :ok
   def broker_attend(_broker, _bits, _set?), do: not_loaded()
 

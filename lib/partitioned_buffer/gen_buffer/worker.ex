@@ -212,6 +212,26 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
     end
   end
 
+  # The usual one. What is needed of what stays as it is comes out of it at once.
+  defp handed(id, message, {to, ref}, %{observed?: false} = s, state, timeout) do
+    %{worker: worker, handler: handler, buffer: buffer} = s
+
+    case Broker.start(worker, id, false) do
+      nil ->
+        next(s, state, timeout)
+
+      _not_known ->
+        case call(handler, buffer, message, state) do
+          # Mostly there is no other: then it waits in its mailbox at once, and has no need to look into it before.
+          {:ok, answer, state} ->
+            rested(Broker.reply_rest(worker, to, {:reply, ref, buffer, answer}), s, state)
+
+          failed ->
+            result(failed, {to, ref}, :handed, s, state)
+        end
+    end
+  end
+
   defp handed(id, message, reply, s, state, timeout) do
     case Broker.start(s.worker, id, s.observed?) do
       nil -> next(s, state, timeout)
@@ -248,8 +268,10 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
     result(result, reply, how, s, state)
   end
 
-  defp call(message, s, state) do
-    case s.handler.(s.buffer, message, state) do
+  defp call(message, s, state), do: call(s.handler, s.buffer, message, state)
+
+  defp call(handler, buffer, message, state) do
+    case handler.(buffer, message, state) do
       {:ok, _answer, _state} = returned -> returned
       other -> {:failed, :exit, {:bad_return_value, other}, []}
     end
@@ -260,13 +282,9 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
   # Taking the next message settles one that nobody waits for.
   defp result({:ok, _answer, state}, nil, _how, s, _before), do: again(s, state, @patience)
 
-  # Mostly there is no other: then it waits in its mailbox at once, and has no need to look into it before.
   defp result({:ok, answer, state}, {destination, ref}, :handed, s, _before) do
-    case Broker.reply_rest(s.worker, destination, {:reply, ref, s.buffer, answer}) do
-      :idle -> wait(s, state, :infinity)
-      :more -> next(s, state, :infinity)
-      :gone -> stop(:normal, s, state)
-    end
+    answer = {:reply, ref, s.buffer, answer}
+    rested(Broker.reply_rest(s.worker, destination, answer), s, state)
   end
 
   defp result({:ok, answer, state}, {destination, ref}, :taken, s, _before) do
@@ -287,6 +305,10 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
 
   defp result({:failed, kind, reason, stacktrace}, reply, _how, s, state),
     do: failed(kind, reason, stacktrace, reply, s, state)
+
+  defp rested(:idle, s, state), do: wait(s, state, :infinity)
+  defp rested(:more, s, state), do: next(s, state, :infinity)
+  defp rested(:gone, s, state), do: stop(:normal, s, state)
 
   @spec failed(:error | :throw | :exit, term(), list(), term(), %__MODULE__{}, term()) ::
           no_return()

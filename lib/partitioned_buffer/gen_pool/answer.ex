@@ -19,8 +19,11 @@ defmodule PartitionedBuffer.GenPool.Answer do
   @typedoc "Nothing to settle, or the broker's worker and whom it answers."
   @type t :: nil | {Broker.worker(), caller()}
 
+  @typedoc "What is the same in all of a pool."
+  @type deliverer :: nonempty_improper_list(:alias, reference())
+
   # Such is a tag that `GenServer.reply/2` sends to an alias.
-  @dialyzer {:no_improper_lists, from: 4}
+  @dialyzer {:no_improper_lists, usual: 4, deliverer: 1}
 
   @doc """
   What a handler gets for `from`. `GenServer.reply/2` sends to `answers`, an alias of a process that hands it to
@@ -29,8 +32,16 @@ defmodule PartitionedBuffer.GenPool.Answer do
   @spec from(caller(), Broker.t(), Broker.id(), reference()) :: GenServer.from() | nil
   def from({:forwarded, from}, _broker, _id, _answers), do: from
 
-  def from({pid, _ref} = caller, broker, id, answers),
-    do: {pid, [[:alias | answers] | {broker, id, caller}]}
+  def from(caller, broker, id, answers), do: usual(caller, broker, id, deliverer(answers))
+
+  @doc "The same for who called with `GenPool.call/3`, with what is the same in all of a pool."
+  @spec usual({pid(), reference()}, Broker.t(), Broker.id(), deliverer()) :: GenServer.from()
+  def usual({pid, _ref} = caller, broker, id, deliverer),
+    do: {pid, [deliverer | {broker, id, caller}]}
+
+  @doc "What is the same."
+  @spec deliverer(reference()) :: deliverer()
+  def deliverer(answers), do: [:alias | answers]
 
   @doc "Answers who waits for the answer with this tag: once, and if anybody does."
   @spec deliver(tag :: nonempty_improper_list(term(), term()), term()) :: :ok

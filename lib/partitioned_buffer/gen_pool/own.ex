@@ -13,14 +13,14 @@ defmodule PartitionedBuffer.GenPool.Own do
 
   @typedoc "What never changes."
   @opaque t ::
-            {Broker.worker(), call :: fun(), cast :: fun(), Broker.t(), answers :: reference(),
+            {Broker.worker(), call :: fun(), cast :: fun(), Broker.t(), Answer.deliverer(),
              idle_ms :: timeout()}
 
   @spec new(Worker.setup(), Broker.worker()) :: t()
   def new(%{module: module} = setup, worker) do
     # Calling them looks no function up.
-    {worker, &module.handle_call/3, &module.handle_cast/2, setup.broker, setup.answers,
-     setup.idle_ms}
+    {worker, &module.handle_call/3, &module.handle_cast/2, setup.broker,
+     Answer.deliverer(setup.answers), setup.idle_ms}
   end
 
   @doc "It is idle, and waits."
@@ -42,8 +42,8 @@ defmodule PartitionedBuffer.GenPool.Own do
   end
 
   # Mostly there is no other request: then it waits in its mailbox at once, and has no need to look into it before.
-  defp handed({worker, call, _, broker, answers, _} = own, state, w, message, caller, id) do
-    from = Answer.from(caller, broker, id, answers)
+  defp handed({worker, call, _, broker, deliverer, _} = own, state, w, message, caller, id) do
+    from = Answer.usual(caller, broker, id, deliverer)
 
     case Callback.call(call, message, from, state) do
       {:reply, reply, state} ->
@@ -77,8 +77,8 @@ defmodule PartitionedBuffer.GenPool.Own do
   @spec taken(t(), state :: term(), Worker.t(), term()) :: no_return()
   def taken(own, state, w, {{:call, message}, {_pid, ref} = caller, _ns, id})
       when is_reference(ref) do
-    {worker, call, _cast, broker, answers, _idle_ms} = own
-    from = Answer.from(caller, broker, id, answers)
+    {worker, call, _cast, broker, deliverer, _idle_ms} = own
+    from = Answer.usual(caller, broker, id, deliverer)
 
     case Callback.call(call, message, from, state) do
       {:reply, reply, state} ->

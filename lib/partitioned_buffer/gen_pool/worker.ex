@@ -65,6 +65,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
                 leaving?: false,
                 drained_to: nil,
                 listening?: false,
+                told: nil,
                 looked?: false,
                 debug: []
               ]
@@ -684,7 +685,16 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   defp listen(w) do
     _timer = Process.send_after(self(), :"$gen_pool_look", @look_ms)
-    %{w | looked?: true, listening?: Telemetry.listening?()}
+    listening? = Telemetry.listening?()
+    if w.own, do: told(w, listening?), else: %{w | looked?: true, listening?: listening?}
+  end
+
+  # With a shared state, what becomes of requests depends on what each of them takes.
+  defp told(%{told: listening?} = w, listening?), do: %{w | looked?: true, listening?: listening?}
+
+  defp told(w, listening?) do
+    :ok = Broker.sum_only(w.broker, not listening?)
+    %{w | looked?: true, listening?: listening?, told: listening?}
   end
 
   defp started(%{listening?: false}, _kind, _queue_ns), do: nil

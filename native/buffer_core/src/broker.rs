@@ -112,7 +112,7 @@ use patience::Slow;
 use waiting::{Chunk, Entry};
 use worker::{Claim, End, Worker};
 
-pub use ask::{Abandoned, Ask, Asked};
+pub use ask::{Abandoned, Ask, Asked, Handed};
 pub use figures::Figures;
 pub use loose::Loose;
 pub use partition::Counts;

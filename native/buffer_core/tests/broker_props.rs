@@ -437,14 +437,27 @@ impl Run {
             true => Patience::Untold,
             false => Patience::Own,
         };
-        let (asked, after) = self.desk.ask(home, &ask, |segment: &mut Segment<Ints>| {
+        let store = |segment: &mut Segment<Ints>| {
             let at = segment.stored() as u32;
             segment.push(1, |arena| arena.store(value));
             if let Some(reply) = reply {
                 segment.push(1, |arena| arena.store(reply));
             }
             (at, reply.map(|_| at + 1))
-        });
+        };
+        // Patient callers take the short way first. Where it does not lead anywhere, nothing has happened.
+        let short = hand_over && patient && !alone && !idle_only;
+        let handed = short.then(|| self.desk.hand_over(home, &ask, store));
+        let (asked, after) = match handed.flatten() {
+            Some(handed) => {
+                let after = After {
+                    handed: Some(handed.worker),
+                    ..After::default()
+                };
+                (Asked::Accepted(handed.id), after)
+            }
+            None => self.desk.ask(home, &ask, store),
+        };
         let own = home % self.partitions.len();
         let mut others = self.partitions.iter();
         let none_waits = match self.ordered {
@@ -575,8 +588,7 @@ impl Run {
         let worker = Arc::clone(&self.hands[index].worker);
         assert_eq!(worker.start(0, None), None);
         if let Some(message) = self.hands[index].handed.take() {
-            let waited = Some(self.now - message.at);
-            assert_eq!(worker.start(message.id, Some(self.now)), waited);
+            assert_eq!(worker.start(message.id, Some(self.now)), Some(message.at));
             assert_eq!(worker.start(message.id, Some(self.now)), None);
             self.hands[index].in_flight = Some(message);
         }
@@ -694,11 +706,12 @@ impl Run {
             assert_eq!(rested, Rested::Idle);
             self.hands[index].state = State::Idle;
             self.idle.push_back(index);
-            assert!(after.wake.is_none());
+            assert!(after.is_none_or(|after| after.wake.is_none()));
         } else {
             assert_eq!(rested, Rested::Needed);
             let wakes = woken.then(|| self.pass_on()).flatten();
-            assert_eq!(after.wake.map(|worker| worker.pid), wakes);
+            let wake = after.and_then(|after| after.wake);
+            assert_eq!(wake.map(|worker| worker.pid), wakes);
         }
     }
 

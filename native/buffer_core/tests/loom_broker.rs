@@ -376,7 +376,7 @@ fn a_worker_that_rests_and_a_message_find_each_other() {
             let worker = desk.join(1);
             assert_eq!(take(&desk, &worker), None);
             let (id, _) = hand_over(&desk, 9);
-            assert_eq!(worker.start(id, Some(1)), Some(1));
+            assert_eq!(worker.start(id, Some(1)), Some(0));
             let sender = {
                 let desk = Arc::clone(&desk);
                 thread::spawn(move || {

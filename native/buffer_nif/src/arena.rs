@@ -23,10 +23,11 @@ use rustler::sys::{
     enif_alloc_env, enif_alloc_resource, enif_clear_env, enif_free_env, enif_get_resource,
     enif_get_tuple, enif_init_resource_type, enif_inspect_binary, enif_is_identical,
     enif_make_copy, enif_make_list_from_array, enif_make_resource, enif_release_resource,
-    ErlNifBinary, ErlNifEnv, ErlNifResourceFlags, ErlNifResourceType, ErlNifResourceTypeInit,
+    enif_self, enif_send, ErlNifBinary, ErlNifEnv, ErlNifResourceFlags, ErlNifResourceType,
+    ErlNifResourceTypeInit,
 };
 use rustler::wrapper::NIF_TERM;
-use rustler::{Decoder, Env, Error, NifResult, Term};
+use rustler::{Decoder, Env, Error, LocalPid, NifResult, Term};
 use smallvec::SmallVec;
 
 use crate::broker::{Member, SharedBroker};
@@ -35,6 +36,9 @@ use crate::resource::Shared;
 
 #[path = "arena/packed.rs"]
 pub mod packed;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[path = "arena/ticks.rs"]
+pub mod ticks;
 #[path = "arena/words.rs"]
 mod words;
 
@@ -405,6 +409,41 @@ pub fn immediate<'a>(env: Env<'a>, word: u64) -> Option<Term<'a>> {
         .filter(|&word| is_immediate_word(word))?;
     // SAFETY: such a word refers to no memory, so it is a term of every environment.
     Some(unsafe { Term::new(env, word) })
+}
+
+/// The four low bits of the word of a small integer; the others are its value. Checked when the library is loaded, by
+/// `write::integers_are_as_expected`.
+pub const SMALL_INTEGER: u64 = 0b1111;
+const SMALL_BITS: u32 = 59;
+
+/// A number as a term, without a call into the VM; `None` if it is large.
+#[inline]
+pub fn small_integer(env: Env<'_>, number: u64) -> Option<Term<'_>> {
+    let is_small = size_of::<NIF_TERM>() == 8 && number >> SMALL_BITS == 0;
+    is_small.then(|| immediate(env, number << 4 | SMALL_INTEGER))?
+}
+
+/// The number that such a term is, if it is one, and is not negative.
+#[inline]
+pub fn small_number(term: Term<'_>) -> Option<u64> {
+    let word = immediate_word(term)?;
+    (word & SMALL_INTEGER == SMALL_INTEGER && word >> 63 == 0).then_some(word >> 4)
+}
+
+/// Sends a message, in a call of a process: whether that process can send, and somebody is there to get it.
+#[inline]
+pub fn send(env: Env<'_>, to: &LocalPid, message: Term<'_>) -> bool {
+    let mut own = std::mem::MaybeUninit::uninit();
+    // SAFETY: `env` is valid, and `own` is a live local.
+    let process = unsafe { enif_self(env.as_c_arg(), own.as_mut_ptr()) };
+    if process.is_null() {
+        // It is no process's.
+        return false;
+    }
+    let (to, no_env) = (to.as_c_arg(), std::ptr::null_mut());
+    // SAFETY: `env` is that of a call of a process, so this is a scheduler's thread, and `message`, whose memory outlives the call, is
+    // copied, as no environment of its own is given.
+    unsafe { enif_send(env.as_c_arg(), to, no_env, message.as_c_arg()) != 0 }
 }
 
 /// The word of a term that is all in it.

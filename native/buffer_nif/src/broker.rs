@@ -21,7 +21,7 @@ mod keeper;
 mod patience;
 mod take;
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 
 use buffer_core::broker::codel::Codel;
@@ -61,6 +61,10 @@ pub struct SharedBroker {
     plain: AtomicU8,
     // What workers have to look after before they take, a bit for each; see `broker_attend`.
     attention: AtomicU8,
+    // Times are only added up: see `broker_time`.
+    sums_only: AtomicBool,
+    // What becomes of messages depends on times that are no longer than ticks.
+    exact: AtomicBool,
     // Of the pool that is served: the keeper's name, and the process whose end is the end of requests that wait.
     pool: Mutex<Option<(Atom, LocalPid)>>,
     // Why its owner has ended.
@@ -86,6 +90,30 @@ impl SharedBroker {
     pub fn held(&self) -> (usize, u64) {
         let figures = self.core.figures();
         (figures.waiting, figures.bytes)
+    }
+
+    /// The time at which something happens to a message past the queue, or to a worker: now; or lately, where it is only added
+    /// up.
+    #[inline]
+    fn moment(&self) -> i64 {
+        match self.sums_only.load(Ordering::Relaxed) {
+            true => clock::lately(),
+            false => clock::now(),
+        }
+    }
+
+    /// From now on times are only added up, or not, as far as it is up to those who would know them.
+    fn only_sum(&self, only: bool) {
+        let only = only && !self.exact.load(Ordering::Relaxed);
+        self.sums_only.store(only, Ordering::Relaxed);
+    }
+
+    /// Its configuration is this one.
+    fn configure(&self, config: &Config) {
+        let exact = config.timeout.is_some() || config.codel.is_some();
+        self.exact.store(exact, Ordering::Relaxed);
+        self.sums_only.fetch_and(!exact, Ordering::Relaxed);
+        self.core.configure(config, clock::now());
     }
 
     fn finish(&self, env: Env<'_>, mut after: After<Arena, LocalPid>) {
@@ -204,12 +232,14 @@ fn broker_open(
             keeper: Mutex::new(None),
             plain: AtomicU8::new(0),
             attention: AtomicU8::new(0),
+            sums_only: AtomicBool::new(false),
+            exact: AtomicBool::new(false),
             pool: Mutex::new(None),
             end: Mutex::new(None),
             this: Weak::clone(this),
         })
     }));
-    shared.core.configure(&config, clock::now());
+    shared.configure(&config);
     shared.core.open();
     Ok((how, Handle::make(env, shared)))
 }
@@ -221,7 +251,7 @@ fn broker_configure(
     broker: Handle<'_, SharedBroker>,
     settings: Settings,
 ) -> NifResult<Atom> {
-    broker.0.core.configure(&config(settings)?, clock::now());
+    broker.0.configure(&config(settings)?);
     broker.0.tell(env, atoms::look());
     Ok(atoms::ok())
 }
@@ -230,6 +260,14 @@ fn broker_configure(
 #[rustler::nif]
 fn broker_work_alone(broker: Handle<'_, SharedBroker>, alone: bool) -> Atom {
     broker.0.core.work_alone(alone);
+    atoms::ok()
+}
+
+/// Whether nobody wants to know how long messages wait or take, each by itself: then that is looked up less exactly, and right
+/// in the sum. O(1).
+#[rustler::nif]
+fn broker_time(broker: Handle<'_, SharedBroker>, sums_only: bool) -> Atom {
+    broker.0.only_sum(sums_only);
     atoms::ok()
 }
 
@@ -334,6 +372,7 @@ fn broker_put_name(
     let send = if plain_send { PLAIN_SEND } else { 0 };
     let call = if plain_call { PLAIN_CALL } else { 0 };
     shared.plain.store(send | call, Ordering::Relaxed);
+    shared.only_sum(plain_call);
     BROKERS.put(name, &shared);
     Ok(atoms::ok())
 }

@@ -8,7 +8,7 @@ use crossbeam_channel::{unbounded, Sender};
 use once_cell::sync::Lazy;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Term};
 
-use crate::arena::Arena;
+use crate::arena::{self, Arena};
 
 static THREAD: Lazy<Option<Sender<(LocalPid, Arena)>>> = Lazy::new(|| {
     let (sender, receiver) = unbounded::<(LocalPid, Arena)>();
@@ -26,7 +26,7 @@ static THREAD: Lazy<Option<Sender<(LocalPid, Arena)>>> = Lazy::new(|| {
 /// death comes after this.
 pub fn send(env: Env<'_>, to: &LocalPid, message: impl Encoder) -> bool {
     let message = message.encode(env);
-    env.send(to, message).is_ok() || send_in_its_place(env, to, message)
+    arena::send(env, to, message) || send_in_its_place(env, to, message)
 }
 
 #[cold]

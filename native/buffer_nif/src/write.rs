@@ -8,7 +8,7 @@ use buffer_core::{
 };
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
-use crate::arena::{immediate_word, Arena};
+use crate::arena::{self, immediate_word, Arena, SMALL_INTEGER};
 use crate::begin::{begin, full};
 use crate::courier::send;
 use crate::cycle::Readable;
@@ -131,9 +131,6 @@ fn small_integer(term: Term<'_>) -> Option<u32> {
     u32::try_from(word >> 4).ok().filter(|it| it >> 27 == 0)
 }
 
-/// The four low bits of the word of a small integer; the others are its value.
-const SMALL_INTEGER: u64 = 0b1111;
-
 /// Whether that is so in the VM that loads the library, and it hashes them as they are hashed here.
 pub fn integers_are_as_expected(env: Env<'_>) -> bool {
     let small = [0, 1, 2, 255, 65_536, (1 << 27) - 1];
@@ -150,6 +147,37 @@ pub fn integers_are_as_expected(env: Env<'_>) -> bool {
         let term = integer.encode(env);
         small_integer(term) == Some(integer) && hash_of_integer(integer) == term.hash_phash2()
     }) && others.into_iter().all(|it| small_integer(it).is_none())
+        && numbers_are_as_expected(env)
+}
+
+/// The same for all numbers that are words.
+fn numbers_are_as_expected(env: Env<'_>) -> bool {
+    let others = [
+        (-1i64).encode(env),
+        u64::MAX.encode(env),
+        atoms::ok().encode(env),
+        (0, 1).encode(env),
+    ];
+    [
+        0,
+        1,
+        15,
+        16,
+        1 << 32,
+        1 << 58,
+        (1 << 59) - 1,
+        1 << 59,
+        u64::MAX,
+    ]
+    .into_iter()
+    .all(|number: u64| {
+        let (term, own) = (number.encode(env), arena::small_integer(env, number));
+        own.is_none_or(|own| {
+            own.as_c_arg() == term.as_c_arg() && arena::small_number(term) == Some(number)
+        })
+    }) && others
+        .into_iter()
+        .all(|it| arena::small_number(it).is_none())
 }
 
 /// Who is told when what it wrote has been through.

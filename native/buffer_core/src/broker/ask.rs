@@ -66,6 +66,18 @@ pub enum Asked {
     Closed,
 }
 
+/// A message that was handed over.
+pub struct Handed<A, P> {
+    /// Its id.
+    pub id: u64,
+    /// To be sent it. If that fails: [`Broker::unreachable`].
+    pub worker: Arc<Worker<A, P>>,
+    /// To be dropped.
+    pub kept: Option<Box<Segment<A>>>,
+    /// As in [`After`].
+    pub patient: bool,
+}
+
 /// What became of a message whose caller waits no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Abandoned {
@@ -118,11 +130,14 @@ impl<A: Arena, P: Copy + Ord> Broker<A, P> {
             None => Admit::WhereRoomIs,
         };
         if ask.hand_over && store.is_some() && reserved.is_none() {
-            let handed = self.hand_over(home, ask, &mut store, &mut effects);
-            if let Some((id, worker)) = handed {
-                let mut after = After::from(effects);
-                after.handed = Some(worker);
-                return (Asked::Accepted(id), after);
+            if let Some(handed) = self.hand_over_stored(home, ask, &mut store) {
+                let after = After {
+                    handed: Some(handed.worker),
+                    kept: handed.kept,
+                    patient: handed.patient,
+                    ..After::default()
+                };
+                return (Asked::Accepted(handed.id), after);
             }
         }
         let mut asked = self.put(home, ask, admit, &mut store, &mut staged, &mut effects);
@@ -160,14 +175,23 @@ impl<A: Arena, P: Copy + Ord> Broker<A, P> {
     }
 
     /// Hands a message to a worker that is idle, if there is one and nothing waits. It keeps the only native
-    /// copy, and the caller has to send it the message.
-    fn hand_over(
+    /// copy, and the caller has to send it the message. `None`: nothing is done.
+    pub fn hand_over(
+        &self,
+        home: usize,
+        ask: &Ask<P>,
+        store: impl FnOnce(&mut Segment<A>) -> Stored,
+    ) -> Option<Handed<A, P>> {
+        self.hand_over_stored(home, ask, &mut Some(store))
+    }
+
+    #[inline]
+    fn hand_over_stored(
         &self,
         home: usize,
         ask: &Ask<P>,
         store: &mut Option<impl FnOnce(&mut Segment<A>) -> Stored>,
-        effects: &mut Effects<A, P>,
-    ) -> Option<(u64, Arc<Worker<A, P>>)> {
+    ) -> Option<Handed<A, P>> {
         if !self.may_hand_over() {
             return None;
         }
@@ -186,10 +210,14 @@ impl<A: Arena, P: Copy + Ord> Broker<A, P> {
         let id = partition.next_id(index, count);
         partition.hand(ask.now);
         drop(partition);
-        effects.kept = task.hand(ask.entry(id), store.take()?);
+        let kept = task.hand(ask.entry(id), store.take()?);
         drop(task);
-        effects.patient = ask.patient && self.has_patient();
-        Some((id, worker))
+        Some(Handed {
+            id,
+            worker,
+            kept,
+            patient: ask.patient && self.has_patient(),
+        })
     }
 
     fn put(

@@ -230,12 +230,38 @@ impl<A: Arena, P: Copy + Ord> Broker<A, P> {
     }
 
     /// The worker has been settled, and takes no message: it is idle now, unless one waits. `loaded`: it may have taken
-    /// messages along.
+    /// messages along. Mostly nobody else has to do anything then.
     pub fn rest_unless_needed(
         &self,
         worker: &Arc<Worker<A, P>>,
         loaded: bool,
-    ) -> (Rested, After<A, P>) {
+    ) -> (Rested, Option<After<A, P>>) {
+        if loaded || worker.state() != State::Running {
+            let (rested, after) = self.rest_unusually(worker, loaded);
+            return (rested, Some(after));
+        }
+        // It is not going to take any, so it need not look before it is idle.
+        if !self.rest(worker) {
+            return (Rested::Gone, None);
+        }
+        if !self.any_waiting() {
+            let wanted = self.room_wanted.load(Ordering::Relaxed);
+            return (Rested::Idle, wanted.then(|| self.room_told()));
+        }
+        let woken = self.take_up(worker);
+        let after = woken.then(|| self.after_take(true, Effects::default()));
+        (Rested::Needed, after)
+    }
+
+    #[cold]
+    fn room_told(&self) -> After<A, P> {
+        let mut effects = Effects::default();
+        self.tell_of_room(true, &mut effects);
+        effects.into()
+    }
+
+    #[cold]
+    fn rest_unusually(&self, worker: &Arc<Worker<A, P>>, loaded: bool) -> (Rested, After<A, P>) {
         let mut effects = Effects::default();
         let mut woken = match worker.state() {
             State::Running => false,
@@ -243,7 +269,6 @@ impl<A: Arena, P: Copy + Ord> Broker<A, P> {
             State::Idle | State::Woken => self.take_up(worker),
         };
         woken |= loaded && self.give_back(worker, &mut effects);
-        // It is not going to take any, so it need not look before it is idle.
         if !self.rest(worker) {
             return (Rested::Gone, self.after_take(woken, effects));
         }

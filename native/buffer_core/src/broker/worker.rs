@@ -200,15 +200,17 @@ impl<A: Arena, P: Copy> Worker<A, P> {
         (slow, false)
     }
 
-    /// It starts the message that was handed to it, with this id: how long that has waited. `None`: it is
+    /// It starts the message that was handed to it, with this id: since when that has waited. `None`: it is
     /// not to start it, since somebody has taken the message back. Without `now` it has worked on the message
     /// since that was handed to it: asking for the time takes as long as the rest.
     pub fn start(&self, id: u64, now: Option<i64>) -> Option<i64> {
         let mut task = self.task.lock();
-        let entry = task.handed.filter(|entry| entry.id == id)?;
-        let now = now.unwrap_or(entry.at);
-        task.start_handed(&entry, now);
-        Some(now.saturating_sub(entry.at).max(0))
+        let entry = task.handed.as_ref().filter(|entry| entry.id == id)?;
+        let (at, patience) = (entry.at, entry.patience);
+        let reply = entry.reply.map(|reply| reply as usize);
+        task.handed = None;
+        task.fly(id, now.unwrap_or(at), reply, (patience, at));
+        Some(at)
     }
 
     /// It starts the next of the messages that it has taken along, and is through with the one before. With the chunk that

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
 use buffer_core::broker::worker::Worker;
-use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Loose};
+use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Handed, Loose};
 use buffer_core::Segment;
 use rustler::{Atom, Encoder, Env, LocalPid, Term};
 
 use super::{patience, SharedBroker, MS, PLAIN_CALL, PLAIN_SEND};
-use crate::arena::{immediate_word, Arena, Handle};
+use crate::arena::{immediate_word, small_integer, Arena, Handle};
 use crate::entry::nif;
 use crate::names::{BROKERS, POOLS};
 use crate::weigh::{account, weight_of_words, Scale};
@@ -251,6 +251,38 @@ fn ask<'a>(
     };
     let weight = message_weight.saturating_add(REPLY_WEIGHT);
     account(env, 0, u64::from(weight));
+    let (core, home) = (&shared.core, home(&shared.core, scale.is_bounded()));
+    let store = |segment: &mut Segment<Arena>| {
+        let at = segment.stored() as u32;
+        segment.push(message_weight, |arena| arena.store(message));
+        if has_reply {
+            segment.push(REPLY_WEIGHT, |arena| arena.store(reply));
+        }
+        (at, has_reply.then_some(at + 1))
+    };
+    let hand_over = !matches!(how, How::Stored | How::Loose);
+    let alone = weight > COPIED_UNDER_LOCK;
+    if hand_over && !alone && core.may_hand_over() {
+        let with = Ask {
+            caller,
+            now: match how {
+                // It is told for how long it has waited, and never too much.
+                How::Patient => clock::now(),
+                // Nothing waits, so whatever waits when this one comes back came later.
+                _ => shared.moment(),
+            },
+            due: i64::MAX,
+            weight,
+            alone: false,
+            idle_only: false,
+            hand_over: true,
+            loose: false,
+            patient: how == How::Patient,
+        };
+        if let Some(handed) = core.hand_over(home, &with, store) {
+            return handed_over(env, shared, handed, message, reply, how);
+        }
+    }
     let now = clock::now();
     let due = timeout.map_or(i64::MAX, |ms| now.saturating_add(ms.saturating_mul(MS)));
     let with = Ask {
@@ -258,39 +290,31 @@ fn ask<'a>(
         now,
         due,
         weight,
-        alone: weight > COPIED_UNDER_LOCK,
+        alone,
         idle_only,
-        hand_over: !matches!(how, How::Stored | How::Loose),
+        hand_over,
         loose: how == How::Loose,
         patient: how == How::Patient,
     };
-    let (asked, mut after) = shared.core.ask(
-        home(&shared.core, scale.is_bounded()),
-        &with,
-        |segment: &mut Segment<Arena>| {
-            let at = segment.stored() as u32;
-            segment.push(message_weight, |arena| arena.store(message));
-            if has_reply {
-                segment.push(REPLY_WEIGHT, |arena| arena.store(reply));
-            }
-            (at, has_reply.then_some(at + 1))
-        },
-    );
-    let handed = how == How::HandedOverAndTold && after.handed.is_some();
-    let stored = how == How::Patient && after.handed.is_none();
+    let (asked, mut after) = core.ask(home, &with, store);
+    if let (Some(worker), Asked::Accepted(id)) = (after.handed.take(), asked) {
+        let (kept, patient) = (after.kept.take(), after.patient);
+        shared.finish(env, after);
+        let handed = Handed {
+            id,
+            worker,
+            kept,
+            patient,
+        };
+        return handed_over(env, shared, handed, message, reply, how);
+    }
     if after.patient {
         patience::watch(shared);
     }
-    if let (Some(worker), Asked::Accepted(id)) = (after.handed.take(), asked) {
-        let sent = (atoms::message(), id, message, reply);
-        if !courier::send(env, &worker.pid, sent) {
-            shared.finish(env, shared.core.unreachable(&worker));
-        }
-    }
+    let stored = how == How::Patient;
     let crowded = after.crowded;
     shared.finish(env, after);
     match asked {
-        Asked::Accepted(id) if handed => (atoms::handed(), id).encode(env),
         Asked::Accepted(id) if crowded => (atoms::wait(), id).encode(env),
         Asked::Accepted(id) if stored => (atoms::stored(), id).encode(env),
         // It is of no use to anybody.
@@ -300,6 +324,34 @@ fn ask<'a>(
         Asked::NoWorker => atoms::no_worker().encode(env),
         Asked::Closed => atoms::closed().encode(env),
     }
+}
+
+/// A worker has been handed this message, and is sent it.
+fn handed_over<'a>(
+    env: Env<'a>,
+    shared: &SharedBroker,
+    handed: Handed<Arena, LocalPid>,
+    message: Term<'a>,
+    reply: Term<'a>,
+    how: How,
+) -> Term<'a> {
+    if handed.patient {
+        patience::watch(shared);
+    }
+    let id = number(env, handed.id);
+    let sent = (atoms::message(), id, message, reply);
+    if !courier::send(env, &handed.worker.pid, sent) {
+        shared.finish(env, shared.core.unreachable(&handed.worker));
+    }
+    match how {
+        How::HandedOverAndTold => (atoms::handed(), id).encode(env),
+        _ => id,
+    }
+}
+
+#[inline]
+fn number(env: Env<'_>, number: u64) -> Term<'_> {
+    small_integer(env, number).unwrap_or_else(|| number.encode(env))
 }
 
 /// Whether the message was waiting; it is not any more, and nobody is told. Bounded.

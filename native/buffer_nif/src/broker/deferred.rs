@@ -5,7 +5,7 @@ use rustler::{Atom, Env, LocalPid, Term};
 use super::take::send_answer;
 use super::{Member, SharedBroker};
 use crate::arena::{Arena, Handle};
-use crate::{atoms, clock};
+use crate::atoms;
 
 impl Member {
     /// The worker is through with its message, and somebody else will answer it: `caller` waits. One that is patient is told at once:
@@ -14,7 +14,7 @@ impl Member {
         let alive = |pid: LocalPid| pid.is_alive(env);
         let core = &self.broker.core;
         let read = |arena: &Arena, reply: usize| arena.load(reply, env);
-        let slow = core.defer(&self.worker, caller, clock::now(), alive, read);
+        let slow = core.defer(&self.worker, caller, self.broker.moment(), alive, read);
         if let Some((reply, since)) = slow {
             self.broker.tell_slow(env, reply, since);
         }

@@ -59,7 +59,7 @@ fn broker_down(env: Env<'_>, broker: Handle<'_, SharedBroker>, pid: LocalPid) ->
     let mut lost = 0;
     for worker in core.workers_of(pid) {
         lost += usize::from(worker.tally().1.is_some());
-        broker.0.finish(env, core.leave(&worker, clock::now()));
+        broker.0.finish(env, core.leave(&worker, broker.0.moment()));
     }
     // It may have been woken without being a worker any more.
     broker.0.pass_on(env);

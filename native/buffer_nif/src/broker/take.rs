@@ -12,7 +12,7 @@ use rustler::types::atom::true_;
 use rustler::{Atom, Encoder, Env, Error, LocalPid, NifResult, Term};
 
 use super::{Member, SharedBroker};
-use crate::arena::{Arena, Copies, Handle};
+use crate::arena::{small_integer, small_number, Arena, Copies, Handle};
 use crate::courier::send;
 use crate::entry::nif;
 use crate::reclaimer::reclaim;
@@ -42,7 +42,7 @@ impl Member {
         end: End,
         answer: Option<(LocalPid, Term<'_>)>,
     ) -> (i64, Settled) {
-        let now = clock::now();
+        let now = self.broker.moment();
         let settled = self.worker.settle_answered(end, now);
         if let Some((to, answer)) = answer.filter(|_| settled.wanted) {
             send_answer(env, &to, answer, settled.told);
@@ -99,13 +99,15 @@ impl Member {
     /// `loaded`.
     pub fn rest(&self, env: Env<'_>, loaded: bool) -> Rested {
         let (rested, after) = self.broker.core.rest_unless_needed(&self.worker, loaded);
-        self.broker.finish(env, after);
+        if let Some(after) = after {
+            self.broker.finish(env, after);
+        }
         rested
     }
 
     /// The worker is through with its message, if it has any.
     pub fn end(&self, end: End) {
-        self.worker.settle(end, clock::now());
+        self.worker.settle(end, self.broker.moment());
     }
 
     /// The worker is through with its message, and starts the next one that it has taken along, as `broker_begin` does.
@@ -155,15 +157,23 @@ fn broker_join<'a>(env: Env<'a>, broker: Handle<'_, SharedBroker>) -> NifResult<
 nif!(broker_start / 3, start);
 
 /// The worker starts the message that it was sent, with this id: the nanoseconds that it has waited, or 0 unless
-/// they are to be `measured`, as then it has worked on it since it was sent; or `nil`: it is not to, since the message
+/// they are to be `measured`, as then it may have worked on it since it was sent; or `nil`: it is not to, since the message
 /// was taken back or given to another one. O(1).
 fn start<'a>(env: Env<'a>, [worker, id, measured]: [Term<'a>; 3]) -> Term<'a> {
-    let (Ok(worker), Ok(id)) = (worker.decode::<Handle<Member>>(), id.decode()) else {
+    let Ok(Handle(member)) = worker.decode::<Handle<Member>>() else {
         return atoms::nil().encode(env);
     };
-    let now = (measured.as_c_arg() == true_().as_c_arg()).then(clock::now);
-    let waited = worker.0.worker.start(id, now);
-    waited.map_or_else(|| atoms::nil().encode(env), |waited| waited.encode(env))
+    let Some(id) = small_number(id).or_else(|| id.decode().ok()) else {
+        return atoms::nil().encode(env);
+    };
+    let is_measured = measured.as_c_arg() == true_().as_c_arg();
+    let sums_only = member.broker.sums_only.load(Ordering::Relaxed);
+    let now = (is_measured || sums_only).then(|| member.broker.moment());
+    match member.worker.start(id, now) {
+        Some(since) if is_measured => clock::since(since).encode(env),
+        Some(_since) => small_integer(env, 0).unwrap_or_else(|| 0.encode(env)),
+        None => atoms::nil().encode(env),
+    }
 }
 
 nif!(broker_take / 1, take_next);
@@ -175,7 +185,8 @@ nif!(broker_take / 1, take_next);
 fn take_next<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
     match worker.decode::<Handle<Member>>() {
         Ok(Handle(member)) => {
-            let taken = take(env, member, clock::now, Limits::BYTES as u32, four(env));
+            let now = || member.broker.moment();
+            let taken = take(env, member, now, Limits::BYTES as u32, four(env));
             attended(env, member, taken)
         }
         Err(_) => atoms::gone().encode(env),
@@ -185,7 +196,8 @@ fn take_next<'a>(env: Env<'a>, [worker]: [Term<'a>; 1]) -> Term<'a> {
 /// The same for messages of any size.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn broker_take_dirty<'a>(env: Env<'a>, worker: Handle<'_, Member>) -> Term<'a> {
-    let taken = take(env, worker.0, clock::now, u32::MAX, four(env));
+    let now = || worker.0.broker.moment();
+    let taken = take(env, worker.0, now, u32::MAX, four(env));
     attended(env, worker.0, taken)
 }
 
@@ -202,10 +214,11 @@ fn take_along<'a>(env: Env<'a>, [worker, patient]: [Term<'a>; 2]) -> Term<'a> {
         return atoms::attend().encode(env);
     }
     let patient = patient.as_c_arg() == true_().as_c_arg();
-    if patient && member.broker.core.is_early(&member.worker, clock::now) {
+    let now = || member.broker.moment();
+    if patient && member.broker.core.is_early(&member.worker, now) {
         return atoms::soon().encode(env);
     }
-    let taken = member.take_along_as(env, clock::now, four(env), |list| list);
+    let taken = member.take_along_as(env, now, four(env), |list| list);
     attended(env, member, taken)
 }
 
@@ -307,7 +320,7 @@ fn broker_withdraw(env: Env<'_>, worker: Handle<'_, Member>) -> Atom {
 #[rustler::nif]
 fn broker_done(worker: Handle<'_, Member>, failed: bool) -> Atom {
     let end = if failed { End::Failed } else { End::Done };
-    worker.0.worker.settle(end, clock::now());
+    worker.0.end(end);
     atoms::ok()
 }
 
@@ -370,6 +383,6 @@ fn reply_rest<'a>(env: Env<'a>, [worker, to, answer]: [Term<'a>; 3]) -> Term<'a>
 #[rustler::nif]
 fn broker_leave(env: Env<'_>, worker: Handle<'_, Member>) -> Atom {
     let Member { broker, worker } = worker.0;
-    broker.finish(env, broker.core.leave(worker, clock::now()));
+    broker.finish(env, broker.core.leave(worker, broker.moment()));
     atoms::ok()
 }
