@@ -30,11 +30,14 @@ defmodule PartitionedBuffer.GenPool.Direct do
   # Or: most likely no other one waits.
   @likely_last 8
 
-  @typedoc "What never changes."
+  @typedoc """
+  What does not change while it is here. Whether it has the turn is part of that, where it matters: to look for it in the
+  worker, for each request, would take longer than the rest of what is asked about it.
+  """
   @opaque t ::
             {Broker.worker(), Native.cell(), call :: fun(), cast :: fun(), Broker.t(),
              answers :: reference(), idle_ms :: timeout(), how :: 1..6,
-             reads :: {:turns | :free, fun()} | nil}
+             reads :: {:in_turn | :out_of_turn | :free, fun()} | nil}
 
   @doc "`nil` if the state is elsewhere."
   @spec new(Worker.setup(), Broker.worker()) :: t() | nil
@@ -52,8 +55,15 @@ defmodule PartitionedBuffer.GenPool.Direct do
   # Handlers that are not named to read only may have to take turns.
   defp reads(%{module: module, shared: %{isolation: isolation}}) do
     if function_exported?(module, :read_only?, 2),
-      do: {if(isolation == :exclusive, do: :turns, else: :free), &module.read_only?/2}
+      do: {if(isolation == :exclusive, do: :out_of_turn, else: :free), &module.read_only?/2}
   end
+
+  @doc "As long as it has the turn, or has it not."
+  @spec with_turn(t(), boolean()) :: t()
+  def with_turn({_, _, _, _, _, _, _, _, {:out_of_turn, read_only?}} = direct, true),
+    do: put_elem(direct, 8, {:in_turn, read_only?})
+
+  def with_turn(direct, _turn?), do: direct
 
   @doc "The same for one request, after which the worker goes on as usual."
   @spec only(t()) :: t()
@@ -106,7 +116,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
       when is_reference(ref) do
     {_worker, _cell, call, _cast, broker, answers, _idle_ms, _how, reads} = direct
 
-    if in_place?(reads, w, :call, message) do
+    if in_place?(reads, :call, message) do
       from = Answer.from(caller, broker, id, answers)
 
       case Callback.call(call, message, from, state) do
@@ -129,7 +139,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
   def run(direct, version, state, w, {:cast, message} = request, nil, id, attempt, _next) do
     {_worker, _cell, _call, cast, _broker, _answers, _idle_ms, _how, reads} = direct
 
-    if in_place?(reads, w, :cast, message) do
+    if in_place?(reads, :cast, message) do
       case Callback.cast(cast, message, state) do
         {:noreply, new} ->
           settle(direct, version, state, w, {request, nil, nil, id, attempt}, new, nil, nil, 0)
@@ -150,20 +160,22 @@ defmodule PartitionedBuffer.GenPool.Direct do
     do: w |> Worker.with_known(version, state) |> Worker.unusual(request, caller, 0, id)
 
   # One that only reads keeps nobody waiting, and one that may write needs the turn.
-  defp in_place?({:turns, read_only?}, w, kind, message),
-    do: Worker.turn?(w) != (read_only?.(kind, message) == true)
+  defp in_place?({:in_turn, read_only?}, kind, message), do: read_only?.(kind, message) != true
 
-  defp in_place?(_free, _w, _kind, _message), do: true
+  defp in_place?({:out_of_turn, read_only?}, kind, message),
+    do: read_only?.(kind, message) == true
+
+  defp in_place?(_free, _kind, _message), do: true
 
   # What is in the mailbox goes before the next request, but not after the first one of a worker that was idle: mostly there
   # is no other one, and then it waits in its mailbox at once.
   defp settle(direct, version, state, w, run, new, pid, answer, @likely_last) do
-    how = how(direct, w, elem(run, 0), state, new)
+    how = how(direct, elem(run, 0), state, new)
     put(direct, version, state, w, run, new, pid, answer, (how && how) ||| @likely_last)
   end
 
   defp settle(direct, version, state, w, run, new, pid, answer, 0) do
-    how = how(direct, w, elem(run, 0), state, new)
+    how = how(direct, elem(run, 0), state, new)
 
     receive do
       message ->
@@ -228,7 +240,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
   defp along(direct, version, state, w, [{:cast, message} = cast | _] = casts, attempt) do
     {_worker, _cell, _call, handle_cast, _broker, _answers, _idle_ms, _how, reads} = direct
 
-    if in_place?(reads, w, :cast, message) do
+    if in_place?(reads, :cast, message) do
       case Callback.cast(handle_cast, message, state) do
         {:noreply, new} ->
           settle_along(direct, version, state, w, casts, new, attempt)
@@ -246,7 +258,7 @@ defmodule PartitionedBuffer.GenPool.Direct do
 
   # As `settle/8`.
   defp settle_along(direct, version, state, w, [cast | rest] = casts, new, attempt) do
-    how = how(direct, w, cast, state, new)
+    how = how(direct, cast, state, new)
 
     receive do
       message ->
@@ -311,29 +323,28 @@ defmodule PartitionedBuffer.GenPool.Direct do
     do: Worker.settle(w, request, from, caller, outcome(answer, new), attempt)
 
   # `nil`: there is more to it. What a handler answers by itself leaves after its state.
-  defp how(direct, w, request, state, new) do
+  defp how(direct, request, state, new) do
     cond do
       Answer.held?() -> nil
-      new === state -> left(direct, w)
-      wrote_in_vain?(direct, w, request) -> nil
+      new === state -> left(direct)
+      wrote_in_vain?(direct, request) -> nil
       true -> elem(direct, 7)
     end
   end
 
   # One that is not named to read only keeps others waiting, whatever it does.
-  defp left({_, _, _, _, _, _, _, how, {:turns, _read_only?}}, w),
-    do: if(Worker.turn?(w), do: @as_it_was_in_turn, else: @as_it_was) ||| (how &&& @only_this)
+  defp left({_, _, _, _, _, _, _, how, {:in_turn, _read_only?}}),
+    do: @as_it_was_in_turn ||| (how &&& @only_this)
 
-  defp left({_, _, _, _, _, _, _, how, _reads}, _w), do: how &&& @only_this
+  defp left({_, _, _, _, _, _, _, how, _reads}), do: @as_it_was ||| (how &&& @only_this)
 
-  # With the turn it is not named so: see `in_place?/4`.
-  defp wrote_in_vain?({_, _, _, _, _, _, _, _, {:turns, _read_only?}}, w, _request),
-    do: not Worker.turn?(w)
+  # With the turn it is not named so: see `in_place?/3`.
+  defp wrote_in_vain?({_, _, _, _, _, _, _, _, {:out_of_turn, _read_only?}}, _request), do: true
 
-  defp wrote_in_vain?({_, _, _, _, _, _, _, _, {:free, read_only?}}, _w, {kind, message}),
+  defp wrote_in_vain?({_, _, _, _, _, _, _, _, {:free, read_only?}}, {kind, message}),
     do: read_only?.(kind, message) == true
 
-  defp wrote_in_vain?(_direct, _w, _request), do: false
+  defp wrote_in_vain?(_direct, _request), do: false
 
   defp outcome(nil, new), do: {:next, :noreply, new, :none}
   defp outcome({_ref, reply}, new), do: {:next, {:reply, reply}, new, :none}

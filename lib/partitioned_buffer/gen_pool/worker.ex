@@ -309,7 +309,7 @@ defmodule PartitionedBuffer.GenPool.Worker do
     %{shared: %{version: version, state: state, turn?: turn?}} = w
 
     if turn? or not w.in_turns?,
-      do: Direct.wait(direct, version, state, w),
+      do: direct |> Direct.with_turn(turn?) |> Direct.wait(version, state, w),
       else: wait(w)
   end
 
@@ -435,8 +435,12 @@ defmodule PartitionedBuffer.GenPool.Worker do
        when direct != nil and left > 0 do
     direct = if left == :infinity, do: direct, else: Direct.only(direct)
     w = if w.in_turns?, do: w, else: stay(w)
-    %{shared: %{version: version, state: state}} = w = with_shared(w, Shared.refresh(w.shared))
-    Direct.run(direct, version, state, w, message, caller, id, 1)
+    %{shared: shared} = w = with_shared(w, Shared.refresh(w.shared))
+    %{version: version, state: state, turn?: turn?} = shared
+
+    direct
+    |> Direct.with_turn(turn?)
+    |> Direct.run(version, state, w, message, caller, id, 1)
   end
 
   defp request(w, message, caller, queue_ns, id),
@@ -470,10 +474,6 @@ defmodule PartitionedBuffer.GenPool.Worker do
 
   def with_known(%{shared: shared} = w, version, state),
     do: %{w | shared: %{shared | version: version, state: state}}
-
-  @doc "Whether it has the turn."
-  @spec turn?(t()) :: boolean()
-  def turn?(w), do: w.shared.turn?
 
   @doc false
   @spec with_state(t(), term()) :: t()
