@@ -52,7 +52,8 @@ defmodule PartitionedBuffer.DataBuffer do
   longer than `:flush_timeout` (it is killed then). What it returns is not looked at. A batch whose flush has
   failed is given up, or flushed again where `:max_retries` says so. What is given up is counted by
   `PartitionedBuffer.info/1`, reported by the event `[:partitioned_buffer, :partition, :discarded]`, and
-  handed to `:on_discard`. No other batch goes with it.
+  handed to `:on_discard`. No other batch goes with it. A flush that raised, threw or exited is in the log as any task that
+  does, and one that took too long as `DataBuffer: flush timeout error for …`.
 
   When a buffer is stopped, by `stop/3` or its supervisor, writers that wait are refused, flushes that are
   running may end, and what is left is flushed, all partitions at the same time: for up to `:flush_timeout`

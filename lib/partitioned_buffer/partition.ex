@@ -23,6 +23,7 @@ defmodule PartitionedBuffer.Partition do
 
   use GenServer, restart: :permanent, shutdown: :infinity
 
+  alias PartitionedBuffer.DataBuffer
   alias PartitionedBuffer.{Handle, Names, Native, Options, Owner, ProcessorRunner, Telemetry}
   alias PartitionedBuffer.Partition.Discards
 
@@ -739,8 +740,12 @@ defmodule PartitionedBuffer.Partition do
 
   defp kill_runner(%{runner: runner} = state, why) do
     Process.exit(runner.pid, :kill)
+    if why == :timeout and state.module == DataBuffer, do: log_timeout(state)
     %{state | runner: %{runner | killed_for: why}}
   end
+
+  defp log_timeout(%{metadata: metadata, settings: settings}),
+    do: DataBuffer.Flush.log_timeout(metadata, settings.processing_timeout_ms)
 
   defp now, do: System.monotonic_time(:millisecond)
 

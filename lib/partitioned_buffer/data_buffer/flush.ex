@@ -6,6 +6,8 @@ defmodule PartitionedBuffer.DataBuffer.Flush do
 
   alias PartitionedBuffer.{Awaited, Handle, Native, OnDemand, Partition}
 
+  require Logger
+
   @type outcome :: {:ok, result :: term()} | {:error, :timeout | {:flush_failed, atom()}}
 
   @doc "The processor of a module buffer."
@@ -16,6 +18,18 @@ defmodule PartitionedBuffer.DataBuffer.Flush do
     :telemetry.span(prefix ++ [:flush], metadata, fn ->
       {module.handle_flush(items, size: size, meta: meta), metadata}
     end)
+  end
+
+  @doc """
+  Has it in the log that a flush was killed. One that raises, throws or exits is there by a report of OTP's; the death of
+  one that is killed is nobody's report.
+  """
+  @spec log_timeout(map(), timeout()) :: :ok
+  def log_timeout(%{buffer: buffer, partition: partition}, timeout) do
+    Logger.error(
+      "DataBuffer: flush timeout error for #{inspect(buffer)}: a flush of #{inspect(partition)} took more than " <>
+        "#{timeout} ms, and was killed"
+    )
   end
 
   @doc "Flushes all partitions and waits for it: what came of each, in their order."

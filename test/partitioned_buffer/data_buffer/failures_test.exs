@@ -57,6 +57,32 @@ defmodule PartitionedBuffer.DataBuffer.FailuresTest do
       assert %{processed: 1} = PartitionedBuffer.info(name)
     end
 
+    test "because it takes too long is in the log, as one that raises is" do
+      for {how, text} <- [
+            {{:raise, "boom"}, ~r/boom/},
+            {nil, ~r/DataBuffer: flush timeout error for :data_buffer_\d+/}
+          ] do
+        name = start_buffer!()
+
+        log =
+          ExUnit.CaptureLog.capture_log(fn ->
+            DataBuffer.insert(name, 1)
+            call = Task.async(fn -> catch_exit(DataBuffer.sync_flush(name)) end)
+            {flush, [1], _opts} = next_flush()
+
+            if how,
+              do: open(flush, how),
+              else: :ok = PartitionedBuffer.update_options(name, processing_timeout_ms: 1)
+
+            assert {{:flush_failed, _reason}, _call} = Task.await(call)
+            # Its process has written what there is by now.
+            DataBuffer.stop(name)
+          end)
+
+        assert log =~ text
+      end
+    end
+
     test "does not keep writers waiting" do
       name = start_buffer!(max_size: 1, flush_timeout: 60_000)
       for item <- 1..2, do: DataBuffer.insert(name, item)
