@@ -226,8 +226,8 @@ defmodule PartitionedBuffer.GenBuffer.Worker do
           {:ok, answer, state} ->
             rested(Broker.reply_rest(worker, to, {:reply, ref, buffer, answer}), s, state)
 
-          failed ->
-            result(failed, {to, ref}, :handed, s, state)
+          {:failed, kind, reason, stacktrace} ->
+            failed(kind, reason, stacktrace, {to, ref}, s, state)
         end
     end
   end
