@@ -73,7 +73,7 @@ impl<T> Cell<T> {
     }
 }
 
-// Orders that threads can come in are in tests/loom_cell.rs, sequences in tests/cell_props.rs.
+// Orders that threads can come in are in tests/models/cell.rs, sequences in tests/props/cell.rs.
 #[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::Arc;

@@ -66,7 +66,7 @@ impl Drop for Pass<'_> {
     }
 }
 
-// Orders that threads can come in are in tests/loom_gate.rs.
+// Orders that threads can come in are in tests/models/gate.rs.
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

@@ -92,7 +92,7 @@ impl<W: Copy + PartialEq> Turns<W> {
     }
 }
 
-// Orders that threads can come in are in tests/loom_cell.rs, sequences in tests/cell_props.rs.
+// Orders that threads can come in are in tests/models/cell.rs, sequences in tests/props/cell.rs.
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! Writers of a map against a reader of a snapshot and a swap.
 //!
-//! In every interleaving (see `support/model.rs` for the bound):
+//! In every interleaving (see `model.rs` for the bound):
 //!
 //! 1. A snapshot shows each entry once, as all of them were at one moment: what one writer does in order is
 //!    seen up to some step, and none of the later ones, whatever is overwritten, removed or inserted between
@@ -9,19 +9,14 @@
 //! 3. A reader whose entries are swapped out begins again, as `to_list/1` does, and shows what is live then.
 //! 4. A reader of a partition that is closed is told so, or has seen all.
 //! 5. What is drained in the end is what it would be without readers, and the account holds.
-#![cfg(loom)]
-
-#[path = "support/model.rs"]
-#[allow(dead_code, reason = "shared: each file needs a part of it")]
-mod model;
 
 use std::collections::BTreeMap;
 
+use crate::model::{check, Ints};
 use buffer_core::map::{Given, Seen, Source, Visited, LARGE};
 use buffer_core::{After, Arena, Batch, Closed, Map, Next, Partition, Wanted};
 use loom::sync::Arc;
 use loom::thread;
-use model::{check, Ints};
 
 type Part = Partition<Map<Ints>, u8>;
 type Entries = BTreeMap<u8, u8>;

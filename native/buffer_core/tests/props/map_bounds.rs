@@ -1,7 +1,6 @@
 //! What a map promises for the worst case: of memory, and of the time that a call holds its lock.
 //!
 //! Times are the least of a few equal runs, call by call: other work on the machine must not count.
-#![cfg(not(loom))]
 
 use buffer_core::map::{Given, ENTRY_BYTES, LARGE, SLACK};
 use buffer_core::{Arena, Generation, Map};

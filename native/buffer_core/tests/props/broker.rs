@@ -12,22 +12,17 @@
 //! 5. Patient callers are told once at the most: when they have waited for long, wherever their messages are, or when those go back; and whoever answers
 //!    them, or tells them that their message was dropped, knows of it.
 //! 6. When all messages have left, no arena holds a waiting one.
-#![cfg(not(loom))]
-
-#[path = "support/ledger.rs"]
-#[allow(dead_code, reason = "shared: this file needs a part of it")]
-mod ledger;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::ledger::{self, Ints};
 use buffer_core::broker::config::{Config, Order, Overflow};
 use buffer_core::broker::dropped::{Drop, Drops};
 use buffer_core::broker::patience::{Patience, Slow};
 use buffer_core::broker::worker::{End, Settled, State, Worker};
 use buffer_core::broker::{After, Ask, Asked, Broker, Loose, Rested, Taken};
 use buffer_core::Segment;
-use ledger::Ints;
 use proptest::prelude::*;
 
 type Desk = Broker<Ints, u8>;

@@ -1,6 +1,6 @@
 //! Those who drain, against each other and against a reading.
 //!
-//! In every interleaving (see `support/model.rs` for the bound):
+//! In every interleaving (see `model.rs` for the bound):
 //!
 //! 1. While the drain is taken from an owner that still asks for batches, an entry is handed out at most
 //!    once, a discarded batch is one that was handed out, to be reported once, and the rest is drained by
@@ -11,16 +11,11 @@
 //! 4. Either the processor returns, and its batch counts as processed, or its call is ended, and the batch is
 //!    discarded as late; whoever is told so of its owner and whoever watches it agree on which.
 //! 5. What is discarded at the end, beside an owner that still drains, is what it has not settled.
-#![cfg(loom)]
 
-#[path = "support/model.rs"]
-#[allow(dead_code, reason = "shared: each file needs a part of it")]
-mod model;
-
+use crate::model::{assert_complete, check, drain, next, stats, swap, write_admitted, Part};
 use buffer_core::{After, Discarded, NotOwner, Policy, Reason, Settled, Watched};
 use loom::sync::Arc;
 use loom::thread;
-use model::{assert_complete, check, drain, next, stats, swap, write_admitted, Part};
 
 /// A partition that is about to drain these.
 fn draining(values: &[u8]) -> Arc<Part> {

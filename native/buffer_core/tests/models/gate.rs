@@ -1,21 +1,16 @@
 //! Writes that span partitions, against the close of the buffer.
 //!
-//! In every interleaving (see `support/model.rs` for the bound):
+//! In every interleaving (see `model.rs` for the bound):
 //!
 //! 1. A write that goes through the gate is whole once `close` has returned: all of its partitions have
 //!    it, or none, as the writer was told.
 //! 2. The same holds for two such writers beside each other, and for one beside a plain write, which
 //!    needs no gate.
-#![cfg(loom)]
 
-#[path = "support/model.rs"]
-#[allow(dead_code, reason = "shared: each file needs a part of it")]
-mod model;
-
+use crate::model::{self, check, drain, write_admitted, Ints, Owner};
 use buffer_core::{Buffer, Queue};
 use loom::sync::Arc;
 use loom::thread;
-use model::{check, drain, write_admitted, Ints, Owner};
 
 type TestBuffer = Buffer<Queue<Ints>, Owner>;
 

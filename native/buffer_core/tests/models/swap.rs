@@ -1,6 +1,6 @@
 //! Writers against a swap, and against the close.
 //!
-//! In every interleaving (see `support/model.rs` for the bound):
+//! In every interleaving (see `model.rs` for the bound):
 //!
 //! 1. What two writers write while a third thread swaps and drains is drained once, and each writer's
 //!    entries in the order in which it wrote them.
@@ -10,16 +10,13 @@
 //! 5. A write that races with the close is either accepted, and then part of what is drained
 //!    afterwards, or refused and nowhere.
 //! 6. Who awaits an entry is told once, in the step that settles it, beside looks at whether anybody waits.
-#![cfg(loom)]
 
-#[path = "support/model.rs"]
-#[allow(dead_code, reason = "shared: each file needs a part of it")]
-mod model;
-
+use crate::model::{
+    self, assert_complete, check, drain, next, push, stats, swap, write_admitted, Ints, Part,
+};
 use buffer_core::{After, Generation as _, Next, Queue, Wanted};
 use loom::sync::Arc;
 use loom::thread;
-use model::{assert_complete, check, drain, next, push, stats, swap, write_admitted, Ints, Part};
 
 #[test]
 fn nothing_is_lost_and_nothing_comes_twice() {

@@ -12,16 +12,11 @@
 //! 5. A writer that waits is served, gives up, or is there at the close: one of them, once. After the
 //!    close nobody waits.
 //! 6. Credits of a former limit neither cover anything nor give anything back.
-#![cfg(not(loom))]
-
-#[path = "support/ledger.rs"]
-#[allow(dead_code, reason = "shared: this file needs a part of it")]
-mod ledger;
 
 use std::collections::VecDeque;
 
+use crate::ledger::Ints;
 use buffer_core::{Buffer, Credit, NoRoom, Queue, Size, Turn, Wait, Waiters};
-use ledger::Ints;
 use proptest::prelude::*;
 use proptest::sample::Index;
 

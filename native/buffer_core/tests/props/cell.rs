@@ -4,7 +4,6 @@
 //!    by nobody else, and who reads is told what is there unless it names its version.
 //! 2. Turns do what a plain list does: the first has the turn; whoever comes is put at the end, once; and
 //!    whoever leaves first of all makes it the turn of the second.
-#![cfg(not(loom))]
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Writers in line, against the end of a drain, a close, each other, and giving up.
 //!
-//! In every interleaving (see `support/model.rs` for the bound):
+//! In every interleaving (see `model.rs` for the bound):
 //!
 //! 1. No turn is lost: a writer that stands in line while the drain ends is served, by itself or by who
 //!    saw that end.
@@ -8,16 +8,11 @@
 //! 3. Writes are made in the order of the line, one writer's in its order; a generation that is swapped out
 //!    because it was full has what it held when it became full.
 //! 4. A writer in line when the partition is closed is told so or that it was written, once.
-#![cfg(loom)]
 
-#[path = "support/model.rs"]
-#[allow(dead_code, reason = "shared: each file needs a part of it")]
-mod model;
-
+use crate::model::{self, check, push, stats, values, Ints, Part};
 use buffer_core::{After, NoTurn, Queue, Stood};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use model::{check, push, stats, values, Ints, Part};
 
 type Todo = After<Ints, u8>;
 

@@ -10,16 +10,11 @@
 //!    of those who stepped out are not.
 //! 3. Everybody in line is told once, of the write or of the close.
 //! 4. What was accepted is drained once, in order, and the account holds. No arena is left in the end.
-#![cfg(not(loom))]
-
-#[path = "support/ledger.rs"]
-#[allow(dead_code, reason = "shared: this file needs a part of it")]
-mod ledger;
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::ledger::{self, Ints};
 use buffer_core::{After, Closed, Next, NoTurn, Partition, Queue, Stood, Wanted};
-use ledger::Ints;
 use proptest::prelude::*;
 
 type Part = Partition<Queue<Ints>, u8>;

@@ -1,6 +1,6 @@
 //! Senders, workers, and what gets in between.
 //!
-//! In every interleaving (see `support/model.rs` for the bound):
+//! In every interleaving (see `model.rs` for the bound):
 //!
 //! 1. When all calls have returned, no message waits beside an idle worker, unless a worker has been woken
 //!    that has not taken yet.
@@ -15,14 +15,10 @@
 //!    one: exactly one of these.
 //! 9. What a worker has taken along is started by that worker, or waits again for another one: exactly one of these.
 //! 10. Where several partitions have one order, what was sent later is taken later.
-#![cfg(loom)]
-
-#[path = "support/model.rs"]
-#[allow(dead_code, reason = "shared: each file needs a part of it")]
-mod model;
 
 use std::sync::Arc as Shared; // workers come in one of these
 
+use crate::model::{check, check_within, Ints, Owner};
 use buffer_core::broker::config::Config;
 use buffer_core::broker::dropped::Drop;
 use buffer_core::broker::worker::{End, Settled, State, Worker};
@@ -30,7 +26,6 @@ use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Loose, Rested, T
 use buffer_core::Segment;
 use loom::sync::Arc;
 use loom::thread;
-use model::{check, check_within, Ints, Owner};
 
 type Desk = Broker<Ints, Owner>;
 type Hand = Shared<Worker<Ints, Owner>>;

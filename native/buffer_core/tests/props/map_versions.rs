@@ -7,17 +7,12 @@
 //! 2. What was removed, or put without a version, before it was swapped out, has not been handed over.
 //! 3. With a limit of 0 nothing is remembered; a lower limit forgets the oldest keys.
 //! 4. Memory stays within the bounds of a map of as many keys, and all of it is handed over at the end.
-#![cfg(not(loom))]
-
-#[path = "support/ledger.rs"]
-#[allow(dead_code, reason = "shared: this file needs a part of it")]
-mod ledger;
 
 use std::collections::BTreeMap;
 
+use crate::ledger::{self, Ints, Value};
 use buffer_core::map::{Cell, Given};
 use buffer_core::{Generation, Map, Retired};
-use ledger::{Ints, Value};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]

@@ -8,17 +8,12 @@
 //!    limit, or than there was.
 //! 3. Who awaits all is told once, no sooner than all that was held has left, and at the latest when nothing
 //!    is held; of a loss if one of those entries was given up.
-#![cfg(not(loom))]
-
-#[path = "support/ledger.rs"]
-#[allow(dead_code, reason = "shared: this file needs a part of it")]
-mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ledger::{self, Ints, Value};
 use buffer_core::map::{Given, ENTRY_BYTES};
 use buffer_core::{After, Buffer, Map, NoRoom, Policy, Reason, Room, Rows, Size, Wanted};
-use ledger::{Ints, Value};
 use proptest::prelude::*;
 
 type TestRoom<'a> = Room<'a, Map<Ints>, u8>;

@@ -1,7 +1,7 @@
 //! A `Partition` and the room of its buffer against a plain model of them: deques and a handful of numbers.
 //!
 //! Properties, each checked after every step of a run (one thread; what needs several is in
-//! `loom_*.rs`):
+//! `tests/models`):
 //!
 //! 1. Every answer, and every figure of `stats`, is the model's: `high_water` is the most that was ever
 //!    held, `bytes` the weight of what is held, `oldest` the segment of the first entry held.
@@ -31,28 +31,19 @@
 //! 11. What is kept is what was given up while that was wanted, and is handed out once.
 //! 12. One is told that it is time in the step that makes it so, once until the next swap; and of dropped
 //!     entries, once until it has asked.
-#![cfg(not(loom))]
-
-#[path = "support/ledger.rs"]
-#[allow(dead_code, reason = "shared: this file needs a part of it")]
-mod ledger;
-#[path = "support/partition_model.rs"]
-mod partition_model;
-#[path = "support/partition_ops.rs"]
-mod partition_ops;
 
 use std::collections::VecDeque;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 
+use crate::ledger::{self, Ints};
+use crate::partition_model::{
+    values, weigh, Awaiting, Call, Entry, InFlight, Kept, Model, Owner, Piece, Taken,
+};
+use crate::partition_ops::{op, Limits, Op};
 use buffer_core::{
     After, Arena, Batch, Buffer, Closed, Credit, Generation, NoRoom, NotOwner, Policy, Queue,
     Reason, Retired, Rows, Settled, Size, Turn, Wait, Waiters, Wanted, Watched, Written,
 };
-use ledger::Ints;
-use partition_model::{
-    values, weigh, Awaiting, Call, Entry, InFlight, Kept, Model, Owner, Piece, Taken,
-};
-use partition_ops::{op, Limits, Op};
 use proptest::prelude::*;
 use proptest::sample::Index;
 

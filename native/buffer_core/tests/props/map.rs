@@ -13,17 +13,12 @@
 //! 5. A drain hands every entry out once. The weight of a batch is known before.
 //!    When all have left, it is as good as new, whatever memory it has kept.
 //! 6. Every arena that was made is in use or is handed over, once; dropped with that, none is left.
-#![cfg(not(loom))]
-
-#[path = "support/ledger.rs"]
-#[allow(dead_code, reason = "shared: this file needs a part of it")]
-mod ledger;
 
 use std::collections::BTreeMap;
 
+use crate::ledger::{self, Ints, Value};
 use buffer_core::map::{Cell, Entry, Given, ENTRY_BYTES, LARGE, PACKED, SLACK};
 use buffer_core::{First, Generation, Map, Retired};
-use ledger::{Ints, Value};
 use proptest::prelude::*;
 
 /// A term of the model: a number, in a word if it has no weight.

@@ -1,27 +1,22 @@
 //! Callers that wait with no timer of their own, who looks after them, and who answers.
 //!
-//! In every interleaving (see `support/model.rs` for the bound):
+//! In every interleaving (see `model.rs` for the bound):
 //!
 //! 1. An answer says that a word to its caller is on its way if, and only if, one is: so none is found in a mailbox later, and
 //!    nobody waits for one that does not come.
 //! 2. Each caller is told once at the most.
 //! 3. A caller whose message waits, or has been handed to a worker, is looked after by somebody who looks, or who has been called to look.
 //! 4. So does what says that its message was dropped (1).
-#![cfg(loom)]
-
-#[path = "support/model.rs"]
-#[allow(dead_code, reason = "shared: each file needs a part of it")]
-mod model;
 
 use std::sync::Arc as Shared; // workers come in one of these
 
+use crate::model::{check, Ints, Owner};
 use buffer_core::broker::config::Config;
 use buffer_core::broker::worker::{End, Worker};
 use buffer_core::broker::{Abandoned, After, Ask, Asked, Broker, Taken};
 use buffer_core::Segment;
 use loom::sync::Arc;
 use loom::thread;
-use model::{check, Ints, Owner};
 
 type Desk = Broker<Ints, Owner>;
 type Hand = Shared<Worker<Ints, Owner>>;

@@ -18,17 +18,12 @@
 //!    no segment but the last below both of them.
 //! 8. An arena is kept exactly as long as one of its entries: what is left is handed over whole, once,
 //!    and nothing else is; but for one that is cleared to be the next one.
-#![cfg(not(loom))]
-
-#[path = "support/ledger.rs"]
-#[allow(dead_code, reason = "shared: this file needs a part of it")]
-mod ledger;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 
+use crate::ledger::{self, Ints};
 use buffer_core::{First, Generation, Queue, Retired, Segment};
-use ledger::Ints;
 use proptest::prelude::*;
 
 type TestSegment = Segment<Ints>;

@@ -1,24 +1,19 @@
 //! Cells and turns: writers beside each other, beside a reader, and beside one that dies.
 //!
-//! In every interleaving (see `support/model.rs` for the bound):
+//! In every interleaving (see `model.rs` for the bound):
 //!
 //! 1. No addition of two writers that try again is lost, and each version had one value.
 //! 2. A reader never sees a version with the value of another one, and never goes back.
 //! 3. With turns, a writer that has the turn is never beside another one, each one's turn comes, and one
 //!    that is gone holds nobody up.
-#![cfg(loom)]
 
-#[path = "support/model.rs"]
-#[allow(dead_code, reason = "shared: each file needs a part of it")]
-mod model;
-
+use crate::model::check;
 use buffer_core::cell::{self, Cell};
 use buffer_core::turns::Take;
 use buffer_core::Turns;
 use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use model::check;
 
 /// Adds one, however often that takes. The value is always the version.
 fn add(cell: &Cell<u64>) {

@@ -1,6 +1,6 @@
 //! Those who take room, wait for it and give it back, against each other.
 //!
-//! In every interleaving (see `support/model.rs` for the bound):
+//! In every interleaving (see `model.rs` for the bound):
 //!
 //! 1. No wake-up is lost: a writer that waits while room is given back gets it, whoever of those who give
 //!    back serves. Writers are served in the order of their tickets.
@@ -13,19 +13,14 @@
 //!    written, once, and drained.
 //! 6. Who awaits all is told once, whether the last entry is drained or dropped, and of the loss if that is
 //!    what it was.
-#![cfg(loom)]
 
-#[path = "support/model.rs"]
-#[allow(dead_code, reason = "shared: each file needs a part of it")]
-mod model;
-
+use crate::model::{self, check, push, values, Ints, Owner, Part};
 use buffer_core::{
     After, Buffer, Credit, NoRoom, Passed, Queue, Reason, Rows, Size, Told, Turn, Wait, Waiters,
     Wanted,
 };
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use model::{check, push, values, Ints, Owner, Part};
 
 type TestBuffer = Buffer<Queue<Ints>, Owner>;
 

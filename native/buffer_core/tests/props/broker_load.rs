@@ -13,21 +13,16 @@
 //! 6. A message that is not loose is started when nothing older waits, whoever has taken that along. Who comes for more
 //!    long after another worker has looked at what it has taken along finds nothing older with that one.
 //! 7. When all messages have left, no arena holds a waiting one.
-#![cfg(not(loom))]
-
-#[path = "support/ledger.rs"]
-#[allow(dead_code, reason = "shared: this file needs a part of it")]
-mod ledger;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use crate::ledger::{self, Ints};
 use buffer_core::broker::config::Config;
 use buffer_core::broker::waiting::Entry;
 use buffer_core::broker::worker::{End, State, Worker};
 use buffer_core::broker::{Ask, Asked, Broker, Loose, Rested, Taken};
 use buffer_core::Segment;
-use ledger::Ints;
 use proptest::prelude::*;
 
 type Desk = Broker<Ints, u8>;

@@ -1,4 +1,4 @@
-//! What the models of `loom_*.rs` share.
+//! What the models share.
 //!
 //! A model is run in every interleaving with up to five preemptions, that is, interruptions of a thread
 //! that could have gone on; waiting for a lock is none. `LOOM_MAX_PREEMPTIONS` sets another bound. With

@@ -1,6 +1,6 @@
 //! Writers that start cycles, against a runner that goes to sleep, leaves or is replaced.
 //!
-//! In every interleaving (see `support/model.rs` for the bound):
+//! In every interleaving (see `model.rs` for the bound):
 //!
 //! 1. A write that is followed by a `begin` is drained, or the runner has a wake-up to come, or the attendant has
 //!    been told: nothing is left that nobody knows of.
@@ -12,20 +12,15 @@
 //! 5. A runner that takes one batch after the other, settling the former in the same step, is never found between two:
 //!    nobody is called. If less is left than it wants while writers wait for room, what was noted comes with it, in order
 //!    and once.
-#![cfg(loom)]
-
-#[path = "support/model.rs"]
-#[allow(dead_code, reason = "shared: each file needs a part of it")]
-mod model;
 
 use std::sync::atomic::{AtomicUsize, Ordering}; // looked at when all threads have ended
 
+use crate::model::{assert_complete, check, next, stats, values, write, Ints, Owner, Part};
 use buffer_core::{
     After, Begun, Buffer, Idle, Mode, Next, Queue, Size, Step, Trigger, Wait, Waiters, Wanted,
 };
 use loom::sync::Arc;
 use loom::thread;
-use model::{assert_complete, check, next, stats, values, write, Ints, Owner, Part};
 
 const RUNNER: u8 = 1;
 const ATTENDANT: u8 = 9;

@@ -7,17 +7,12 @@
 //! 2. The map itself is what it would be without them.
 //! 3. Once a generation is drained, its snapshots are gone.
 //! 4. Every arena that was made is in use or handed over, once; dropped with that, none is left.
-#![cfg(not(loom))]
-
-#[path = "support/ledger.rs"]
-#[allow(dead_code, reason = "shared: this file needs a part of it")]
-mod ledger;
 
 use std::collections::BTreeMap;
 
+use crate::ledger::{self, Ints, Value};
 use buffer_core::map::{Cell, Given, Seen, Visited, LARGE};
 use buffer_core::{Generation, Map, Retired};
-use ledger::{Ints, Value};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
