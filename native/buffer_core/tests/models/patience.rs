@@ -152,7 +152,7 @@ fn a_caller_is_told_once_when_its_message_goes_to_another_worker() {
 #[test]
 fn a_caller_is_told_once_when_its_worker_dies() {
     check(|| {
-        let (desk, worker, id) = at_work();
+        let (desk, worker, _id) = at_work();
         let looking = looking(&desk);
         let (reply, since) = worker
             .in_flight(|arena, reply| arena.value(reply))
@@ -167,7 +167,7 @@ fn a_caller_is_told_once_when_its_worker_dies() {
 #[test]
 fn a_worker_that_leaves_without_an_answer_has_its_caller_told() {
     check(|| {
-        let (desk, worker, id) = at_work();
+        let (desk, worker, _id) = at_work();
         let looking = looking(&desk);
         let words = told(&desk.leave(&worker, 2));
         assert_eq!(words + looking.join().unwrap().0.len(), 1);
