@@ -192,11 +192,13 @@ defmodule PartitionedBuffer.Broker do
     end
   end
 
-  @doc "`hand_over/4` for the broker of this name, as `send_to/2`."
-  @spec call(term(), term(), term()) :: id() | {:wait, id()} | :queue_full | :other
+  @doc "`hand_over/4` for the broker of this name, as `send_to/2`. `{:stored, id}`: it waits in the queue."
+  @spec call(term(), term(), term()) ::
+          id() | {:stored, id()} | {:wait, id()} | :queue_full | :other
   def call(name, message, reply) do
     case Native.broker_call(name, message, reply) do
       id when is_integer(id) -> id
+      {:stored, _id} = stored -> stored
       asked -> by_name(asked)
     end
   end

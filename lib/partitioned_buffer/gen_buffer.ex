@@ -492,6 +492,8 @@ defmodule PartitionedBuffer.GenBuffer do
     sent =
       case Broker.call(buffer, message, {self(), ref}) do
         id when is_integer(id) -> :ok
+        # Who has to wait lets others run first, as in a call of a pool.
+        {:stored, _id} -> yield()
         {:wait, _id} -> flush(buffer)
         other -> call_other(other, buffer, message, {self(), ref})
       end
@@ -539,6 +541,11 @@ defmodule PartitionedBuffer.GenBuffer do
       _ref = queued(:ok, ref, buffer, handle)
       :ok
     end
+  end
+
+  defp yield do
+    _ = :erlang.yield()
+    :ok
   end
 
   defp flush(buffer) do

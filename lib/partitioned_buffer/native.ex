@@ -597,7 +597,8 @@ defmodule PartitionedBuffer.Native do
   @spec broker_send(term(), term()) :: :ok | asked_by_name()
   def broker_send(_name, _message), do: not_loaded()
 
-  @spec broker_call(term(), term(), term()) :: message_id() | asked_by_name()
+  @spec broker_call(term(), term(), term()) ::
+          message_id() | {:stored, message_id()} | asked_by_name()
   def broker_call(_name, _message, _reply), do: not_loaded()
 
   @spec broker_start(worker(), message_id(), measured :: boolean()) :: non_neg_integer() | nil

@@ -45,6 +45,23 @@ defmodule PartitionedBuffer.BrokerTest do
       assert take(other) == {2, nil}
     end
 
+    test "who calls by name is told when the message waits, and when a worker was sent it" do
+      {broker, _} = start_broker()
+      name = PartitionedBuffer.BufferCase.unique_name("broker")
+      reply = {self(), make_ref()}
+      assert Broker.call(name, :message, reply) == :other
+      :ok = Broker.put_name(broker, name, true, true)
+      on_exit(fn -> Broker.erase_name(broker, name) end)
+      assert {:stored, id} = Broker.call(name, :message, reply)
+      assert %{accepted: 1, waiting: 1, in_flight: 0} = figures(broker)
+      assert Broker.cancel(broker, id)
+      worker = start_worker(broker)
+      assert take(worker) == :idle
+      assert id = Broker.call(name, :message, reply)
+      assert is_integer(id)
+      assert %{accepted: 2, waiting: 0, in_flight: 1, cancelled: 1} = figures(broker)
+    end
+
     test "which idle worker is woken is a matter of configuration" do
       for {order, expected} <- [fifo: 0, lifo: 2] do
         {broker, _} = pair = start_broker(%{workers: order})

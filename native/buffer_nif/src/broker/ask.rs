@@ -103,7 +103,7 @@ fn send<'a>(env: Env<'a>, [name, message]: [Term<'a>; 2]) -> Term<'a> {
 nif!(broker_call / 3, call);
 
 /// As `broker_ask`, of a caller, to the broker of this name; and if a worker is idle and nothing waits, that one is
-/// sent `{:"$broker_message", id, message, reply}`. For workers that call `broker_start` then. Or `:unknown`; or
+/// sent `{:"$broker_message", id, message, reply}`; otherwise `{:stored, id}`. For workers that call `broker_start` then. Or `:unknown`; or
 /// `:observed` if it is not for this call. Bounded.
 fn call<'a>(env: Env<'a>, [name, message, reply]: [Term<'a>; 3]) -> Term<'a> {
     named(env, name, PLAIN_CALL, |shared| {
@@ -228,11 +228,11 @@ enum How {
     Stored,
     /// It waits, and whoever sent it is not told its id.
     Loose,
-    /// It is sent to an idle worker past all partitions, or waits.
+    /// It is sent to an idle worker past all partitions, or waits; the sender is told that it waits.
     HandedOver,
-    /// The same, and the sender is told which of the two.
+    /// The same, but the sender is told that it was sent.
     HandedOverAndTold,
-    /// It is sent to an idle worker past all partitions, or waits. The sender waits with no timer.
+    /// It is sent to an idle worker past all partitions, or waits, and the sender is told that it waits. That has no timer.
     Patient,
 }
 
@@ -311,7 +311,7 @@ fn ask<'a>(
     if after.patient {
         patience::watch(shared);
     }
-    let stored = how == How::Patient;
+    let stored = matches!(how, How::Patient | How::HandedOver);
     let crowded = after.crowded;
     shared.finish(env, after);
     match asked {
