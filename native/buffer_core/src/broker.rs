@@ -60,6 +60,7 @@
 //! | `gather.rs` | when only one of them is to be at work |
 //! | `company.rs` | whether they get into each other's way |
 //! | `lane.rs`, `partition.rs`, `waiting.rs` | where messages wait |
+//! | `entries.rs` | what is known of each |
 //! | `config.rs`, `codel.rs` | for how many, and for how long |
 //! | `dropped.rs`, `deferred.rs` | what somebody is to be told of; what is to be answered later |
 //! | `patience.rs` | callers that wait with no timer |
@@ -83,6 +84,7 @@ pub mod config;
 mod crew;
 mod deferred;
 pub mod dropped;
+mod entries;
 mod figures;
 mod gather;
 mod lane;
@@ -647,7 +649,7 @@ impl<A: Arena, P: Copy + Ord> Broker<A, P> {
                         break;
                     }
                     weight += u64::from(entry.weight);
-                    rest.push(read(arena, entry));
+                    rest.push(read(arena, &entry));
                     partition.counts.dropped[Drop::Shutdown as usize] += 1;
                     partition.remove(place, &mut effects);
                 }

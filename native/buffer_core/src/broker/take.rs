@@ -159,7 +159,7 @@ impl<A: Arena, P: Copy + Ord> Broker<A, P> {
                     }
                     Look::Found(place) => place,
                 };
-                let Some((&entry, arena)) = partition.waiting.get(place) else {
+                let Some((entry, arena)) = partition.waiting.get(place) else {
                     continue;
                 };
                 let in_order = partition.config.order == Order::Fifo;

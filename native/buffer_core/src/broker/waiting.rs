@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::entries::Entries;
 use super::patience::Patience;
 use crate::{Arena, Segment};
 
@@ -41,6 +42,31 @@ pub struct Entry<P> {
     pub patience: Patience,
 }
 
+impl<P> Entry<P> {
+    /// A message that nobody waits for, but for what it weighs.
+    #[inline]
+    pub(super) fn loose(id: u64, at: i64, message: u32) -> Self {
+        Self {
+            id,
+            at,
+            due: i64::MAX,
+            caller: None,
+            message,
+            reply: None,
+            weight: 0,
+            alone: false,
+            loose: true,
+            patience: Patience::Own,
+        }
+    }
+
+    /// Whether there is no more to know of it than of one that nobody waits for.
+    pub(super) fn is_brief(&self) -> bool {
+        let waits = self.caller.is_some() || self.due != i64::MAX || self.patience != Patience::Own;
+        self.loose && !self.alone && self.reply.is_none() && !waits
+    }
+}
+
 /// Where a message and its reply were stored.
 pub type Stored = (u32, Option<u32>);
 
@@ -53,8 +79,7 @@ pub(super) type Emptied<A, P> = Option<(usize, Box<Chunk<A, P>>)>;
 /// A segment and the messages in it.
 pub struct Chunk<A, P> {
     segment: Segment<A>,
-    // With its id each, which stays when the message leaves.
-    entries: VecDeque<(u64, Option<Entry<P>>)>,
+    entries: Entries<P>,
     held: usize,
     // No id in it is smaller, and none is greater than this one of the next chunk.
     first: u64,
@@ -70,16 +95,28 @@ impl<A: Arena, P: Copy> Chunk<A, P> {
     /// many bytes lie in it.
     const IDLE_BYTES: u64 = 16 * 1024;
 
-    fn open(now: i64, first: u64) -> Self {
+    fn of(segment: Segment<A>, first: u64) -> Self {
         Self {
-            segment: Segment::open(now),
-            entries: VecDeque::with_capacity(Segment::<A>::FIRST_ENTRIES),
+            segment,
+            entries: Entries::default(),
             held: 0,
             first,
             sealed: false,
             bytes: 0,
             lendable: true,
         }
+    }
+
+    /// One behind another. If that one is full, more is about to come than somebody takes, and it gets the like at once:
+    /// memory that is new is provided in pieces, and each piece takes time.
+    fn open_behind(last: Option<&Self>, now: i64, first: u64) -> Self {
+        let segment = match last.map(|last| &last.segment) {
+            Some(full) if full.is_full() => {
+                Segment::open_like(now, full.stored(), full.arena().room())
+            }
+            _ => Segment::open(now),
+        };
+        Self::of(segment, first)
     }
 
     /// Makes it as good as new, if it has nothing in it and is small; otherwise nothing is done, and the answer is
@@ -97,25 +134,41 @@ impl<A: Arena, P: Copy> Chunk<A, P> {
     }
 
     fn push(&mut self, entry: Entry<P>) {
-        if self.held == 0 {
-            self.first = entry.id;
-        }
-        self.entries.push_back((entry.id, Some(entry)));
-        self.held += 1;
-        self.bytes += u64::from(entry.weight);
+        self.entries.push(&entry, &self.segment);
         self.lendable &= entry.loose && !entry.alone && entry.reply.is_none();
+        self.count(entry.id, entry.weight);
     }
 
+    #[inline]
+    fn push_loose(&mut self, id: u64, at: i64, message: u32, weight: u32) {
+        let Self {
+            segment, entries, ..
+        } = self;
+        if !entries.push_loose(id, at, message, weight, segment) {
+            let entry = Entry::loose(id, at, message);
+            entries.push(&Entry { weight, ..entry }, segment);
+        }
+        self.count(id, weight);
+    }
+
+    #[inline]
+    fn count(&mut self, id: u64, weight: u32) {
+        if self.held == 0 {
+            self.first = id;
+        }
+        self.held += 1;
+        self.bytes += u64::from(weight);
+    }
+
+    fn get(&self, index: usize) -> Option<Entry<P>> {
+        self.entries.get(index, &self.segment)
+    }
+
+    #[inline]
     fn remove(&mut self, index: usize) -> Option<Entry<P>> {
-        let entry = self.entries.get_mut(index)?.1.take()?;
+        let entry = self.entries.remove(index, &self.segment)?;
         self.held -= 1;
         self.bytes -= u64::from(entry.weight);
-        while let Some((_, None)) = self.entries.front() {
-            self.entries.pop_front();
-        }
-        while let Some((_, None)) = self.entries.back() {
-            self.entries.pop_back();
-        }
         if self.held == 0 {
             self.first = u64::MAX;
         }
@@ -133,8 +186,8 @@ impl<A: Arena, P: Copy> Chunk<A, P> {
     }
 
     /// They, in order.
-    pub(super) fn messages(&self) -> impl Iterator<Item = &Entry<P>> {
-        self.entries.iter().filter_map(|(_, entry)| entry.as_ref())
+    pub(super) fn messages(&self) -> impl Iterator<Item = Entry<P>> + '_ {
+        (0..self.entries.len()).filter_map(|index| self.get(index))
     }
 
     /// Takes the first one out.
@@ -266,18 +319,7 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
             }
             return false;
         };
-        chunk.push(Entry {
-            id,
-            at,
-            due: i64::MAX,
-            caller: None,
-            message,
-            reply: None,
-            weight,
-            alone: false,
-            loose: true,
-            patience: Patience::Own,
-        });
+        chunk.push_loose(id, at, message, weight);
         if self.len == 0 {
             self.front_at = at;
         }
@@ -300,7 +342,11 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
                     chunk.open_again(at, id);
                     chunk
                 }
-                None => Box::new(Chunk::open(at, id)),
+                None => Box::new(Chunk::open_behind(
+                    self.chunks.back().map(|last| &**last),
+                    at,
+                    id,
+                )),
             };
             self.chunks.push_back(chunk);
         }
@@ -309,10 +355,7 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
 
     /// Adds a message that was stored in a segment of its own before.
     pub fn push_stored(&mut self, entry: Entry<P>, segment: Segment<A>) {
-        let mut chunk = Box::new(Chunk {
-            segment,
-            ..Chunk::open(entry.at, entry.id)
-        });
+        let mut chunk = Box::new(Chunk::of(segment, entry.id));
         chunk.sealed = true;
         chunk.push(entry);
         // What was the last chunk may be empty, and is no longer the last.
@@ -326,10 +369,7 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
     /// Puts a message in that was stored in a segment of its own, and that had been handed to a worker past
     /// all that waited: it is older than any that is here, but for others of its kind.
     pub fn put_back(&mut self, entry: Entry<P>, segment: Segment<A>) -> Place {
-        let mut own = Box::new(Chunk {
-            segment,
-            ..Chunk::open(entry.at, entry.id)
-        });
+        let mut own = Box::new(Chunk::of(segment, entry.id));
         own.sealed = true;
         own.push(entry);
         let chunk = self.chunks.partition_point(|chunk| chunk.first < entry.id);
@@ -414,19 +454,16 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
     pub fn find(&self, id: u64) -> Option<Place> {
         let after = self.chunks.partition_point(|chunk| chunk.first <= id);
         let chunk = after.checked_sub(1)?;
-        let index = self.chunks[chunk]
-            .entries
-            .binary_search_by_key(&id, |(id, _)| *id)
-            .ok()?;
+        let index = self.chunks[chunk].entries.first_from(id);
         let place = Place { chunk, index };
-        self.get(place).map(|_| place)
+        let (entry, _) = self.get(place)?;
+        (entry.id == id).then_some(place)
     }
 
     /// The message at a place, with the arena it lies in.
-    pub fn get(&self, place: Place) -> Option<(&Entry<P>, &A)> {
+    pub fn get(&self, place: Place) -> Option<(Entry<P>, &A)> {
         let chunk = self.chunks.get(place.chunk)?;
-        let entry = chunk.entries.get(place.index)?.1.as_ref()?;
-        Some((entry, chunk.arena()))
+        Some((chunk.get(place.index)?, chunk.arena()))
     }
 
     /// Takes a message out, and its chunk with it if nothing is left there.
@@ -476,22 +513,22 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
             let Chunk {
                 segment, entries, ..
             } = &mut **chunk;
-            let from = entries.partition_point(|(id, _)| *id <= after);
-            for (id, entry) in entries.range_mut(from..) {
+            for index in entries.first_from(after + 1)..entries.len() {
                 if left == 0 || self.untold == 0 {
                     return self.untold > 0;
                 }
                 left -= 1;
-                if let Some(entry) = entry {
-                    if entry.at > until {
-                        return false;
-                    }
+                let entry = entries.get(index, segment);
+                if entry.is_some_and(|entry| entry.at > until) {
+                    return false;
+                }
+                if let Some(entry) = entries.get_mut(index) {
                     if entry.patience.tell() {
                         self.untold -= 1;
                         tell(segment.arena(), entry);
                     }
                 }
-                self.told_to = *id;
+                self.told_to = entries.id(index).unwrap_or(self.told_to);
             }
         }
         false
@@ -503,10 +540,9 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
         let chunks = self.chunks.range(first.saturating_sub(1)..);
         chunks
             .flat_map(|chunk| {
-                let from = chunk.entries.partition_point(|(id, _)| *id < from);
-                chunk.entries.range(from..)
+                let from = chunk.entries.first_from(from);
+                (from..chunk.entries.len()).filter_map(|index| chunk.get(index))
             })
-            .filter_map(|(_, entry)| entry.as_ref())
             .take(count)
             .map(|entry| (entry.id, entry.caller))
             .collect()
@@ -711,7 +747,7 @@ mod tests {
 
     #[test]
     fn one_with_messages_in_it_is_not_cleared() {
-        let mut chunk: Chunk<Count, u8> = Chunk::open(0, 1);
+        let mut chunk: Chunk<Count, u8> = Chunk::of(Segment::open(0), 1);
         chunk.push(entry(1, 1));
         assert!(!chunk.clear());
         assert_eq!(chunk.pop().map(|entry| entry.id), Some(1));
