@@ -117,3 +117,85 @@ impl<A: Arena, P: Copy> Drop for Locked<'_, A, P> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::super::config::Config;
+    use super::super::patience::Patience;
+    use super::super::waiting::Entry;
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(usize);
+
+    impl Arena for Count {
+        fn new() -> Self {
+            Self::default()
+        }
+
+        fn copy_from(&mut self, _other: &Self, _index: usize) {
+            self.0 += 1;
+        }
+
+        fn clear(&mut self) -> bool {
+            self.0 = 0;
+            true
+        }
+
+        fn len(&self) -> usize {
+            self.0
+        }
+    }
+
+    fn push(lane: &Lane<Count, u8>, id: u64, loose: bool) {
+        let entry = Entry {
+            id,
+            at: 0,
+            due: i64::MAX,
+            caller: (!loose).then_some(1),
+            message: 0,
+            reply: None,
+            weight: 1,
+            alone: false,
+            loose,
+            patience: Patience::Own,
+        };
+        lane.lock().waiting.push(
+            entry,
+            || None,
+            |segment| {
+                segment.push(1, |arena| arena.0 += 1);
+                (0, None)
+            },
+        );
+    }
+
+    #[test]
+    fn messages_that_nobody_waits_for_are_worth_it_when_there_are_enough() {
+        let lane = Lane::new(Partition::new(Config::default()));
+        let least = Partition::<Count, u8>::LEAST;
+        assert!(!lane.is_worth_it());
+        for id in 1..least as u64 {
+            push(&lane, id, true);
+            assert!(!lane.is_worth_it());
+        }
+        push(&lane, least as u64, true);
+        assert!(lane.is_worth_it());
+        assert!(lane.lock().lend(least).is_some());
+        assert!(!lane.is_worth_it());
+    }
+
+    #[test]
+    fn one_that_somebody_waits_for_is_worth_it_alone_and_behind_a_few_others() {
+        let lane = Lane::new(Partition::new(Config::default()));
+        let least = Partition::<Count, u8>::LEAST;
+        (1..=least as u64).for_each(|id| push(&lane, id, true));
+        let mut lent = lane.lock().lend(least).expect("there are enough");
+        lent.pop();
+        push(&lane, least as u64 + 1, false);
+        assert!(lane.is_worth_it());
+        lane.lock().waiting.take_back(lent, true);
+        assert!(lane.is_worth_it());
+        assert!(lane.lock().lend(least).is_some());
+    }
+}

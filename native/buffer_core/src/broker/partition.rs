@@ -305,11 +305,11 @@ impl<A: Arena, P: Copy> Partition<A, P> {
         order == Order::Fifo && free
     }
 
-    /// Whether a worker that takes messages along is to look: as many wait as it takes along, or they are none to be
-    /// taken along.
+    /// Whether a worker that takes messages along is to look: there are enough of them, or more behind those, or they are
+    /// none to be taken along.
     pub(super) fn is_worth_it(&self) -> bool {
-        let waiting = self.waiting.len();
-        waiting >= Self::LEAST || waiting > 0 && !(self.waiting.lends() && self.lends())
+        let lends = self.lends() && self.waiting.lends();
+        !self.waiting.is_empty() && (!lends || self.waiting.lends_enough(Self::LEAST))
     }
 
     /// Lends messages to a worker, which will start them.

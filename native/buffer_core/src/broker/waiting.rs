@@ -383,8 +383,7 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
     /// `least` or more is behind it.
     pub(super) fn lend(&mut self, least: usize) -> Option<Box<Chunk<A, P>>> {
         let first = self.chunks.front()?;
-        let enough = first.held >= least || first.held < self.len;
-        if !first.lendable || !enough || first.held == 0 {
+        if !first.lendable || !self.lends_enough(least) || first.held == 0 {
             return None;
         }
         let chunk = self.chunks.pop_front()?;
@@ -397,6 +396,12 @@ impl<A: Arena, P: Copy> Waiting<A, P> {
     /// Whether the first chunk may be lent, if there is one.
     pub(super) fn lends(&self) -> bool {
         self.chunks.front().is_none_or(|first| first.lendable)
+    }
+
+    /// Whether no less than `least` are in that one, or more are behind it, which may be such that somebody waits for them.
+    pub(super) fn lends_enough(&self, least: usize) -> bool {
+        let held = self.chunks.front().map_or(0, |first| first.held);
+        held >= least || held < self.len
     }
 
     /// A chunk that was lent comes back. If it is not `lendable` from now on, its messages are taken one by one: there are not
