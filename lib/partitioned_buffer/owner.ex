@@ -85,6 +85,11 @@ defmodule PartitionedBuffer.Owner do
   def init({buffer, ref, module, parent}) do
     Process.flag(:trap_exit, true)
     :ok = Names.register(Names.owner(buffer))
+
+    # The one before it was told to end and has closed the buffer, but nobody told the supervisor: nothing could be
+    # written to that tree any more.
+    _ = if Handle.fetch(buffer) == :error, do: spawn(Supervisor, :stop, [parent, :shutdown])
+
     {:ok, %{buffer: buffer, ref: ref, module: module, parent: parent}}
   end
 

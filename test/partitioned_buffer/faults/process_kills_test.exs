@@ -33,6 +33,19 @@ defmodule PartitionedBuffer.Faults.ProcessKillsTest do
     for kind <- [:partition, :owner], do: await_successor(name(kind, buffer), nil)
   end
 
+  test "an owner that is told to end by a stranger ends the buffer, and it is started again" do
+    buffer = start_queue(processor: reporting())
+    supervisor = Process.whereis(Names.supervisor(buffer))
+    :ok = Queue.push(buffer, Enum.to_list(1..100))
+    :ok = GenServer.stop(Names.owner(buffer), :shutdown)
+    assert await_items(100) == Enum.to_list(1..100)
+    await_successor(Names.supervisor(buffer), supervisor)
+    await_successor(Names.owner(buffer), nil)
+    assert Queue.push(buffer, 101) == :ok
+    cycle(buffer)
+    assert await_items(1) == [101]
+  end
+
   for kind <- [:task_supervisor | @bystanders] do
     test "#{kind}: what is buffered stays" do
       buffer = start_queue(processor: reporting())
