@@ -764,6 +764,9 @@ defmodule PartitionedBuffer.Native do
           | :heavy
   def cell_begin(_cell, _version, _term, _worker, _how), do: not_loaded()
 
+  @spec cell_held(cell()) :: boolean()
+  def cell_held(_cell), do: not_loaded()
+
   @spec cell_share(cell(), turns(), boolean()) :: :ok
   def cell_share(_cell, _turns, _have?), do: not_loaded()
 

@@ -184,6 +184,42 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
       assert GenPool.get_state(pool) == 1_004
     end
 
+    test "handlers that meet somebody with the turn wait for it a moment, or get in line: no addition is lost" do
+      # Each that runs in vain takes the turn at once.
+      pool = start_pool!(0, isolation: :optimistic, pool_size: 4, max_attempts: 1)
+      add = &{:reply, &1 + 1, &1 + 1}
+      cast = &{:noreply, &1 + 1}
+
+      answers =
+        1..20
+        |> Enum.map(fn _caller ->
+          Task.async(fn ->
+            for _ <- 1..300 do
+              :ok = GenPool.cast(pool, cast)
+              GenPool.call(pool, add, :infinity)
+            end
+          end)
+        end)
+        |> Task.await_many(60_000)
+        |> List.flatten()
+
+      eventually(fn -> GenPool.get_state(pool) == 12_000 end)
+      assert length(Enum.uniq(answers)) == 6_000
+    end
+
+    test "whether anybody has the turn is known of a state that is shared, and of no other one" do
+      {_version, cell} = Native.cell_new(0)
+      turns = Native.turns_new()
+      :ok = Native.turns_join(turns)
+      :ok = Native.turns_take(turns)
+      refute Native.cell_held(cell)
+      :ok = Native.cell_share(cell, turns, false)
+      assert Native.cell_held(cell)
+      :ok = Native.turns_leave(turns)
+      refute Native.cell_held(cell)
+      refute Native.cell_held(:none)
+    end
+
     test "answers of a handler that is run again are sent once" do
       pool = start_pool!([], isolation: :optimistic, pool_size: 2)
       test = self()

@@ -29,6 +29,8 @@ defmodule PartitionedBuffer.GenPool.Direct do
   @only_this 4
   # Or: most likely no other one waits.
   @likely_last 8
+  # So often it lets others run to see whether who has the turn has left it.
+  @let_by 32
 
   @typedoc """
   What does not change while it is here. Whether it has the turn is part of that, where it matters: to look for it in the
@@ -204,6 +206,21 @@ defmodule PartitionedBuffer.GenPool.Direct do
       {:changed, {now, term}} ->
         again(direct, version, state, w, run, new, answer, now, term)
 
+      :changed ->
+        case let_by(direct, version) do
+          :unchanged ->
+            put(direct, version, state, w, run, new, pid, answer, how)
+
+          {now, term} ->
+            again(direct, version, state, w, run, new, answer, now, term)
+
+          _held_or_heavy ->
+            w
+            |> Worker.with_known(version, state)
+            |> settle_otherwise(run, new, answer)
+            |> Worker.loop()
+        end
+
       {:changed, message, caller, _ns, id} ->
         w |> Worker.with_known(nil, nil) |> Worker.started(message, caller, id)
 
@@ -281,13 +298,21 @@ defmodule PartitionedBuffer.GenPool.Direct do
             w |> Worker.with_known(version, new) |> Worker.loop()
 
           {:changed, {now, term}} ->
-            if Worker.again?(w, :cast, attempt) do
-              along(direct, now, term, w, casts, attempt + 1)
-            else
-              w
-              |> Worker.with_known(version, state)
-              |> settle_cast_otherwise(cast, attempt, new)
-              |> Worker.loop()
+            along_again(direct, version, state, w, casts, new, attempt, now, term)
+
+          :changed ->
+            case let_by(direct, version) do
+              :unchanged ->
+                settle_along(direct, version, state, w, casts, new, attempt)
+
+              {now, term} ->
+                along_again(direct, version, state, w, casts, new, attempt, now, term)
+
+              _held_or_heavy ->
+                w
+                |> Worker.with_known(version, state)
+                |> settle_cast_otherwise(cast, attempt, new)
+                |> Worker.loop()
             end
 
           :begun ->
@@ -302,8 +327,43 @@ defmodule PartitionedBuffer.GenPool.Direct do
     end
   end
 
+  # As `again/9`.
+  defp along_again(direct, version, state, w, [cast | _] = casts, new, attempt, now, term) do
+    if Worker.again?(w, :cast, attempt) do
+      along(direct, now, term, w, casts, attempt + 1)
+    else
+      w
+      |> Worker.with_known(version, state)
+      |> settle_cast_otherwise(cast, attempt, new)
+      |> Worker.loop()
+    end
+  end
+
   defp settle_cast_otherwise(w, cast, attempt, new),
     do: settle_otherwise(w, {cast, nil, nil, nil, attempt}, new, nil)
+
+  # Somebody has the turn, so it may not write. Mostly that takes a moment, and to get in line for it would have everybody
+  # who comes meanwhile do the same. What is there then.
+  defp let_by({_, cell, _, _, _, _, _, how, _}, version)
+       when (how &&& @put_unless_held) != 0 do
+    if left?(cell, @let_by), do: Native.cell_get(cell, version), else: :held
+  end
+
+  defp let_by(_direct, _version), do: :held
+
+  defp left?(cell, tries) do
+    cond do
+      not Native.cell_held(cell) ->
+        true
+
+      tries == 0 ->
+        false
+
+      true ->
+        _ = :erlang.yield()
+        left?(cell, tries - 1)
+    end
+  end
 
   # It was changed underneath. The last attempt is made with the turn.
   defp again(direct, version, state, w, run, new, answer, now, term) do

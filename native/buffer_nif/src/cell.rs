@@ -393,6 +393,14 @@ fn start<'a>(env: Env<'a>, [cell, known, worker, id]: [Term<'a>; 4]) -> Term<'a>
     look(env, cell, known.decode().ok())
 }
 
+nif!(cell_held / 1, held);
+
+/// Whether anybody has the turn of those that share it. O(1).
+fn held<'a>(env: Env<'a>, [cell]: [Term<'a>; 1]) -> Term<'a> {
+    let cell = cell.decode::<Handle<SharedCell>>();
+    cell.is_ok_and(|cell| cell.0.is_held()).encode(env)
+}
+
 /// The handlers of several workers write it, which have the turn then or may not overtake who has. From now on `cell_answer_take`
 /// respects that, and sees to it that they do not get into each other's way. O(1).
 #[rustler::nif]

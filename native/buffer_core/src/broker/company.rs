@@ -23,8 +23,8 @@ impl Company {
     const SHORT: i64 = 50_000;
     /// With this score one is to work alone.
     const ENOUGH: usize = 24;
-    /// What one that was run in vain counts for.
-    const IN_VAIN: usize = 8;
+    /// What one that was run in vain counts for, against one that wrote.
+    const IN_VAIN: usize = 3;
     /// A run of less than this is of one that does not have much to do; so often.
     const FEW: usize = 4;
     const OFTEN: usize = 16;
@@ -142,6 +142,18 @@ mod tests {
         assert!(company.is_a_crowd());
         assert!((0..3 * Company::ENOUGH).all(|_| !company.wrote(1)));
         assert!(!company.is_a_crowd());
+    }
+
+    #[test]
+    fn a_third_of_the_runs_may_be_in_vain() {
+        let company = Company::new(false);
+        for _ in 0..1_000 {
+            company.in_vain();
+            for _ in 0..Company::IN_VAIN {
+                company.wrote(1);
+            }
+            assert!(!company.is_a_crowd());
+        }
     }
 
     #[test]
