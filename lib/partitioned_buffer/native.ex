@@ -798,6 +798,9 @@ defmodule PartitionedBuffer.Native do
   @spec turns_leave(turns()) :: :ok
   def turns_leave(_turns), do: not_loaded()
 
+  @spec turns_close(turns()) :: :ok
+  def turns_close(_turns), do: not_loaded()
+
   @spec turns_held(turns()) :: boolean()
   def turns_held(_turns), do: not_loaded()
 

@@ -540,6 +540,37 @@ defmodule PartitionedBuffer.GenPoolIsolationTest do
     end
   end
 
+  # The supervisor's signal comes to the worker whose handler has ended the pool before it comes to the others.
+  test "optimistic: the turn of a handler that has ended the pool is nobody's after it" do
+    pool = start_pool!(%{test: self(), sum: 0}, isolation: :optimistic, pool_size: 2)
+    owner = Process.whereis(pool)
+    :ok = :sys.suspend(owner)
+    test = self()
+    {ender, 0} = GenPool.call(pool, &{:stop, :shutdown, {self(), &1.sum}, &1})
+
+    add = fn state ->
+      send(test, :ran)
+      {:reply, :ok, %{state | sum: state.sum + 1}}
+    end
+
+    writer = spawn(fn -> GenPool.call(pool, add) end)
+    # In vain, and then it waits for the turn.
+    assert_receive :ran, 5_000
+    {:dictionary, dictionary} = Process.info(ender, :dictionary)
+    [parent | _] = Keyword.fetch!(dictionary, :"$ancestors")
+    monitor = Process.monitor(ender)
+
+    send(
+      ender,
+      {:EXIT, if(is_atom(parent), do: Process.whereis(parent), else: parent), :shutdown}
+    )
+
+    assert_receive {:DOWN, ^monitor, _, _, _}, 5_000
+    :ok = :sys.resume(owner)
+    assert_receive {:terminated, :shutdown, %{sum: 0}}, 5_000
+    down(writer)
+  end
+
   describe "whatever the isolation:" do
     for isolation <- [:exclusive, :optimistic] do
       @isolation isolation

@@ -324,7 +324,10 @@ defmodule PartitionedBuffer.GenPool.Owner do
       else: {:noreply, state}
   end
 
-  def handle_info({@own, {:stop, reason}}, state), do: {:stop, reason, at_once(state)}
+  def handle_info({@own, {:stop, reason}}, state) do
+    _ = if state.shared, do: Shared.close(state.shared)
+    {:stop, reason, at_once(state)}
+  end
 
   def handle_info({:DOWN, monitor, :process, pid, reason}, %{workers: workers} = state)
       when is_map_key(workers, pid) do

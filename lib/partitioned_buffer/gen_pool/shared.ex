@@ -10,7 +10,8 @@ defmodule PartitionedBuffer.GenPool.Shared do
   #     the handler is run again or crashes.
   #   * A worker that has the turn is the only one that writes, but for those that had begun to write when
   #     it got the turn: so it is run again once for each of them at the most.
-  #   * A handler that ends the pool has the turn, and keeps it: nobody writes after it.
+  #   * A handler that ends the pool has the turn, and keeps it: nobody writes after it, not even when its worker is the
+  #     first one to end.
   #   * A worker leaves nothing behind when it is killed: turns are given up by the native side, and a
   #     state is written and answered in one native call.
 
@@ -184,4 +185,8 @@ defmodule PartitionedBuffer.GenPool.Shared do
     :ok = Native.turns_leave(turns)
     %{shared | turn?: false}
   end
+
+  @doc "A handler that has the turn has ended the pool: nobody gets the turn after it."
+  @spec close(t()) :: :ok
+  def close(%{turns: turns}), do: Native.turns_close(turns)
 end

@@ -634,7 +634,9 @@ defmodule PartitionedBuffer.GenPool.Worker do
     if w.external? and reply == :noreply and from != nil,
       do: Answer.send_reply(from, {:error, reason})
 
+    # The pool closes the turns too: this one may be killed before it comes to that.
     :ok = Owner.stop(w.owner, reason)
+    :ok = Shared.close(w.shared)
     wait_for_end(w)
   end
 

@@ -2,11 +2,12 @@
 //!
 //! Invariants:
 //!
-//! 1. One has the turn at the most; nobody waits while nobody has it.
+//! 1. One has the turn at the most; until they are closed, nobody waits while nobody has it.
 //! 2. Who waits gets the turn after all that waited before, and before all that came later: nobody is
 //!    passed over, so nobody starves.
 //! 3. Nobody is in it twice: asking again, having the turn or waiting for it, changes nothing.
 //! 4. Who is gone ([`leave`](Turns::leave)) gives up the turn, or its place.
+//! 5. After [`close`](Turns::close), nobody gets the turn any more, and to everybody else it looks as if somebody had it.
 //!
 //! Who has the turn may keep it for as long as nobody waits: it is told when the first one does.
 //!
@@ -22,7 +23,14 @@ use crate::sync::{AtomicBool, Mutex, Ordering};
 pub struct Turns<W> {
     // Whether anybody has the turn; changes under the lock, read without it.
     held: AtomicBool,
-    line: Mutex<VecDeque<W>>, // the first one has the turn
+    line: Mutex<Line<W>>,
+}
+
+#[derive(Debug)]
+struct Line<W> {
+    // The first one has the turn.
+    all: VecDeque<W>,
+    closed: bool,
 }
 
 /// Whose turn it is.
@@ -45,7 +53,10 @@ impl<W: Copy + PartialEq> Turns<W> {
     pub fn new() -> Self {
         Self {
             held: AtomicBool::new(false),
-            line: Mutex::new(VecDeque::new()),
+            line: Mutex::new(Line {
+                all: VecDeque::new(),
+                closed: false,
+            }),
         }
     }
 
@@ -53,13 +64,19 @@ impl<W: Copy + PartialEq> Turns<W> {
     /// the turn is to be told now that somebody waits, unless it knows.
     pub fn take(&self, who: W) -> Take<W> {
         let mut line = self.line.lock();
-        let new = !line.contains(&who);
+        let new = !line.all.contains(&who);
+        if line.closed && new {
+            return Take::Wait(None);
+        }
         if new {
-            line.push_back(who);
+            line.all.push_back(who);
         }
         self.held.store(true, Ordering::Relaxed);
-        match line.front() {
-            Some(&first) if first != who => Take::Wait((new && line.len() == 2).then_some(first)),
+        match line.all.front() {
+            Some(&first) if first != who => {
+                let second = new && line.all.len() == 2 && !line.closed;
+                Take::Wait(second.then_some(first))
+            }
             _ => Take::Now,
         }
     }
@@ -68,11 +85,25 @@ impl<W: Copy + PartialEq> Turns<W> {
     /// that has changed, and whether others wait for that one.
     pub fn leave(&self, who: W) -> Option<(W, bool)> {
         let mut line = self.line.lock();
-        let place = line.iter().position(|other| *other == who)?;
-        line.remove(place);
-        self.held.store(!line.is_empty(), Ordering::Relaxed);
-        let first = line.front().filter(|_| place == 0)?;
-        Some((*first, line.len() > 1))
+        let place = line.all.iter().position(|other| *other == who)?;
+        line.all.remove(place);
+        if line.closed {
+            // Those behind it are in front of the line now, and never get anywhere.
+            if place == 0 {
+                line.all.clear();
+            }
+            return None;
+        }
+        self.held.store(!line.all.is_empty(), Ordering::Relaxed);
+        let first = line.all.front().filter(|_| place == 0)?;
+        Some((*first, line.all.len() > 1))
+    }
+
+    /// Who has the turn is the last one that has had it. Who waits for it is not told, and waits until it ends.
+    pub fn close(&self) {
+        let mut line = self.line.lock();
+        line.closed = true;
+        self.held.store(true, Ordering::Relaxed);
     }
 
     /// Whether anybody has the turn. By the time that this is known it may have changed.
@@ -83,7 +114,7 @@ impl<W: Copy + PartialEq> Turns<W> {
 
     /// How many wait, and one that has the turn.
     pub fn len(&self) -> usize {
-        self.line.lock().len()
+        self.line.lock().all.len()
     }
 
     /// Whether nobody has the turn.
@@ -123,6 +154,27 @@ mod tests {
         assert_eq!(turns.leave('b'), None);
         assert_eq!(turns.leave('x'), None);
         assert_eq!(turns.leave('a'), Some(('c', false)));
+    }
+
+    #[test]
+    fn closed_they_are_nobodys_after_who_has_the_turn() {
+        let turns = Turns::new();
+        assert_eq!(turns.take('a'), Take::Now);
+        assert_eq!(turns.take('b'), Take::Wait(Some('a')));
+        turns.close();
+        assert_eq!(turns.take('a'), Take::Now);
+        assert_eq!(turns.take('c'), Take::Wait(None));
+        assert_eq!(turns.leave('a'), None);
+        for who in ['a', 'b', 'c'] {
+            assert_eq!(turns.take(who), Take::Wait(None));
+            assert_eq!(turns.leave(who), None);
+        }
+        assert!(turns.is_held());
+
+        let turns = Turns::new();
+        turns.close();
+        assert!(turns.is_held());
+        assert_eq!(turns.take('a'), Take::Wait(None));
     }
 
     #[test]

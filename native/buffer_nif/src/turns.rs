@@ -86,6 +86,13 @@ fn turns_leave(env: Env<'_>, turns: ResourceArc<SharedTurns>) -> Atom {
     atoms::ok()
 }
 
+/// Nobody gets the turn any more. O(1).
+#[rustler::nif]
+fn turns_close(turns: ResourceArc<SharedTurns>) -> Atom {
+    turns.0.close();
+    atoms::ok()
+}
+
 /// Whether anybody has the turn.
 #[rustler::nif]
 fn turns_held(turns: ResourceArc<SharedTurns>) -> bool {
