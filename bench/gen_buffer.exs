@@ -52,7 +52,7 @@ defmodule Bench.GenBuffer do
   @callers [1, 2, 8, 64]
   @rounds 9
   @messages 200_000
-  @calls 100_000
+  @calls 300_000
   @busy 100_000
   @buffer :bench_gen_buffer
 
