@@ -35,6 +35,12 @@ defmodule PartitionedBuffer.GenBuffer.Manager do
     Process.flag(:trap_exit, true)
     :ok = Names.register(handle.manager)
 
+    # The one before it was told to end and has closed the buffer, but nobody told the supervisor: nothing could be sent to
+    # that tree any more.
+    _ =
+      if Handle.fetch(buffer) == :error,
+        do: spawn(Elixir.Supervisor, :stop, [Names.supervisor(buffer), :shutdown])
+
     state = %{
       buffer: buffer,
       handle: handle,

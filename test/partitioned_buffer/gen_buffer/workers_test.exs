@@ -261,4 +261,27 @@ defmodule PartitionedBuffer.GenBuffer.WorkersTest do
     assert {:ok, again} = GenBuffer.get_workers(buffer)
     assert Enum.sort(again) == Enum.sort(pids)
   end
+
+  # It can't tell a stranger from its supervisor, and has closed the buffer. So all of it begins anew.
+  for reason <- [:normal, :shutdown] do
+    test "a manager that is told to end by a stranger (#{reason}) ends the buffer, and it is started again" do
+      buffer = PartitionedBuffer.BufferCase.unique_name()
+      opts = [buffer: buffer, message_handler: Handler, workers: 2, send_replies: true]
+      start_supervised!({GenBuffer, opts}, restart: :permanent)
+      assert GenBuffer.send_recv(buffer, :one) == {:ok, {:handled, :one}}
+      former = monitor(Process.whereis(PartitionedBuffer.Names.supervisor(buffer)))
+      :ok = GenServer.stop(Module.concat(buffer, Manager), unquote(reason))
+      assert_down(former)
+
+      await(fn ->
+        try do
+          GenBuffer.send_recv(buffer, :other) == {:ok, {:handled, :other}}
+        rescue
+          ArgumentError -> false
+        end
+      end)
+
+      assert {:ok, [_, _]} = GenBuffer.get_workers(buffer)
+    end
+  end
 end
